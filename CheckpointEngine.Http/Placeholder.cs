@@ -1,0 +1,2 @@
+namespace CheckpointEngine.Http;
+internal static class Placeholder { }
