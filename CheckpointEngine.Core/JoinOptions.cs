@@ -1,0 +1,62 @@
+using CheckpointEngine.Transfer;
+
+namespace CheckpointEngine;
+
+/// <summary>Where a join puts the tensors.</summary>
+public enum JoinDestinationKind
+{
+    /// <summary>Into memory of this process: held, registered, with metas of its own.</summary>
+    Memory = 0,
+
+    /// <summary>Into a directory of safetensors shards with index and side files.</summary>
+    Directory,
+
+    /// <summary>Nowhere: read, checked and dropped, to measure.</summary>
+    Null,
+}
+
+/// <summary>What a join reads and where it puts it.</summary>
+public sealed class JoinOptions
+{
+    /// <summary>The local name of the checkpoint; default <c>join-checkpoint</c>.</summary>
+    public string CheckpointName { get; set; } = "join-checkpoint";
+
+    /// <summary>Where the tensors go; default memory.</summary>
+    public JoinDestinationKind Destination { get; set; }
+
+    /// <summary>The directory for <see cref="JoinDestinationKind.Directory"/>.</summary>
+    public string? DirectoryPath { get; set; }
+
+    /// <summary>Name patterns (<c>*</c>, <c>?</c>, <c>[…]</c>) of which a tensor must match one; empty takes all.</summary>
+    public IReadOnlyList<string> Include { get; set; } = [];
+
+    /// <summary>Name patterns of tensors to leave out, applied after <see cref="Include"/>.</summary>
+    public IReadOnlyList<string> Exclude { get; set; } = [];
+
+    /// <summary>Leave side files (config, tokenizer) where they are.</summary>
+    public bool WeightsOnly { get; set; }
+
+    /// <summary>Check every byte against the owners' digests; default true.</summary>
+    public bool Verify { get; set; } = true;
+
+    /// <summary>Fail when not every byte could be checked.</summary>
+    public bool RequireVerify { get; set; }
+
+    /// <summary>Which transport to read over.</summary>
+    public TransportChoice Transport { get; set; }
+
+    /// <summary>Lanes per owner; 0 (the default) lets the join find out.</summary>
+    public int Lanes { get; set; }
+
+    /// <summary>The longest time an owner may go without a byte; default 30 s.</summary>
+    public TimeSpan StallTimeout { get; set; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>The longest time for the whole join; default none.</summary>
+    public TimeSpan Timeout { get; set; } = System.Threading.Timeout.InfiniteTimeSpan;
+
+    /// <summary>How often the same bytes are read into the same destination; more than once measures warm memory. Default 1.</summary>
+    public int Repeat { get; set; } = 1;
+
+    /// <summary>Keep the partial directory of a failed join.</summary>
+    public bool KeepPartial { get; set; }
+}

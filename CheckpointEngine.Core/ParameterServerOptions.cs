@@ -1,0 +1,44 @@
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Peers;
+using CheckpointEngine.Transfer;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
+
+namespace CheckpointEngine;
+
+/// <summary>How a <see cref="ParameterServer"/> holds, announces and guards its checkpoints.</summary>
+public sealed class ParameterServerOptions
+{
+    /// <summary>IP address to bind and announce; peers must reach it. Default: 127.0.0.1, or the address of the route to the owners for a server made by a join.</summary>
+    public System.Net.IPAddress Address { get; set; } = System.Net.IPAddress.Loopback;
+
+    /// <summary>Port of the handshake listener; 0 (the default) takes any free one.</summary>
+    public int Port { get; set; }
+
+    /// <summary>This owner's rank in the world; default 0.</summary>
+    public int Rank { get; set; }
+
+    /// <summary>Which transports are offered and used.</summary>
+    public TransportChoice Transport { get; set; }
+
+    /// <summary>How files are held; default mapped in place.</summary>
+    public HoldMode Hold { get; set; } = HoldMode.Map;
+
+    /// <summary>Whether held memory is locked; default when the limit allows.</summary>
+    public PinMode Pin { get; set; } = PinMode.Auto;
+
+    /// <summary>How held tensors are summed; default XXH3-128.</summary>
+    public DigestAlgorithm Digest { get; set; } = DigestAlgorithm.Xxh3;
+
+    /// <summary>The token that the peer service and our TCP lanes demand; null (the default) demands none.</summary>
+    public AccessToken? Token { get; set; }
+
+    /// <summary>Who may read without our handshake. Default: everybody when no token is set, nobody when one is.</summary>
+    public PlainPeers? PlainPeers { get; set; }
+
+    /// <summary>How long <see cref="ParameterServer.UnregisterAsync"/> and <see cref="ParameterServer.DisposeAsync"/> wait for reads that are under way before they cut them; default 30 s.</summary>
+    public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>Where the server logs; default nowhere.</summary>
+    public ILoggerFactory LoggerFactory { get; set; } = NullLoggerFactory.Instance;
+}

@@ -1,0 +1,11 @@
+namespace CheckpointEngine.Transfer;
+
+/// <summary>Which way bytes are to come.</summary>
+public enum TransportChoice
+{
+    /// <summary>The best that both ends have; one that fails to connect falls to the next, logged.</summary>
+    Auto = 0,
+
+    /// <summary>TCP, named by the user: no fall-back.</summary>
+    Tcp,
+}
