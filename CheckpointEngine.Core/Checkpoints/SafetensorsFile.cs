@@ -8,6 +8,8 @@ namespace CheckpointEngine.Checkpoints;
 /// <remarks>Immutable; any number of threads may read. Dispose closes the file.</remarks>
 public sealed unsafe class SafetensorsFile : IDisposable
 {
+    private bool _detached;
+
     private SafetensorsFile(string path, SafeFileHandle handle, long lengthBytes, long dataStart, SafetensorsHeader header)
     {
         Path = path;
@@ -79,6 +81,15 @@ public sealed unsafe class SafetensorsFile : IDisposable
         RegularFile.ReadExactly(Handle, destination, DataStart + Tensors.GetOffset(tensor) + offset, Path);
     }
 
+    /// <summary>Gives the file away, to a buffer that owns it now: Dispose leaves it open.</summary>
+    internal void DetachHandle() => _detached = true;
+
     /// <inheritdoc/>
-    public void Dispose() => Handle.Dispose();
+    public void Dispose()
+    {
+        if (!_detached)
+        {
+            Handle.Dispose();
+        }
+    }
 }
