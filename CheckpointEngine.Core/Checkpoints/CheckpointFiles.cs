@@ -163,6 +163,10 @@ public sealed class CheckpointFiles
         return ([.. paths], [.. warnings]);
     }
 
+    /// <summary>Whether a file of that name is one that a checkpoint directory has: weights, index, or a side file.</summary>
+    internal static bool IsPartOfCheckpoint(string name)
+        => name.EndsWith(".safetensors", StringComparison.Ordinal) || name.EndsWith(".json", StringComparison.Ordinal) || IsSideFile(name);
+
     private static bool IsSideFile(string name)
         => !name.EndsWith(SafetensorsSuffix, StringComparison.Ordinal)
             && !name.EndsWith(".index.json", StringComparison.Ordinal)
