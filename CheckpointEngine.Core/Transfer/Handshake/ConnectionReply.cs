@@ -15,7 +15,7 @@ internal static class ConnectionReply
     /// <remarks>Source: specs/mooncake-wire.md 5.2; capture 05.</remarks>
     internal static void WriteRefusal(IBufferWriter<byte> output, string reason)
     {
-        using (var writer = new Utf8JsonWriter(output, SegmentDescriptorWriter.s_options))
+        using (var writer = new Utf8JsonWriter(output, HandshakeJson.WriterOptions))
         {
             writer.WriteStartObject();
             writer.WriteString("local_gid"u8, ""u8);

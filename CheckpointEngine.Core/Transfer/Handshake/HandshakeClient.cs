@@ -50,6 +50,7 @@ internal static class HandshakeClient
     }
 
     /// <summary>Completes when the target answers; needs Mooncake v0.3.10.post2 or this engine there.</summary>
+    /// <exception cref="CheckpointEngineException">Also <see cref="CheckpointError.Refused"/>: the target answers, but not that it is well.</exception>
     internal static async ValueTask ProbeAsync(EndpointName target, HandshakeClientOptions? options = null, CancellationToken cancellationToken = default)
     {
         const string Operation = "probing";

@@ -1,9 +1,10 @@
+using System.Text.Encodings.Web;
 using System.Text.Json;
 using CheckpointEngine.Internal;
 
 namespace CheckpointEngine.Transfer.Handshake;
 
-/// <summary>How the JSON of the handshake port is read: typed, bounded in depth, null as if the key were missing.</summary>
+/// <summary>How the JSON of the handshake port is read and written: typed, bounded in depth, null as if the key were missing.</summary>
 /// <remarks>
 /// Every Read expects the reader on a value and throws <see cref="CheckpointError.InvalidData"/> with the value's offset when its type is
 /// another. Strings that are not UTF-8 surface as <see cref="InvalidOperationException"/> of the reader; <see cref="ThrowMalformed"/> takes both.
@@ -14,6 +15,9 @@ internal static class HandshakeJson
     private const int MaxDepth = 64;
 
     internal static JsonReaderOptions ReaderOptions => new() { MaxDepth = MaxDepth };
+
+    // Plain JSON, not meant for HTML: names keep their <, + and non-ASCII letters. What is written here has the right form by construction.
+    internal static JsonWriterOptions WriterOptions => new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping, SkipValidation = true };
 
     internal static string ReadString(ref Utf8JsonReader reader, string what) => reader.TokenType switch
     {
