@@ -26,7 +26,10 @@ internal static class HandshakeJson
         _ => ThrowWrongType<string>(ref reader, what, "a string"),
     };
 
-    /// <summary>As <see cref="ReadString"/>, but returns <paramref name="previous"/> itself when the text is the same: a name repeated a million times is one string.</summary>
+    /// <summary>
+    /// As <see cref="ReadString"/>, but returns <paramref name="previous"/> itself when the text is the same: a name repeated a million times
+    /// is one string.
+    /// </summary>
     internal static string ReadRepeatedString(ref Utf8JsonReader reader, string what, string previous)
         => reader.TokenType == JsonTokenType.String && reader.ValueTextEquals(previous) ? previous : ReadString(ref reader, what);
 
@@ -61,7 +64,8 @@ internal static class HandshakeJson
     /// <summary>Enters an object or array; false when null stands in its place.</summary>
     internal static bool TryEnter(ref Utf8JsonReader reader, JsonTokenType start, string what)
         => reader.TokenType == start
-            || (reader.TokenType != JsonTokenType.Null && ThrowWrongType<bool>(ref reader, what, start == JsonTokenType.StartObject ? "an object" : "an array"));
+            || (reader.TokenType != JsonTokenType.Null
+                && ThrowWrongType<bool>(ref reader, what, start == JsonTokenType.StartObject ? "an object" : "an array"));
 
     /// <summary>Moves to the next element of the array; false at its end.</summary>
     internal static bool NextElement(ref Utf8JsonReader reader) => reader.Read() && reader.TokenType != JsonTokenType.EndArray;

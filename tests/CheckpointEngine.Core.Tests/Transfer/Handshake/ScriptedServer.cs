@@ -71,12 +71,12 @@ internal sealed class ScriptedServer : IAsyncDisposable
                         ClosedByClient.Release();
                     }
                 }
-                catch (Exception e) when (e is IOException or ObjectDisposedException)
+                catch (Exception e) when (e is IOException or ObjectDisposedException or SocketException)
                 {
                 }
             }
         }
-        catch (Exception e) when (e is OperationCanceledException or ObjectDisposedException)
+        catch (Exception e) when (e is OperationCanceledException or ObjectDisposedException || (e is SocketException && _stop.IsCancellationRequested))
         {
         }
     }
