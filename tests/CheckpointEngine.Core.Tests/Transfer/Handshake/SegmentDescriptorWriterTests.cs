@@ -36,7 +36,11 @@ public class SegmentDescriptorWriterTests
     {
         var descriptor = new SegmentDescriptor
         {
-            Name = "[::1]:7", Protocol = "rdma", TcpProtoVersion = 1, RdmaServerName = "10.0.0.1:7", Timestamp = "t",
+            Name = "[::1]:7",
+            Protocol = "rdma",
+            TcpProtoVersion = 1,
+            RdmaServerName = "10.0.0.1:7",
+            Timestamp = "t",
             Buffers = [new SegmentBuffer(ulong.MaxValue, 1, "*", [1], [2])],
             Devices = [new SegmentDevice("mlx5_0", 3, "00:01")],
             PriorityMatrix = [new DeviceAffinity("cuda:0", ["mlx5_0"], []), new DeviceAffinity("cpu:0", ["mlx5_0"], [])],
@@ -60,8 +64,15 @@ public class SegmentDescriptorWriterTests
         {
             var descriptor = new SegmentDescriptor
             {
-                Name = scalars.Item1, Protocol = protocol, TcpDataPort = scalars.Item2, TcpProtoVersion = scalars.Item3, Buffers = buffers, Devices = devices,
-                PriorityMatrix = [new DeviceAffinity("cpu:0", lists.Item1, lists.Item2)], RdmaServerName = scalars.Item1, Engine = engine,
+                Name = scalars.Item1,
+                Protocol = protocol,
+                TcpDataPort = scalars.Item2,
+                TcpProtoVersion = scalars.Item3,
+                Buffers = buffers,
+                Devices = devices,
+                PriorityMatrix = [new DeviceAffinity("cpu:0", lists.Item1, lists.Item2)],
+                RdmaServerName = scalars.Item1,
+                Engine = engine,
             };
             SegmentDescriptor back = SegmentDescriptorReader.Read(Write(descriptor));
             Assert.Equal((descriptor.Name, descriptor.Protocol, descriptor.TcpDataPort, descriptor.TcpProtoVersion), (back.Name, back.Protocol, back.TcpDataPort, back.TcpProtoVersion));
