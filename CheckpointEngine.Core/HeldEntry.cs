@@ -4,7 +4,7 @@ using CheckpointEngine.Transfer;
 namespace CheckpointEngine;
 
 /// <summary>A checkpoint that a server holds: its memory, the ranges that are registered for it, its digests.</summary>
-internal sealed class HeldEntry
+internal sealed class HeldEntry : IAsyncDisposable
 {
     private readonly CancellationTokenSource _stop = new();
     private Task _hashing = Task.CompletedTask;
@@ -98,7 +98,7 @@ internal sealed class HeldEntry
     }
 
     /// <summary>Frees the memory; no range may be registered any more.</summary>
-    internal async Task FreeAsync()
+    public async ValueTask DisposeAsync()
     {
         await _stop.CancelAsync().ConfigureAwait(false);
         await _hashing.ConfigureAwait(false);

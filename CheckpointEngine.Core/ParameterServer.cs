@@ -331,7 +331,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             await _engine.UnregisterAsync(entry.Ranges).ConfigureAwait(false);
         }
-        await entry.FreeAsync().ConfigureAwait(false);
+        await entry.DisposeAsync().ConfigureAwait(false);
     }
 
     [LoggerMessage(Level = LogLevel.Information, Message = "listening: {P2pStoreAddress}, {PeerUrl}")]

@@ -153,7 +153,7 @@ internal sealed partial class JoinOperation
     {
         JoinDestinationKind.Memory => new MemoryDestination(plan),
         JoinDestinationKind.Null => new NullDestination(),
-        _ => new DirectoryDestination(plan, _options.DirectoryPath ?? throw new ArgumentException("a directory join needs DirectoryPath", nameof(JoinOptions)), _options.KeepPartial),
+        _ => new DirectoryDestination(plan, _options.DirectoryPath ?? throw new InvalidOperationException("JoinOptions.DirectoryPath is not set"), _options.KeepPartial),
     };
 
     private async Task ConnectAsync(TransferPlan plan, OwnerLink?[] links, CancellationToken cancellationToken)

@@ -1,4 +1,5 @@
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
 using CheckpointEngine.Planning;
 
 namespace CheckpointEngine.Join;

@@ -40,7 +40,7 @@ internal sealed class OwnerLink : IDisposable
         : Array.TrueForAll(_target.EndPoints, endPoint => IPAddress.IsLoopback(endPoint.Address));
 
     /// <summary>The name of the transport, as reports tell it.</summary>
-    internal string TransportName => SegmentDescriptor.TcpProtocol;
+    internal string TransportName { get; } = SegmentDescriptor.TcpProtocol;
 
     /// <summary>Asks the owner what it is, and begins a conversation if it is one of ours.</summary>
     /// <exception cref="CheckpointEngineException">It cannot be reached, refuses, or offers no transport that we have.</exception>

@@ -1,5 +1,6 @@
 using System.Buffers;
 using System.Buffers.Binary;
+using System.Diagnostics.CodeAnalysis;
 using System.Net.Sockets;
 using System.Security.Cryptography;
 using System.Text;
@@ -123,24 +124,32 @@ internal sealed class PeerClient : IDisposable
         {
             Violated("its side files are malformed");
         }
-        for (int i = 0; i < count; i++)
+        while (files.Count < count)
         {
-            if (!reader.TryReadLittleEndian(out short nameBytes) || !reader.TryReadExact((ushort)nameBytes, out ReadOnlySequence<byte> name)
-                || !reader.TryReadLittleEndian(out int bytes) || bytes < 0 || !reader.TryReadExact(bytes, out ReadOnlySequence<byte> content))
-            {
-                Violated("its side files are malformed");
-            }
-            string fileName = Encoding.UTF8.GetString(name);
-            if (fileName.Length is 0 or > 255 || fileName is "." or ".." || fileName.AsSpan().ContainsAny('/', '\\', '\0'))
-            {
-                Violated("a side file has a name that is none");
-            }
-            files.Add(new SideFile(fileName, content.ToArray()));
+            files.Add(TryReadSideFile(ref reader, out SideFile? file) ? file : Violated<SideFile>("its side files are malformed"));
         }
         return files;
     }
 
     public void Dispose() => _stream.Dispose();
+
+    private static bool TryReadSideFile(ref SequenceReader<byte> reader, [NotNullWhen(true)] out SideFile? file)
+    {
+        file = null;
+        if (!reader.TryReadLittleEndian(out short nameBytes) || !reader.TryReadExact((ushort)nameBytes, out ReadOnlySequence<byte> nameUtf8)
+            || !reader.TryReadLittleEndian(out int bytes) || bytes < 0 || !reader.TryReadExact(bytes, out ReadOnlySequence<byte> content))
+        {
+            return false;
+        }
+        // The name becomes a file's: a plain one, of a kind that belongs to a checkpoint, and no weights.
+        string name = Encoding.UTF8.GetString(nameUtf8);
+        if (name.Length is 0 or > 255 || name[0] == '.' || name.AsSpan().ContainsAny('/', '\\', '\0') || !CheckpointFiles.IsSideFile(name))
+        {
+            return false;
+        }
+        file = new SideFile(name, content.ToArray());
+        return true;
+    }
 
     private async Task IntroduceAsync(AccessToken? token, CancellationToken cancellationToken)
     {
@@ -261,7 +270,14 @@ internal sealed class PeerClient : IDisposable
         return payload;
     }
 
-    [System.Diagnostics.CodeAnalysis.DoesNotReturn]
+    [DoesNotReturn]
+    private T Violated<T>(string reason)
+    {
+        Violated(reason);
+        return default;
+    }
+
+    [DoesNotReturn]
     private void Violated(string reason)
     {
         _socket.Dispose();

@@ -163,7 +163,7 @@ public class HandshakeListenerHostileTests
     [Fact]
     public async Task Seeds_EveryOne_GetAReplyOrAClose()
     {
-        string[] seeds = Directory.GetFiles(Path.Combine(AppContext.BaseDirectory, "Data", "corpora", "handshake"), "frame-*");
+        string[] seeds = Directory.GetFiles(Path.Combine(AppContext.BaseDirectory, "corpora", "handshake"), "frame-*");
         Assert.NotEmpty(seeds);
         await using HandshakeListener listener = HandshakeListener.Start([s_any], new RecordingResponder(s_descriptor));
         foreach (string seed in seeds)

@@ -166,7 +166,7 @@ public class SegmentDescriptorReaderTests
     [Fact]
     public void Read_EverySeed_GivesADescriptorOrInvalidData()
     {
-        string[] seeds = Directory.GetFiles(Path.Combine(AppContext.BaseDirectory, "Data", "corpora", "handshake"), "descriptor-*");
+        string[] seeds = Directory.GetFiles(Path.Combine(AppContext.BaseDirectory, "corpora", "handshake"), "descriptor-*");
         Assert.NotEmpty(seeds);
         Assert.All(seeds, seed => ReadOrRefuse(File.ReadAllBytes(seed)));
     }
