@@ -98,7 +98,7 @@ public sealed unsafe class MemoryBuffer : IDisposable
             file.DangerousAddRef(ref held);
             MemoryRegionHandle region = MemoryRegionHandle.Map((nuint)lengthBytes, Libc.PROT_READ, Libc.MAP_SHARED,
                 (int)file.DangerousGetHandle(), $"{lengthBytes:N0} bytes of {name}");
-            AdviseHugePages(region, lengthBytes);   // counts on tmpfs with huge=advise and for read-only text of ext4 and xfs
+            AdviseHugePages(region, lengthBytes);   // counts for files of a tmpfs mounted with huge=advise
             return new MemoryBuffer(region, lengthBytes, MemoryBufferKind.MappedFile, file, !leaveOpen, name);
         }
         finally
