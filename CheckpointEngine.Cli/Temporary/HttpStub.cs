@@ -1,0 +1,44 @@
+// Stand-ins until the branches http and metas are merged; then this folder goes.
+#pragma warning disable CA1822
+using System.Buffers;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
+using Microsoft.Extensions.Logging;
+
+namespace CheckpointEngine.Http
+{
+    internal sealed class CheckpointEngineHostOptions
+    {
+        public string Listen { get; set; } = "";
+        public string? TlsCertificateFile { get; set; }
+        public string? TlsKeyFile { get; set; }
+        public string? TlsClientCaFile { get; set; }
+        public AccessToken? Token { get; set; }
+        public bool Insecure { get; set; }
+        public IReadOnlyList<string> AllowPaths { get; set; } = [];
+        public IReadOnlyList<string> GatherPeers { get; set; } = [];
+        public ILoggerFactory? LoggerFactory { get; set; }
+    }
+
+    internal sealed class CheckpointEngineHost : IAsyncDisposable
+    {
+        public IReadOnlyList<string> Addresses { get; } = [];
+        public static Task<CheckpointEngineHost> StartAsync(ParameterServer server, CheckpointEngineHostOptions options, CancellationToken cancellationToken = default)
+            => throw new NotImplementedException(server.ToString() + options.Listen);
+        public Task StopAsync(CancellationToken cancellationToken = default) => Task.CompletedTask;
+        public ValueTask DisposeAsync() => ValueTask.CompletedTask;
+    }
+}
+
+namespace CheckpointEngine.Metas
+{
+    internal static class MetasJsonWriter
+    {
+        public static void Write(CheckpointMetas metas, IBufferWriter<byte> output) => throw new NotImplementedException();
+    }
+
+    internal static class MetasPickleWriter
+    {
+        public static void Write(CheckpointMetas metas, IBufferWriter<byte> output, int protocol = 4) => throw new NotImplementedException();
+    }
+}
