@@ -38,4 +38,7 @@ public enum CheckpointError
 
     /// <summary>A native call failed; the native code is its errno.</summary>
     Native,
+
+    /// <summary>A document is well-formed but does not say what it must: a member is missing, of another type, or breaks a rule.</summary>
+    WrongShape,
 }

@@ -19,6 +19,11 @@ internal static class ThrowHelper
     internal static void ThrowInvalidData(string what, long offset, string reason)
         => throw new CheckpointEngineException(CheckpointError.InvalidData, $"{what}: {reason} (at byte {offset})");
 
+    /// <summary>Well-formed data that does not say what it must, with the byte offset of what is wrong.</summary>
+    [DoesNotReturn]
+    internal static void ThrowWrongShape(string what, long offset, string reason)
+        => throw new CheckpointEngineException(CheckpointError.WrongShape, $"{what}: {reason} (at byte {offset})");
+
     /// <summary>A native call that failed with <paramref name="errno"/>; ENOMEM, ENOSPC and file errors keep their own kind.</summary>
     [DoesNotReturn]
     internal static void ThrowNative(string call, string subject, int errno, string? tryThis = null)

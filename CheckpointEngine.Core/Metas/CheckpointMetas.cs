@@ -57,33 +57,46 @@ public sealed class CheckpointMetas
     /// <summary>The owner of that rank, or null.</summary>
     public MetasOwner? FindOwner(int rank)
     {
-        foreach (MetasOwner owner in _owners)
+        int low = 0;
+        int high = _owners.Length - 1;
+        while (low <= high)
         {
-            if (owner.Rank == rank)
+            int middle = (low + high) >>> 1;
+            int found = _owners[middle].Rank;
+            if (found == rank)
             {
-                return owner;
+                return _owners[middle];
             }
+            (low, high) = found < rank ? (middle + 1, high) : (low, middle - 1);
         }
         return null;
     }
 
     /// <summary>
     /// Checks metas from a stranger before anything is allocated for them: slots hold their tensors' bytes, the slots of a buffer fit into it,
-    /// buffers do not wrap around the address space. What a reader of this room returns has been checked.
+    /// buffers neither wrap around the address space nor overlap another of their owner, and all sizes together stay below 2^63 bytes.
+    /// What a reader of this room returns has been checked.
     /// </summary>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.InvalidData"/>: owner, buffer, tensor and the rule.</exception>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.WrongShape"/>: owner, buffer, tensor and the rule.</exception>
     public void Validate()
     {
+        long total = 0;
         foreach (MetasOwner owner in _owners)
         {
             if (owner.Rank < 0)
             {
-                ThrowHelper.Throw(CheckpointError.InvalidData, $"metas: rank {owner.Rank} is negative");
+                ThrowHelper.Throw(CheckpointError.WrongShape, $"metas: rank {owner.Rank} is negative");
             }
             for (int b = 0; b < owner.Buffers.Length; b++)
             {
                 ValidateBuffer(owner.Rank, b, owner.Buffers[b]);
+                if (owner.Buffers[b].SizeBytes > long.MaxValue - total)
+                {
+                    ThrowHelper.Throw(CheckpointError.WrongShape, $"metas: the buffers up to buffer {b} of rank {owner.Rank} have 2^63 bytes or more");
+                }
+                total += owner.Buffers[b].SizeBytes;
             }
+            ValidateNoOverlap(owner);
         }
     }
 
@@ -91,7 +104,7 @@ public sealed class CheckpointMetas
     /// Checks what is needed beyond <see cref="Validate"/> to read from these metas: every owner that has buffers has an address and says
     /// which RDMA device it has (maybe none).
     /// </summary>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.InvalidData"/>.</exception>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.WrongShape"/>.</exception>
     public void ValidateForLoading()
     {
         foreach (MetasOwner owner in _owners)
@@ -99,7 +112,7 @@ public sealed class CheckpointMetas
             if (owner.P2pStoreAddress is null || owner.RdmaDevice is null)
             {
                 string missing = owner.P2pStoreAddress is null ? "p2p_store_addr" : "rdma_device";
-                ThrowHelper.Throw(CheckpointError.InvalidData, $"metas: owner rank {owner.Rank} has no {missing}; was it started without a transfer engine?");
+                ThrowHelper.Throw(CheckpointError.WrongShape, $"metas: owner rank {owner.Rank} has no {missing}; was it started without a transfer engine?");
             }
         }
     }
@@ -137,7 +150,7 @@ public sealed class CheckpointMetas
     {
         if (buffer.SizeBytes < 0 || buffer.Address > ulong.MaxValue - (ulong)buffer.SizeBytes)
         {
-            ThrowHelper.Throw(CheckpointError.InvalidData,
+            ThrowHelper.Throw(CheckpointError.WrongShape,
                 $"metas: buffer {index} of rank {rank} at 0x{buffer.Address:x} with {buffer.SizeBytes:N0} bytes wraps around the address space");
         }
         long used = 0;
@@ -147,15 +160,39 @@ public sealed class CheckpointMetas
             long length = Tensors.GetByteLength(tensor);
             if (length < 0 || slot < length)
             {
-                ThrowHelper.Throw(CheckpointError.InvalidData,
-                    $"metas: tensor '{Tensors.GetName(tensor)}' of rank {rank}: {Tensors.GetDtypeName(tensor)} [{string.Join(',', Tensors.GetShape(tensor).ToArray())}] does not fit into its aligned_size of {slot:N0} bytes");
+                ThrowHelper.Throw(CheckpointError.WrongShape,
+                    $"metas: tensor {MessageText.Quote(Tensors.GetNameUtf8(tensor))} of rank {rank}: {MessageText.Quote(Tensors.GetDtypeName(tensor))} [{string.Join(',', Tensors.GetShape(tensor).ToArray())}] does not fit into its aligned_size of {slot:N0} bytes");
             }
             if (Tensors.GetOffset(tensor) != used || slot > buffer.SizeBytes - used)
             {
-                ThrowHelper.Throw(CheckpointError.InvalidData,
-                    $"metas: tensor '{Tensors.GetName(tensor)}' of rank {rank} ends {used:N0} + {slot:N0} bytes into buffer {index}, which has {buffer.SizeBytes:N0}");
+                ThrowHelper.Throw(CheckpointError.WrongShape,
+                    $"metas: tensor {MessageText.Quote(Tensors.GetNameUtf8(tensor))} of rank {rank} ends {used:N0} + {slot:N0} bytes into buffer {index}, which has {buffer.SizeBytes:N0}");
             }
             used += slot;
+        }
+    }
+
+    private static void ValidateNoOverlap(MetasOwner owner)
+    {
+        if (owner.Buffers.Length < 2)
+        {
+            return;
+        }
+        MetasBuffer[] byAddress = owner.Buffers.ToArray();
+        Array.Sort(byAddress, static (x, y) => x.Address.CompareTo(y.Address));
+        ulong end = 0;
+        foreach (MetasBuffer buffer in byAddress)
+        {
+            if (buffer.SizeBytes == 0)
+            {
+                continue;
+            }
+            if (buffer.Address < end)
+            {
+                ThrowHelper.Throw(CheckpointError.WrongShape,
+                    $"metas: the buffer of rank {owner.Rank} at 0x{buffer.Address:x} begins inside another one, which ends at 0x{end:x}");
+            }
+            end = buffer.Address + (ulong)buffer.SizeBytes;
         }
     }
 }

@@ -11,6 +11,7 @@ public sealed class CheckpointMetasBuilder : IDisposable
 {
     private readonly TensorTableBuilder _tensors = new();
     private readonly List<MetasOwner> _owners = [];
+    private readonly HashSet<int> _ranks = [];
     private readonly List<MetasBuffer> _buffers = [];    // of the owner that is being built
     private NativeColumn<DigestAlgorithm> _digestAlgorithms;
     private NativeColumn<byte> _digests;                  // TensorDigest.MaxDigestBytes a tensor, from the first tensor with a digest on
@@ -20,6 +21,12 @@ public sealed class CheckpointMetasBuilder : IDisposable
 
     /// <summary>Tensors added so far, over all owners.</summary>
     public int TensorCount => _tensors.Count;
+
+    /// <summary>Owners closed so far.</summary>
+    internal int OwnerCount => _owners.Count;
+
+    /// <summary>Whether the owner of <paramref name="rank"/> has been closed.</summary>
+    internal bool HasOwner(int rank) => _ranks.Contains(rank);
 
     /// <summary>Adds the next tensor of the current buffer; its type by torch name.</summary>
     /// <param name="nameUtf8">Its name.</param>
@@ -72,19 +79,16 @@ public sealed class CheckpointMetasBuilder : IDisposable
     }
 
     /// <summary>Closes the current owner: the buffers closed since the last one are its own.</summary>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.InvalidData"/>: the rank was there before, or tensors lie in no buffer.</exception>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.WrongShape"/>: the rank was there before, or tensors lie in no buffer.</exception>
     public void EndOwner(int rank, string? p2pStoreAddress, string? rdmaDevice)
     {
         if (_bufferFirstTensor != _tensors.Count)
         {
-            ThrowHelper.Throw(CheckpointError.InvalidData, $"metas: {_tensors.Count - _bufferFirstTensor} tensors of rank {rank} lie in no buffer");
+            ThrowHelper.Throw(CheckpointError.WrongShape, $"metas: {_tensors.Count - _bufferFirstTensor} tensors of rank {rank} lie in no buffer");
         }
-        foreach (MetasOwner owner in _owners)
+        if (!_ranks.Add(rank))
         {
-            if (owner.Rank == rank)
-            {
-                ThrowHelper.Throw(CheckpointError.InvalidData, $"metas: rank {rank} is told twice");
-            }
+            ThrowHelper.Throw(CheckpointError.WrongShape, $"metas: rank {rank} is told twice");
         }
         _owners.Add(new MetasOwner(rank, p2pStoreAddress, rdmaDevice, [.. _buffers]));
         _buffers.Clear();
@@ -108,7 +112,7 @@ public sealed class CheckpointMetasBuilder : IDisposable
     }
 
     /// <summary>Makes the metas and checks them (<see cref="CheckpointMetas.Validate"/>).</summary>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.InvalidData"/>.</exception>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.WrongShape"/>.</exception>
     public CheckpointMetas Build()
     {
         MetasOwner[] owners = [.. _owners.OrderBy(owner => owner.Rank)];
@@ -143,7 +147,7 @@ public sealed class CheckpointMetasBuilder : IDisposable
         long offset = _bufferUsedBytes;
         if (slotBytes < 0 || slotBytes > long.MaxValue - offset)
         {
-            ThrowHelper.Throw(CheckpointError.InvalidData, $"metas: an aligned_size of {slotBytes} bytes, {offset:N0} bytes into its buffer");
+            ThrowHelper.Throw(CheckpointError.WrongShape, $"metas: an aligned_size of {slotBytes} bytes, {offset:N0} bytes into its buffer");
         }
         _bufferUsedBytes += slotBytes;
         return offset;

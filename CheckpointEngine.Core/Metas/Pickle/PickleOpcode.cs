@@ -1,0 +1,120 @@
+namespace CheckpointEngine.Metas.Pickle;
+
+/// <summary>The opcodes of pickle that this engine writes or reads, and the names of all.</summary>
+/// <remarks>Source: CPython, Lib/pickle.py and Lib/pickletools.py.</remarks>
+internal static class PickleOpcode
+{
+    internal const byte Mark = (byte)'(';
+    internal const byte Stop = (byte)'.';
+    internal const byte Pop = (byte)'0';
+    internal const byte PopMark = (byte)'1';
+    internal const byte BinInt = (byte)'J';
+    internal const byte BinInt1 = (byte)'K';
+    internal const byte BinInt2 = (byte)'M';
+    internal const byte None = (byte)'N';
+    internal const byte Reduce = (byte)'R';
+    internal const byte BinUnicode = (byte)'X';
+    internal const byte Append = (byte)'a';
+    internal const byte Build = (byte)'b';
+    internal const byte Global = (byte)'c';
+    internal const byte Appends = (byte)'e';
+    internal const byte BinGet = (byte)'h';
+    internal const byte LongBinGet = (byte)'j';
+    internal const byte EmptyList = (byte)']';
+    internal const byte BinPut = (byte)'q';
+    internal const byte LongBinPut = (byte)'r';
+    internal const byte SetItem = (byte)'s';
+    internal const byte Tuple = (byte)'t';
+    internal const byte EmptyTuple = (byte)')';
+    internal const byte SetItems = (byte)'u';
+    internal const byte EmptyDict = (byte)'}';
+    internal const byte Proto = 0x80;
+    internal const byte NewObj = 0x81;
+    internal const byte Tuple1 = 0x85;
+    internal const byte Tuple2 = 0x86;
+    internal const byte Tuple3 = 0x87;
+    internal const byte NewTrue = 0x88;
+    internal const byte NewFalse = 0x89;
+    internal const byte Long1 = 0x8a;
+    internal const byte ShortBinUnicode = 0x8c;
+    internal const byte BinUnicode8 = 0x8d;
+    internal const byte EmptySet = 0x8f;
+    internal const byte AddItems = 0x90;
+    internal const byte StackGlobal = 0x93;
+    internal const byte Memoize = 0x94;
+    internal const byte Frame = 0x95;
+
+    /// <summary>The name that CPython's pickletools gives an opcode.</summary>
+    internal static string NameOf(byte opcode) => opcode switch
+    {
+        Mark => "MARK",
+        Stop => "STOP",
+        Pop => "POP",
+        PopMark => "POP_MARK",
+        (byte)'2' => "DUP",
+        (byte)'F' => "FLOAT",
+        (byte)'I' => "INT",
+        BinInt => "BININT",
+        BinInt1 => "BININT1",
+        (byte)'L' => "LONG",
+        BinInt2 => "BININT2",
+        None => "NONE",
+        (byte)'P' => "PERSID",
+        (byte)'Q' => "BINPERSID",
+        Reduce => "REDUCE",
+        (byte)'S' => "STRING",
+        (byte)'T' => "BINSTRING",
+        (byte)'U' => "SHORT_BINSTRING",
+        (byte)'V' => "UNICODE",
+        BinUnicode => "BINUNICODE",
+        Append => "APPEND",
+        Build => "BUILD",
+        Global => "GLOBAL",
+        (byte)'d' => "DICT",
+        Appends => "APPENDS",
+        (byte)'g' => "GET",
+        BinGet => "BINGET",
+        (byte)'i' => "INST",
+        LongBinGet => "LONG_BINGET",
+        (byte)'l' => "LIST",
+        EmptyList => "EMPTY_LIST",
+        (byte)'o' => "OBJ",
+        (byte)'p' => "PUT",
+        BinPut => "BINPUT",
+        LongBinPut => "LONG_BINPUT",
+        SetItem => "SETITEM",
+        Tuple => "TUPLE",
+        EmptyTuple => "EMPTY_TUPLE",
+        SetItems => "SETITEMS",
+        (byte)'G' => "BINFLOAT",
+        EmptyDict => "EMPTY_DICT",
+        (byte)'B' => "BINBYTES",
+        (byte)'C' => "SHORT_BINBYTES",
+        Proto => "PROTO",
+        NewObj => "NEWOBJ",
+        0x82 => "EXT1",
+        0x83 => "EXT2",
+        0x84 => "EXT4",
+        Tuple1 => "TUPLE1",
+        Tuple2 => "TUPLE2",
+        Tuple3 => "TUPLE3",
+        NewTrue => "NEWTRUE",
+        NewFalse => "NEWFALSE",
+        Long1 => "LONG1",
+        0x8b => "LONG4",
+        ShortBinUnicode => "SHORT_BINUNICODE",
+        BinUnicode8 => "BINUNICODE8",
+        0x8e => "BINBYTES8",
+        EmptySet => "EMPTY_SET",
+        AddItems => "ADDITEMS",
+        0x91 => "FROZENSET",
+        0x92 => "NEWOBJ_EX",
+        StackGlobal => "STACK_GLOBAL",
+        Memoize => "MEMOIZE",
+        Frame => "FRAME",
+        0x96 => "BYTEARRAY8",
+        0x97 => "NEXT_BUFFER",
+        0x98 => "READONLY_BUFFER",
+        _ => $"0x{opcode:x2}",
+    };
+}
