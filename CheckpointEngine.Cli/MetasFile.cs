@@ -3,26 +3,13 @@ using CheckpointEngine.Metas;
 
 namespace CheckpointEngine.Cli;
 
-internal enum MetasFormat
-{
-    Json,
-    Pickle,
-}
-
 /// <summary>Writes metas as a document.</summary>
 internal static class MetasFile
 {
     public static ReadOnlyMemory<byte> Encode(CheckpointMetas metas, MetasFormat format)
     {
         var output = new ArrayBufferWriter<byte>();
-        if (format == MetasFormat.Json)
-        {
-            MetasJsonWriter.Write(metas, output);
-        }
-        else
-        {
-            MetasPickleWriter.Write(metas, output);
-        }
+        MetasDocument.Write(metas, format, output);
         return output.WrittenMemory;
     }
 

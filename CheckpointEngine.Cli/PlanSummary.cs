@@ -1,26 +1,30 @@
 using CheckpointEngine.Cli.Output;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Planning;
 
 namespace CheckpointEngine.Cli;
 
-/// <summary>The one place that knows how the engine plans; everything that prints sees <see cref="PlanJson"/>.</summary>
+/// <summary>Sums up an engine's plan by owner.</summary>
 internal static class PlanSummary
 {
-    public static PlanJson Of(CheckpointMetas metas)
+    public static PlanJson Of(CheckpointMetas metas, TensorFilter filter)
     {
-        var owners = new List<PlanOwnerJson>();
-        foreach (MetasOwner owner in metas.Owners)
+        TransferPlan plan = TransferPlanner.Plan(metas, filter);
+        var ranges = new int[metas.Owners.Length];
+        var tensors = new int[metas.Owners.Length];
+        foreach (ReadRange range in plan.Ranges)
         {
-            long bytes = 0;
-            foreach (MetasBuffer buffer in owner.Buffers)
-            {
-                for (int tensor = buffer.FirstTensor; tensor < buffer.FirstTensor + buffer.TensorCount; tensor++)
-                {
-                    bytes += metas.Tensors.GetByteLength(tensor);
-                }
-            }
-            owners.Add(new PlanOwnerJson(owner.Rank, owner.P2pStoreAddress, bytes, owner.TensorCount, owner.Buffers.Length));
+            ranges[range.Owner]++;
         }
-        return new PlanJson(owners.Sum(owner => owner.Bytes), owners.Sum(owner => owner.Tensors), owners.Sum(owner => owner.Ranges), owners);
+        foreach (PlannedBuffer buffer in plan.Buffers)
+        {
+            tensors[buffer.Owner] += buffer.TensorCount;
+        }
+        var owners = new PlanOwnerJson[metas.Owners.Length];
+        for (int o = 0; o < owners.Length; o++)
+        {
+            owners[o] = new PlanOwnerJson(metas.Owners[o].Rank, metas.Owners[o].P2pStoreAddress, plan.OwnerBytes[o], tensors[o], ranges[o]);
+        }
+        return new PlanJson(plan.DataBytes, plan.Tensors.Count, plan.Ranges.Length, owners);
     }
 }

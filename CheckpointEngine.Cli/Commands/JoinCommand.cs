@@ -28,8 +28,6 @@ internal sealed class JoinCommand : DocumentedCommand
         DefaultValueFactory = _ => "join-checkpoint",
     };
 
-    private readonly Option<string[]> _include = OptionRules.Repeated("--include", "GLOB", "Only tensors whose name matches (repeatable): 'model.layers.[0-9].*'");
-    private readonly Option<string[]> _exclude = OptionRules.Repeated("--exclude", "GLOB", "No tensors whose name matches (repeatable)");
     private readonly Option<bool> _weightsOnly = new("--weights-only") { Description = "Leave side files (config, tokenizer) where they are" };
     private readonly Option<bool> _serve = new("--serve") { Description = "Then hold and serve it; takes serve's options" };
     private readonly Option<bool> _noVerify = new("--no-verify") { Description = "Do not check the bytes against their owners' digests" };
@@ -41,6 +39,7 @@ internal sealed class JoinCommand : DocumentedCommand
     private readonly Option<bool> _keepPartial = new("--keep-partial") { Description = "With dir:, keep what a failed join has written so far" };
 
     private readonly CommonOptions _common = new("Print one JSON document with bytes, seconds, phases; no progress");
+    private readonly FilterOptions _filter;
     private readonly SourceOptions _source;
     private readonly CredentialOptions _credentials;
     private readonly HoldingOptions _holding;
@@ -49,13 +48,14 @@ internal sealed class JoinCommand : DocumentedCommand
     public JoinCommand()
         : base("join", "Read a checkpoint out of its holders' memory, check every byte, and keep it, write it, or just measure.")
     {
+        _filter = new FilterOptions(this);
         _source = new SourceOptions(this);
         _credentials = new CredentialOptions(this);
         _holding = new HoldingOptions(this);
         _listen = new ListenOptions(this);
         AddGroup(_source.Group);
         AddGroup(new OptionGroup("Destination", [_to, _name, _serve, _keepPartial]));
-        AddGroup(new OptionGroup("Choice", [_include, _exclude, _weightsOnly]));
+        AddGroup(new OptionGroup("Choice", [.. _filter.Options, _weightsOnly]));
         AddGroup(_holding.TransportGroup with
         {
             Options = [.. _holding.TransportGroup.Options, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout],
@@ -136,8 +136,8 @@ internal sealed class JoinCommand : DocumentedCommand
             CheckpointName = parsed.GetRequiredValue(_name),
             Destination = to == "memory" ? JoinDestinationKind.Memory : to == "null" ? JoinDestinationKind.Null : JoinDestinationKind.Directory,
             DirectoryPath = to.StartsWith(DirectoryPrefix, StringComparison.Ordinal) ? to[DirectoryPrefix.Length..] : null,
-            Include = parsed.GetValue(_include) ?? [],
-            Exclude = parsed.GetValue(_exclude) ?? [],
+            Include = _filter.Include(parsed),
+            Exclude = _filter.Exclude(parsed),
             WeightsOnly = parsed.GetValue(_weightsOnly),
             Verify = !parsed.GetValue(_noVerify),
             RequireVerify = parsed.GetValue(_requireVerify),

@@ -9,6 +9,7 @@ namespace CheckpointEngine.Cli.Commands;
 /// <summary><c>plan</c>: who would be read, and in how many pieces, without moving a byte.</summary>
 internal sealed class PlanCommand : DocumentedCommand
 {
+    private readonly FilterOptions _filter;
     private readonly CommonOptions _common = new("Print one JSON document");
     private readonly SourceOptions _source;
     private readonly CredentialOptions _credentials;
@@ -18,7 +19,9 @@ internal sealed class PlanCommand : DocumentedCommand
     {
         _source = new SourceOptions(this);
         _credentials = new CredentialOptions(this);
+        _filter = new FilterOptions(this);
         AddGroup(_source.Group);
+        AddGroup(new OptionGroup("Choice", _filter.Options));
         AddGroup(_credentials.Group);
         AddGroup(_common.Group);
     }
@@ -28,6 +31,7 @@ internal sealed class PlanCommand : DocumentedCommand
     public override IReadOnlyList<Example> Examples =>
     [
         new("What a join would do:", "checkpoint-engine plan --metas-url http://10.0.0.5:19700/v1/metas"),
+        new("How much the experts of one layer are:", "checkpoint-engine plan --load-metas-file metas.pkl --include 'model.layers.3.mlp.experts.*'"),
     ];
 
     protected override async Task<int> RunAsync(ParseResult parsed)
@@ -35,7 +39,7 @@ internal sealed class PlanCommand : DocumentedCommand
         using StderrLogging logging = _common.CreateLogging(parsed);
         MetasClientOptions client = _credentials.CreateClientOptions(parsed, _credentials.ReadToken(parsed));
         CheckpointMetas metas = await _source.ReadAsync(parsed, client, CancellationToken.None).ConfigureAwait(false);
-        PlanJson plan = PlanSummary.Of(metas);
+        PlanJson plan = PlanSummary.Of(metas, _filter.Read(parsed));
         if (_common.Json(parsed))
         {
             Console.Out.WriteLine(JsonSerializer.Serialize(plan, OutputJson.Default.PlanJson));

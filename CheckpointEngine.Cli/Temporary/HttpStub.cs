@@ -1,7 +1,5 @@
 // Stand-ins until the branches http and metas are merged; then this folder goes.
 #pragma warning disable CA1822
-using System.Buffers;
-using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using Microsoft.Extensions.Logging;
 
@@ -27,18 +25,5 @@ namespace CheckpointEngine.Http
             => throw new NotImplementedException(server.ToString() + options.Listen);
         public Task StopAsync(CancellationToken cancellationToken = default) => Task.CompletedTask;
         public ValueTask DisposeAsync() => ValueTask.CompletedTask;
-    }
-}
-
-namespace CheckpointEngine.Metas
-{
-    internal static class MetasJsonWriter
-    {
-        public static void Write(CheckpointMetas metas, IBufferWriter<byte> output) => throw new NotImplementedException();
-    }
-
-    internal static class MetasPickleWriter
-    {
-        public static void Write(CheckpointMetas metas, IBufferWriter<byte> output, int protocol = 4) => throw new NotImplementedException();
     }
 }
