@@ -61,6 +61,32 @@ internal sealed class CheckpointDigests
         }
     }
 
+    /// <summary>Whether the digest of a chunk is <paramref name="digest"/>; null when it is not there yet.</summary>
+    internal bool? Matches(int tensor, int chunk, ReadOnlySpan<byte> digest)
+    {
+        int index = _firstChunk[tensor] + chunk;
+        return Volatile.Read(ref _states[index]) != Done ? null : DigestAt(index).SequenceEqual(digest);
+    }
+
+    /// <summary>Compares all chunks of a tensor with those that another tree of the same table has.</summary>
+    /// <returns>The first chunk that differs, -1 when none does, null when either lacks one.</returns>
+    internal int? FindDifference(CheckpointDigests other, int tensor)
+    {
+        for (int chunk = 0; chunk < ChunkCountOf(tensor); chunk++)
+        {
+            int index = _firstChunk[tensor] + chunk;
+            if (Volatile.Read(ref _states[index]) != Done || other.Matches(tensor, chunk, DigestAt(index)) is not bool same)
+            {
+                return null;
+            }
+            if (!same)
+            {
+                return chunk;
+            }
+        }
+        return -1;
+    }
+
     /// <summary>Copies the digests of all chunks of a tensor when all are there.</summary>
     internal bool TryGetChunks(int tensor, Span<byte> destination)
     {

@@ -163,7 +163,12 @@ public sealed class CheckpointFiles
         return ([.. paths], [.. warnings]);
     }
 
-    private static bool IsSideFile(string name)
+    /// <summary>Whether a file of that name is one that a checkpoint directory has: weights, index, or a side file.</summary>
+    internal static bool IsPartOfCheckpoint(string name)
+        => name.EndsWith(".safetensors", StringComparison.Ordinal) || name.EndsWith(".json", StringComparison.Ordinal) || IsSideFile(name);
+
+    /// <summary>Whether a file of that name is a side file: configuration, tokenizer, template; not the index.</summary>
+    internal static bool IsSideFile(string name)
         => !name.EndsWith(SafetensorsSuffix, StringComparison.Ordinal)
             && !name.EndsWith(".index.json", StringComparison.Ordinal)
             && (name.EndsWith(".json", StringComparison.Ordinal)

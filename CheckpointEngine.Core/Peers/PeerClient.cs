@@ -1,6 +1,6 @@
 using System.Buffers;
 using System.Buffers.Binary;
-using System.Net;
+using System.Diagnostics.CodeAnalysis;
 using System.Net.Sockets;
 using System.Security.Cryptography;
 using System.Text;
@@ -8,6 +8,7 @@ using System.Text.Json;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Transfer.Handshake;
 
 namespace CheckpointEngine.Peers;
 
@@ -37,14 +38,13 @@ internal sealed class PeerClient : IDisposable
 
     /// <summary>Connects, says hello and proves the token if that is demanded.</summary>
     /// <exception cref="CheckpointEngineException">Unreachable, Timeout, Refused or ProtocolViolation.</exception>
-    internal static async Task<PeerClient> ConnectAsync(string host, int port, AccessToken? token, string hostId, TimeSpan connectTimeout, TimeSpan timeout, CancellationToken cancellationToken)
+    internal static async Task<PeerClient> ConnectAsync(EndpointName target, AccessToken? token, TimeSpan timeout, CancellationToken cancellationToken)
     {
-        string peer = $"peer service {EndpointText.Join(host, port)}";
-        Socket socket = await SocketTools.ConnectAsync(host, port, peer, connectTimeout, cancellationToken).ConfigureAwait(false);
-        var client = new PeerClient(socket, peer, timeout);
+        Socket socket = await HandshakeConnector.ConnectAsync(target, "connecting to the peer service", HandshakeClientOptions.Default, cancellationToken).ConfigureAwait(false);
+        var client = new PeerClient(socket, $"peer service {target}", timeout);
         try
         {
-            await client.IntroduceAsync(token, hostId, cancellationToken).ConfigureAwait(false);
+            await client.IntroduceAsync(token, cancellationToken).ConfigureAwait(false);
             return client;
         }
         catch
@@ -117,36 +117,44 @@ internal sealed class PeerClient : IDisposable
     {
         byte[] request = new byte[8];
         BinaryPrimitives.WriteUInt64LittleEndian(request, address);
-        byte[] answer = await AskAsync(PeerMessage.SideFiles, request, SideFile.MaxTotalBytes + (1 << 20), "ask for side files", cancellationToken).ConfigureAwait(false);
+        byte[] answer = await AskAsync(PeerMessage.SideFiles, request, (int)CheckpointFiles.MaxSideFileBytes + (1 << 20), "ask for side files", cancellationToken).ConfigureAwait(false);
         var files = new List<SideFile>();
         var reader = new SequenceReader<byte>(new ReadOnlySequence<byte>(answer));
         if (!reader.TryReadLittleEndian(out int count) || count is < 0 or > 65536)
         {
             Violated("its side files are malformed");
         }
-        for (int i = 0; i < count; i++)
+        while (files.Count < count)
         {
-            if (!reader.TryReadLittleEndian(out short nameBytes) || !reader.TryReadExact((ushort)nameBytes, out ReadOnlySequence<byte> name)
-                || !reader.TryReadLittleEndian(out int bytes) || bytes < 0 || !reader.TryReadExact(bytes, out ReadOnlySequence<byte> content))
-            {
-                Violated("its side files are malformed");
-            }
-            string fileName = Encoding.UTF8.GetString(name);
-            if (fileName.Length is 0 or > 255 || fileName is "." or ".." || fileName.AsSpan().ContainsAny('/', '\\', '\0'))
-            {
-                Violated("a side file has a name that is none");
-            }
-            files.Add(new SideFile(fileName, content.ToArray()));
+            files.Add(TryReadSideFile(ref reader, out SideFile? file) ? file : Violated<SideFile>("its side files are malformed"));
         }
         return files;
     }
 
     public void Dispose() => _stream.Dispose();
 
-    private async Task IntroduceAsync(AccessToken? token, string hostId, CancellationToken cancellationToken)
+    private static bool TryReadSideFile(ref SequenceReader<byte> reader, [NotNullWhen(true)] out SideFile? file)
+    {
+        file = null;
+        if (!reader.TryReadLittleEndian(out short nameBytes) || !reader.TryReadExact((ushort)nameBytes, out ReadOnlySequence<byte> nameUtf8)
+            || !reader.TryReadLittleEndian(out int bytes) || bytes < 0 || !reader.TryReadExact(bytes, out ReadOnlySequence<byte> content))
+        {
+            return false;
+        }
+        // The name becomes a file's: a plain one, of a kind that belongs to a checkpoint, and no weights.
+        string name = Encoding.UTF8.GetString(nameUtf8);
+        if (name.Length is 0 or > 255 || name[0] == '.' || name.AsSpan().ContainsAny('/', '\\', '\0') || !CheckpointFiles.IsSideFile(name))
+        {
+            return false;
+        }
+        file = new SideFile(name, content.ToArray());
+        return true;
+    }
+
+    private async Task IntroduceAsync(AccessToken? token, CancellationToken cancellationToken)
     {
         byte[] clientNonce = RandomNumberGenerator.GetBytes(TokenChallenge.NonceBytes);
-        var hello = new PeerHello { Protocol = PeerHello.CurrentProtocol, Version = EngineVersion.Text, HostId = hostId, Nonce = Convert.ToHexStringLower(clientNonce) };
+        var hello = new PeerHello { Protocol = PeerHello.CurrentProtocol, Version = EngineVersion.Text, HostId = HostIdentity.BootId, Nonce = Convert.ToHexStringLower(clientNonce) };
         byte[] answer = await AskAsync(PeerMessage.Hello, JsonSerializer.SerializeToUtf8Bytes(hello, PeerJsonContext.Default.PeerHello), PeerFrame.MaxSmallBytes, "say hello", cancellationToken).ConfigureAwait(false);
         byte[] serverNonce = new byte[TokenChallenge.NonceBytes];
         try
@@ -262,7 +270,14 @@ internal sealed class PeerClient : IDisposable
         return payload;
     }
 
-    [System.Diagnostics.CodeAnalysis.DoesNotReturn]
+    [DoesNotReturn]
+    private T Violated<T>(string reason)
+    {
+        Violated(reason);
+        return default;
+    }
+
+    [DoesNotReturn]
     private void Violated(string reason)
     {
         _socket.Dispose();

@@ -15,18 +15,16 @@ internal sealed partial class PeerListener : IAsyncDisposable
     private readonly Socket _listener;
     private readonly IPeerResponder _responder;
     private readonly AccessToken? _token;
-    private readonly string _hostId;
     private readonly ILogger _logger;
     private readonly CancellationTokenSource _stop = new();
     private readonly Lock _lock = new();
     private readonly HashSet<Task> _sessions = [];
     private readonly Task _acceptLoop;
 
-    internal PeerListener(IPEndPoint bind, IPeerResponder responder, AccessToken? token, string hostId, ILogger logger)
+    internal PeerListener(IPEndPoint bind, IPeerResponder responder, AccessToken? token, ILogger logger)
     {
         _responder = responder;
         _token = token;
-        _hostId = hostId;
         _logger = logger;
         _listener = SocketTools.Listen(bind, backlog: 512);
         LocalEndPoint = (IPEndPoint)_listener.LocalEndPoint!;
@@ -96,7 +94,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         {
             peer = socket.RemoteEndPoint?.ToString() ?? "";
             socket.NoDelay = true;
-            using var session = new PeerSession(socket, _responder, _token, _hostId);
+            using var session = new PeerSession(socket, _responder, _token);
             await session.RunAsync(_stop.Token).ConfigureAwait(false);
         }
         catch (CheckpointEngineException refused)

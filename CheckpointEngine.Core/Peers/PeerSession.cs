@@ -29,14 +29,12 @@ internal sealed class PeerSession : IDisposable
     private readonly PipeWriter _writer;
     private readonly IPeerResponder _responder;
     private readonly AccessToken? _token;
-    private readonly string _hostId;
 
-    internal PeerSession(Socket socket, IPeerResponder responder, AccessToken? token, string hostId)
+    internal PeerSession(Socket socket, IPeerResponder responder, AccessToken? token)
     {
         _socket = socket;
         _responder = responder;
         _token = token;
-        _hostId = hostId;
         _stream = new NetworkStream(socket, ownsSocket: false);
         _reader = PipeReader.Create(_stream, new StreamPipeReaderOptions(leaveOpen: true));
         _writer = PipeWriter.Create(_stream, new StreamPipeWriterOptions(leaveOpen: true));
@@ -102,7 +100,7 @@ internal sealed class PeerSession : IDisposable
         {
             Protocol = PeerHello.CurrentProtocol,
             Version = EngineVersion.Text,
-            HostId = _hostId,
+            HostId = HostIdentity.BootId,
             Nonce = Convert.ToHexStringLower(serverNonce),
             TokenRequired = _token is not null,
             Digest = DigestNames.ToWord(_responder.Digest),
@@ -209,9 +207,9 @@ internal sealed class PeerSession : IDisposable
             Span<byte> head = answer.GetSpan(2 + nameBytes + 4);
             BinaryPrimitives.WriteUInt16LittleEndian(head, checked((ushort)nameBytes));
             Encoding.UTF8.GetBytes(file.Name, head[2..]);
-            BinaryPrimitives.WriteInt32LittleEndian(head[(2 + nameBytes)..], file.Content.Length);
+            BinaryPrimitives.WriteInt32LittleEndian(head[(2 + nameBytes)..], file.Bytes.Length);
             answer.Advance(2 + nameBytes + 4);
-            answer.Write(file.Content.Span);
+            answer.Write(file.Bytes.Span);
         }
         await WriteAsync(PeerMessage.SideFiles, answer.WrittenMemory, cancellationToken).ConfigureAwait(false);
     }

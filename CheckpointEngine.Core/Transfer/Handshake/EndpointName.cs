@@ -94,7 +94,7 @@ internal readonly record struct EndpointName(string Host, int Port)
         }
         int portNumber = DefaultPort;
         if (portOffset >= 0
-            && (!int.TryParse(port, NumberStyles.None, CultureInfo.InvariantCulture, out portNumber) || portNumber is < IPEndPoint.MinPort + 1 or > IPEndPoint.MaxPort))
+            && (!int.TryParse(port, NumberStyles.None, CultureInfo.InvariantCulture, out portNumber) || portNumber is < 1 or > IPEndPoint.MaxPort))
         {
             offset = portOffset;
             return "the port is not a number from 1 to 65535";

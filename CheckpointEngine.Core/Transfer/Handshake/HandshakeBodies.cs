@@ -15,7 +15,7 @@ internal static class HandshakeBodies
 
     internal static void WriteNotify(IBufferWriter<byte> output, string name, string message)
     {
-        using (var writer = new Utf8JsonWriter(output, SegmentDescriptorWriter.s_options))
+        using (var writer = new Utf8JsonWriter(output, HandshakeJson.WriterOptions))
         {
             writer.WriteStartObject();
             writer.WriteString("name"u8, name);

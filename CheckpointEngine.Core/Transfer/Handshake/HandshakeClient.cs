@@ -50,7 +50,9 @@ internal static class HandshakeClient
     }
 
     /// <summary>Completes when the target answers; needs Mooncake v0.3.10.post2 or this engine there.</summary>
-    internal static async ValueTask ProbeAsync(EndpointName target, HandshakeClientOptions? options = null, CancellationToken cancellationToken = default)
+    /// <exception cref="CheckpointEngineException">Also <see cref="CheckpointError.Refused"/>: the target answers, but not that it is well.</exception>
+    internal static async ValueTask ProbeAsync(
+        EndpointName target, HandshakeClientOptions? options = null, CancellationToken cancellationToken = default)
     {
         const string Operation = "probing";
         byte[] reply = await ExchangeAsync(target, Operation, MessageType.Probe, s_emptyObject, options, cancellationToken).ConfigureAwait(false);
@@ -85,7 +87,8 @@ internal static class HandshakeClient
     /// <param name="cancellationToken">Ends the call.</param>
     /// <returns>JSON text as it came, unchecked.</returns>
     /// <exception cref="ArgumentException">The message is longer than <see cref="HandshakeClientOptions.MaxFrameBytes"/>: the target would not read it.</exception>
-    internal static ValueTask<byte[]> ExchangeAsync(EndpointName target, string operation, MessageType type, ReadOnlyMemory<byte> body,
+    internal static ValueTask<byte[]> ExchangeAsync(
+        EndpointName target, string operation, MessageType type, ReadOnlyMemory<byte> body,
         HandshakeClientOptions? options = null, CancellationToken cancellationToken = default)
     {
         options ??= HandshakeClientOptions.Default;
@@ -97,7 +100,8 @@ internal static class HandshakeClient
     {
         if (body.Length >= options.MaxFrameBytes)
         {
-            throw new ArgumentException($"{operation} {target}: a request of {body.Length:N0} bytes does not fit into a frame of {options.MaxFrameBytes:N0}", nameof(body));
+            throw new ArgumentException(
+                $"{operation} {target}: a request of {body.Length:N0} bytes does not fit into a frame of {options.MaxFrameBytes:N0}", nameof(body));
         }
         using Socket socket = await HandshakeConnector.ConnectAsync(target, operation, options, cancellationToken).ConfigureAwait(false);
         using var deadline = new Deadline(timeout > TimeSpan.Zero ? timeout : TimeSpan.Zero, options.TimeProvider, cancellationToken);
@@ -161,7 +165,8 @@ internal static class HandshakeClient
             }
             if (type != expected || oldForm)
             {
-                ThrowHelper.Throw(CheckpointError.ProtocolViolation, $"a reply {(oldForm ? "without a type" : $"of type {type}")} to a message of type {expected}");
+                ThrowHelper.Throw(CheckpointError.ProtocolViolation,
+                    $"a reply {(oldForm ? "without a type" : $"of type {type}")} to a message of type {expected}");
             }
             return body.ToArray();
         }
@@ -180,7 +185,8 @@ internal static class HandshakeClient
         }
         catch (CheckpointEngineException e)
         {
-            return ThrowHelper.Throw<T>(CheckpointError.ProtocolViolation, $"{operation} {target}: a reply of {reply.Length:N0} bytes that cannot be read: {e.Message}", e);
+            return ThrowHelper.Throw<T>(CheckpointError.ProtocolViolation,
+                $"{operation} {target}: a reply of {reply.Length:N0} bytes that cannot be read: {e.Message}", e);
         }
     }
 }

@@ -20,7 +20,8 @@ internal static class HandshakeConnector
     /// <see cref="CheckpointError.Timeout"/> when no address answered in time, else <see cref="CheckpointError.Unreachable"/> with the errno of
     /// the last address; the message tells what was tried.
     /// </exception>
-    internal static async ValueTask<Socket> ConnectAsync(EndpointName target, string operation, HandshakeClientOptions options, CancellationToken cancellationToken)
+    internal static async ValueTask<Socket> ConnectAsync(
+        EndpointName target, string operation, HandshakeClientOptions options, CancellationToken cancellationToken)
     {
         IPAddress[] addresses = await ResolveAsync(target, operation, options, cancellationToken).ConfigureAwait(false);
         var tried = new StringBuilder();
@@ -41,20 +42,24 @@ internal static class HandshakeConnector
                 socket?.Dispose();
                 onlyTimeouts &= e.SocketErrorCode == SocketError.TimedOut;
                 nativeCode = e.NativeErrorCode;
-                tried.Append(tried.Length == 0 ? "" : ", ").Append($"{new IPEndPoint(address, target.Port)} ({e.Message})");
+                AppendTry(tried, address, target.Port, e.Message);
             }
             catch (OperationCanceledException)
             {
                 socket?.Dispose();
                 cancellationToken.ThrowIfCancellationRequested();
-                tried.Append(tried.Length == 0 ? "" : ", ").Append($"{new IPEndPoint(address, target.Port)} (no answer in {options.ConnectTimeout.TotalSeconds} s)");
+                AppendTry(tried, address, target.Port, $"no answer in {options.ConnectTimeout.TotalSeconds} s");
             }
         }
         throw new CheckpointEngineException(onlyTimeouts ? CheckpointError.Timeout : CheckpointError.Unreachable,
             $"{operation} {target}: tried {tried}; check that the owner still runs and that its port can be reached from this host", nativeCode);
     }
 
-    private static async ValueTask<IPAddress[]> ResolveAsync(EndpointName target, string operation, HandshakeClientOptions options, CancellationToken cancellationToken)
+    private static void AppendTry(StringBuilder tried, IPAddress address, int port, string outcome)
+        => tried.Append(tried.Length == 0 ? "" : ", ").Append(new IPEndPoint(address, port)).Append(" (").Append(outcome).Append(')');
+
+    private static async ValueTask<IPAddress[]> ResolveAsync(
+        EndpointName target, string operation, HandshakeClientOptions options, CancellationToken cancellationToken)
     {
         if (IPAddress.TryParse(target.Host, out IPAddress? address))
         {

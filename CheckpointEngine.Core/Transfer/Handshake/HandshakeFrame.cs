@@ -33,7 +33,8 @@ internal static class HandshakeFrame
     /// <see cref="CheckpointError.ProtocolViolation"/>: length 0 or over <paramref name="maxLength"/>, or a type that nobody sends; told as
     /// soon as those bytes are there.
     /// </exception>
-    internal static bool TryRead(ref ReadOnlySequence<byte> buffer, long maxLength, out MessageType type, out bool oldForm, out ReadOnlySequence<byte> body)
+    internal static bool TryRead(
+        ref ReadOnlySequence<byte> buffer, long maxLength, out MessageType type, out bool oldForm, out ReadOnlySequence<byte> body)
     {
         type = default;
         oldForm = false;
@@ -46,7 +47,8 @@ internal static class HandshakeFrame
         ulong length = (ulong)signedLength;
         if (length == 0 || length > (ulong)maxLength)
         {
-            ThrowHelper.Throw(CheckpointError.ProtocolViolation, $"handshake frame: a length of {length:N0} bytes, where 1 to {maxLength:N0} are read (at byte 0)");
+            ThrowHelper.Throw(CheckpointError.ProtocolViolation,
+                $"handshake frame: a length of {length:N0} bytes, where 1 to {maxLength:N0} are read (at byte 0)");
         }
         if (!reader.TryPeek(out byte first))
         {

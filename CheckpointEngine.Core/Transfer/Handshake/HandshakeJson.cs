@@ -1,9 +1,10 @@
+using System.Text.Encodings.Web;
 using System.Text.Json;
 using CheckpointEngine.Internal;
 
 namespace CheckpointEngine.Transfer.Handshake;
 
-/// <summary>How the JSON of the handshake port is read: typed, bounded in depth, null as if the key were missing.</summary>
+/// <summary>How the JSON of the handshake port is read and written: typed, bounded in depth, null as if the key were missing.</summary>
 /// <remarks>
 /// Every Read expects the reader on a value and throws <see cref="CheckpointError.InvalidData"/> with the value's offset when its type is
 /// another. Strings that are not UTF-8 surface as <see cref="InvalidOperationException"/> of the reader; <see cref="ThrowMalformed"/> takes both.
@@ -15,6 +16,9 @@ internal static class HandshakeJson
 
     internal static JsonReaderOptions ReaderOptions => new() { MaxDepth = MaxDepth };
 
+    // Plain JSON, not meant for HTML: names keep their <, + and non-ASCII letters. What is written here has the right form by construction.
+    internal static JsonWriterOptions WriterOptions => new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping, SkipValidation = true };
+
     internal static string ReadString(ref Utf8JsonReader reader, string what) => reader.TokenType switch
     {
         JsonTokenType.String => reader.GetString()!,
@@ -22,7 +26,10 @@ internal static class HandshakeJson
         _ => ThrowWrongType<string>(ref reader, what, "a string"),
     };
 
-    /// <summary>As <see cref="ReadString"/>, but returns <paramref name="previous"/> itself when the text is the same: a name repeated a million times is one string.</summary>
+    /// <summary>
+    /// As <see cref="ReadString"/>, but returns <paramref name="previous"/> itself when the text is the same: a name repeated a million times
+    /// is one string.
+    /// </summary>
     internal static string ReadRepeatedString(ref Utf8JsonReader reader, string what, string previous)
         => reader.TokenType == JsonTokenType.String && reader.ValueTextEquals(previous) ? previous : ReadString(ref reader, what);
 
@@ -57,7 +64,8 @@ internal static class HandshakeJson
     /// <summary>Enters an object or array; false when null stands in its place.</summary>
     internal static bool TryEnter(ref Utf8JsonReader reader, JsonTokenType start, string what)
         => reader.TokenType == start
-            || (reader.TokenType != JsonTokenType.Null && ThrowWrongType<bool>(ref reader, what, start == JsonTokenType.StartObject ? "an object" : "an array"));
+            || (reader.TokenType != JsonTokenType.Null
+                && ThrowWrongType<bool>(ref reader, what, start == JsonTokenType.StartObject ? "an object" : "an array"));
 
     /// <summary>Moves to the next element of the array; false at its end.</summary>
     internal static bool NextElement(ref Utf8JsonReader reader) => reader.Read() && reader.TokenType != JsonTokenType.EndArray;

@@ -52,7 +52,8 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
     /// <param name="responder">What is answered.</param>
     /// <param name="options">Limits; null for the defaults.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Native"/>: an address could not be bound.</exception>
-    internal static HandshakeListener Start(IReadOnlyList<IPEndPoint> endPoints, IHandshakeResponder responder, HandshakeListenerOptions? options = null)
+    internal static HandshakeListener Start(
+        IReadOnlyList<IPEndPoint> endPoints, IHandshakeResponder responder, HandshakeListenerOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(responder);
         ArgumentOutOfRangeException.ThrowIfZero(endPoints.Count, nameof(endPoints));
@@ -107,7 +108,8 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
                 {
                     return null;
                 }
-                ThrowHelper.ThrowNative("listening for handshakes at", wanted.ToString(), e.NativeErrorCode, "try another address, or port 0 for any free one");
+                ThrowHelper.ThrowNative("listening for handshakes at", wanted.ToString(), e.NativeErrorCode,
+                    "try another address, or port 0 for any free one");
             }
         }
         return [.. sockets];

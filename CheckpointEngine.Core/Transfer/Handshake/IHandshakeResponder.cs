@@ -4,9 +4,10 @@ namespace CheckpointEngine.Transfer.Handshake;
 
 /// <summary>What a <see cref="HandshakeListener"/> answers.</summary>
 /// <remarks>
-/// Called from many threads at once, and quickly to return: a connection's deadlines do not run meanwhile. Output is the JSON text alone; the
-/// listener frames it. An exception closes that connection without a reply and nothing else; of
-/// <see cref="CheckpointEngineException"/> it is logged as the peer's fault, of any other kind as ours.
+/// Called from many threads at once, and quickly to return: the time it takes is the asker's, who is closed without a reply once
+/// <see cref="HandshakeListenerOptions.ReadTimeout"/> is over. Output is the JSON text alone; the listener frames it. An exception closes
+/// that connection without a reply and nothing else; a <see cref="CheckpointEngineException"/> is logged as the peer's fault, any other as
+/// ours.
 /// </remarks>
 internal interface IHandshakeResponder
 {

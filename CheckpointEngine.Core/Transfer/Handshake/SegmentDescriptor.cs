@@ -49,7 +49,9 @@ internal sealed class SegmentDescriptor
     /// <summary>A time in the form of <see cref="Timestamp"/>.</summary>
     internal static string FormatTimestamp(DateTimeOffset time) => time.ToString("yyyy-MM-dd HH:mm:ss.ffffff", CultureInfo.InvariantCulture);
 
-    /// <summary>Where the data port is: at the host that was opened, whatever host <see cref="Name"/> gives, so that a peer cannot send us elsewhere.</summary>
+    /// <summary>
+    /// Where the data port is: at the host that was opened, whatever host <see cref="Name"/> gives, so that a peer cannot send us elsewhere.
+    /// </summary>
     /// <param name="opened">The name this descriptor was fetched by.</param>
     internal EndpointName GetTcpDataEndpoint(EndpointName opened) => new(opened.Host, TcpDataPort);
 
@@ -58,7 +60,9 @@ internal sealed class SegmentDescriptor
     /// <see cref="CheckpointError.NotSupported"/>: another transport. <see cref="CheckpointError.InvalidData"/>: a buffer without name, address
     /// or length, a data port out of range, a device without name or GID, or keys that do not match the devices.
     /// </exception>
-    /// <remarks>Source: specs/mooncake-wire.md 3.2; for the data port 12. An rdma buffer without keys is refused, as all releases but the newest do.</remarks>
+    /// <remarks>
+    /// Source: specs/mooncake-wire.md 3.2; for the data port 12. An rdma buffer without keys is refused, as by all releases but the newest.
+    /// </remarks>
     internal void Validate()
     {
         switch (Protocol)
@@ -89,7 +93,8 @@ internal sealed class SegmentDescriptor
         {
             if (Devices[i].Name.Length == 0 || Devices[i].Gid.Length == 0)
             {
-                ThrowHelper.Throw(CheckpointError.InvalidData, $"segment descriptor: device {i} of {Devices.Length} has no {(Devices[i].Name.Length == 0 ? "name" : "gid")}");
+                ThrowHelper.Throw(CheckpointError.InvalidData,
+                    $"segment descriptor: device {i} of {Devices.Length} has no {(Devices[i].Name.Length == 0 ? "name" : "gid")}");
             }
         }
     }

@@ -1,5 +1,4 @@
 using System.Buffers;
-using System.Text.Encodings.Web;
 using System.Text.Json;
 
 namespace CheckpointEngine.Transfer.Handshake;
@@ -11,13 +10,10 @@ namespace CheckpointEngine.Transfer.Handshake;
 /// </remarks>
 internal static class SegmentDescriptorWriter
 {
-    // Plain JSON, not meant for HTML: names keep their <, + and non-ASCII letters. What is written here has the right form by construction.
-    internal static readonly JsonWriterOptions s_options = new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping, SkipValidation = true };
-
     internal static void Write(IBufferWriter<byte> output, SegmentDescriptor descriptor)
     {
         bool rdma = descriptor.Protocol == SegmentDescriptor.RdmaProtocol;
-        using (var writer = new Utf8JsonWriter(output, s_options))
+        using (var writer = new Utf8JsonWriter(output, HandshakeJson.WriterOptions))
         {
             writer.WriteStartObject();
             WriteBuffers(writer, descriptor.Buffers, rdma);
