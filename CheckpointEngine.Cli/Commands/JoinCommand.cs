@@ -116,12 +116,16 @@ internal sealed class JoinCommand : DocumentedCommand
 
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfJoiner(metas);
         await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, address, token, logging));
-        await server.StartAsync(stop).ConfigureAwait(false);
+        bool serve = parsed.GetValue(_serve);
+        if (serve)
+        {
+            await server.StartAsync(stop).ConfigureAwait(false);   // before the bytes come: an address that cannot be had is told at once
+        }
         JoinOptions options = CreateJoinOptions(parsed, limit, fetched);
         JoinReport report = await JoinDisplay.Create(_common.Json(parsed))
             .RunAsync(progress => server.JoinAsync(metas, options, progress, stop)).ConfigureAwait(false);
         JoinPrinter.Print(report, fetched.TotalSeconds, _common.Json(parsed));
-        if (parsed.GetValue(_serve))
+        if (serve)
         {
             var session = new HolderSession(_listen, parsed, token, client, logging);
             await session.RunAsync(server, _common.Json(parsed), stop).ConfigureAwait(false);

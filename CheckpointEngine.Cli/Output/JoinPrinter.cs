@@ -19,9 +19,9 @@ internal static class JoinPrinter
         {
             Stderr.Warning(warning);
         }
-        if (!report.Verified)
+        if (report.UnverifiedReason == "disabled")   // any other reason the engine has logged
         {
-            Stderr.Warning($"'{report.Checkpoint}' was not verified: {Explain(report.UnverifiedReason)}");
+            Stderr.Warning($"'{report.Checkpoint}' was not verified: disabled by --no-verify");
         }
         if (json)
         {
@@ -32,7 +32,7 @@ internal static class JoinPrinter
             return;
         }
         Console.Out.WriteLine($"joined '{report.Checkpoint}': {Quantity.Count(report.Tensors)} tensors, {Quantity.Bytes(report.Bytes)} in {Quantity.Seconds(seconds)} s, "
-            + $"{gibPerSecond:0.00} GiB/s, {(report.Verified ? "every byte verified" : "not verified")}");
+            + $"{gibPerSecond:0.00} GiB/s, {(report.Verified ? "every byte verified" : $"not verified ({report.UnverifiedReason})")}");
         PrintPhases(report, phases, seconds);
         foreach ((string transport, long bytes) in report.Transports)
         {
@@ -56,14 +56,6 @@ internal static class JoinPrinter
         table.Add(["GiB/s", .. rounds.Select(round => $"{(round.Seconds > 0 ? report.Bytes / round.Seconds / (1L << 30) : 0):0.00}")]);
         table.Print(Console.Out);
     }
-
-    private static string Explain(string? reason) => reason switch
-    {
-        "disabled" => "disabled by --no-verify",
-        "owner-has-no-digests" => "an owner has no digests (a plain Mooncake peer, or one that serves with --digest none)",
-        null => "no reason given",
-        _ => reason,
-    };
 
     private static RoundJson Convert(JoinRound round) => new(Round(round.Seconds), Convert(round.Phases));
 
