@@ -46,7 +46,7 @@ internal sealed class HolderSession(ListenOptions listen, ParseResult parsed, Ac
 
     private async Task<CheckpointEngineHost> StartHostAsync(ParameterServer server, CancellationToken stop)
     {
-        CheckpointEngineHostOptions options = listen.CreateHostOptions(parsed, token, logging);
+        CheckpointEngineHostOptions options = listen.CreateHostOptions(parsed, token, client, logging);
         try
         {
             return await CheckpointEngineHost.StartAsync(server, options, stop).ConfigureAwait(false);

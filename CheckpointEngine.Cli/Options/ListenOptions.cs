@@ -3,6 +3,7 @@ using System.CommandLine.Parsing;
 using System.Net;
 using CheckpointEngine.Cli.Commands;
 using CheckpointEngine.Http;
+using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using Microsoft.Extensions.Logging;
 
@@ -13,12 +14,8 @@ internal sealed class ListenOptions
 {
     private const string DefaultListen = "http://127.0.0.1:19700";
 
-    private readonly Option<string> _listen = new("--listen")
-    {
-        Description = $"http://IP:PORT (0: any free port), https://IP:PORT or unix:/run/ce.sock; default {DefaultListen}",
-        HelpName = "URL",
-        DefaultValueFactory = _ => DefaultListen,
-    };
+    private readonly Option<string[]> _listen = OptionRules.Repeated("--listen", "URL",
+        $"http://HOST:PORT (0: any free port), https://HOST:PORT or unix:/run/ce.sock (repeatable); default {DefaultListen}");
 
     private readonly Option<string> _tlsCertificate = new("--tls-cert") { Description = "PEM certificate of the https server", HelpName = "FILE" };
 
@@ -48,15 +45,11 @@ internal sealed class ListenOptions
             [_listen, _tlsCertificate, _tlsKey, _tlsClientCa, _insecure, _allowPaths, _peers, _gather, _saveMetasFile, _sleepTime]);
         command.Validators.Add(result =>
         {
-            string listen = result.GetValue(_listen) ?? DefaultListen;   // a validator sees no default values
-            bool https = listen.StartsWith("https://", StringComparison.Ordinal);
-            if (!https && !listen.StartsWith("http://", StringComparison.Ordinal) && !listen.StartsWith("unix:/", StringComparison.Ordinal))
+            string[] addresses = result.GetValue(_listen) ?? [];
+            bool https = addresses.Any(address => address.StartsWith("https://", StringComparison.Ordinal));
+            foreach (string address in addresses.Where(address => !IsAddress(address)))
             {
-                result.AddError($"--listen: '{listen}' is not http://IP:PORT, https://IP:PORT or unix:/PATH");
-            }
-            else if (!listen.StartsWith("unix:", StringComparison.Ordinal) && !Uri.TryCreate(listen, UriKind.Absolute, out _))
-            {
-                result.AddError($"--listen: '{listen}' is not an address with a port from 0 to 65535");
+                result.AddError($"--listen: '{address}' is not http://HOST:PORT, https://HOST:PORT or unix:/PATH");
             }
             if (result.IsGiven(_tlsCertificate) != result.IsGiven(_tlsKey) || https != result.IsGiven(_tlsCertificate))
             {
@@ -87,13 +80,23 @@ internal sealed class ListenOptions
 
     public TimeSpan? SleepTime(ParseResult parsed) => parsed.GetValue(_sleepTime);
 
-    /// <summary>The IP address to listen on, or null for a Unix socket or a host name.</summary>
+    /// <summary>The first IP address to listen on, or null when there are only Unix sockets and host names.</summary>
     public IPAddress? ListenAddress(ParseResult parsed)
-        => Uri.TryCreate(parsed.GetValue(_listen), UriKind.Absolute, out Uri? uri) && IPAddress.TryParse(uri.DnsSafeHost, out IPAddress? address) ? address : null;
-
-    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, ILoggerFactory logging) => new()
     {
-        Listen = parsed.GetRequiredValue(_listen),
+        foreach (string text in Listen(parsed))
+        {
+            if (text.StartsWith("http", StringComparison.Ordinal) && Uri.TryCreate(text.Replace("//*:", "//0.0.0.0:", StringComparison.Ordinal), UriKind.Absolute, out Uri? uri)
+                && IPAddress.TryParse(uri.DnsSafeHost, out IPAddress? address))
+            {
+                return address;
+            }
+        }
+        return null;
+    }
+
+    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, MetasClientOptions client, ILoggerFactory logging) => new()
+    {
+        Listen = Listen(parsed),
         TlsCertificateFile = parsed.GetValue(_tlsCertificate),
         TlsKeyFile = parsed.GetValue(_tlsKey),
         TlsClientCaFile = parsed.GetValue(_tlsClientCa),
@@ -101,6 +104,14 @@ internal sealed class ListenOptions
         Insecure = parsed.GetValue(_insecure),
         AllowPaths = parsed.GetValue(_allowPaths) ?? [],
         GatherPeers = Peers(parsed),
+        GatherClient = client,
         LoggerFactory = logging,
     };
+
+    private string[] Listen(ParseResult parsed) => parsed.GetValue(_listen) is { Length: > 0 } given ? given : [DefaultListen];
+
+    private static bool IsAddress(string text)
+        => text.StartsWith("unix:/", StringComparison.Ordinal)
+            || ((text.StartsWith("http://", StringComparison.Ordinal) || text.StartsWith("https://", StringComparison.Ordinal))
+                && Uri.TryCreate(text.Replace("//*:", "//any:", StringComparison.Ordinal), UriKind.Absolute, out _));
 }

@@ -22,6 +22,8 @@ internal abstract class JoinDisplay : IProgress<JoinProgress>
         }
     }
 
+    protected static string LanesText(int lanes) => lanes == 1 ? "1 lane" : $"{lanes} lanes";
+
     protected JoinProgress Latest
     {
         get

@@ -48,6 +48,6 @@ internal sealed class LiveJoinDisplay : JoinDisplay
     private sealed class LanesColumn(LiveJoinDisplay display) : ProgressColumn
     {
         public override IRenderable Render(RenderOptions options, ProgressTask task, TimeSpan deltaTime)
-            => new Text(display.Latest.Lanes is > 0 and int lanes ? $"{lanes} lanes" : "");
+            => new Text(display.Latest.Lanes is > 0 and int lanes ? LanesText(lanes) : "");
     }
 }

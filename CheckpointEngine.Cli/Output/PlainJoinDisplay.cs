@@ -31,7 +31,7 @@ internal sealed class PlainJoinDisplay : JoinDisplay
         }
         string left = bytesPerSecond > 0 ? $", {(now.BytesTotal - now.BytesDone) / bytesPerSecond:0} s left" : "";
         Console.Out.WriteLine($"{now.Phase}: {Quantity.Bytes(now.BytesDone)} of {Quantity.Bytes(now.BytesTotal)} ({100.0 * now.BytesDone / now.BytesTotal:0} %), "
-            + $"{Quantity.Bytes(bytesPerSecond)}/s{left}, {now.Lanes} lanes");
+            + $"{Quantity.Bytes(bytesPerSecond)}/s{left}, {LanesText(now.Lanes)}");
     }
 
     private sealed class TransferRate
