@@ -14,7 +14,7 @@ internal sealed class PickleMetasEmitter(PickleWriter pickle, CheckpointMetas me
     private const int NotEmitted = -1;
 
     // Strings and globals that come again and again, by their place in the memo.
-    private enum Shared
+    private enum Shared : byte
     {
         ModelsModule, TorchModule, SizeModule, Size, Set, Dict, Extra, FieldsSet, Private,
         Address, Buffers, Device, Tensors, Pointer, LengthBytes, Name, Dtype, Shape, Slot, Count,
@@ -127,7 +127,8 @@ internal sealed class PickleMetasEmitter(PickleWriter pickle, CheckpointMetas me
         Share(Shared.Dtype);
         bool isBytes = EmitDtype(tensors, tensor);
         Share(Shared.Shape);
-        EmitShape(isBytes ? [tensors.GetByteLength(tensor)] : tensors.GetShape(tensor));
+        long lengthBytes = tensors.GetByteLength(tensor);
+        EmitShape(isBytes ? new ReadOnlySpan<long>(in lengthBytes) : tensors.GetShape(tensor));
         Share(Shared.Slot);
         pickle.Integer((ulong)tensors.GetSlotBytes(tensor));
         EndObject([Shared.Shape, Shared.Dtype, Shared.Name, Shared.Slot]);
