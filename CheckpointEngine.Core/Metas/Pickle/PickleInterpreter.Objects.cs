@@ -78,17 +78,20 @@ internal ref partial struct PickleInterpreter
         {
             Fail("a key without a value");
         }
-        for (int i = 0; i < count; i += 2)
+        int kept = 0;
+        for (int i = 0; i < items.Length; i += 2)
         {
             if (items[i].Kind is not (PickleKind.String or PickleKind.Int))
             {
                 Fail($"a key that is a {items[i].Kind}");
             }
-            if (!IsBookkeeping(items[i], items[i + 1]))
+            if (IsBookkeeping(items[i], items[i + 1]))
             {
-                _heap.Append(dict.Node, items.Slice(i, 2));
+                _heap.Append(dict.Node, items[kept..i]);
+                kept = i + 2;
             }
         }
+        _heap.Append(dict.Node, items[kept..]);
         Drop(count);
     }
 

@@ -20,6 +20,9 @@ internal ref partial struct PickleInterpreter : IDisposable
     // A model has up to four fields and a state up to four entries; a newer version may add some.
     internal const int MaxFields = 64;
 
+    // Eight entries a tensor in protocol 4, which is never shorter than 80 bytes: a guess that saves moving them, not a limit.
+    private const int InputBytesPerMemoEntry = 12;
+
     private readonly ReadOnlySpan<byte> _input;
     private int _at;
     private int _opcodeAt;
@@ -51,6 +54,8 @@ internal ref partial struct PickleInterpreter : IDisposable
         {
             Fail("no pickle of protocol 2 to 5");
         }
+        _memo.Reserve(_input.Length / InputBytesPerMemoEntry);
+        _heap.Reserve(_input.Length);
         _at = 2;
         while (true)
         {

@@ -40,6 +40,16 @@ public class MetasMutationTests
     }
 
     [Theory]
+    [InlineData("metas-json")]
+    [InlineData("metas-pickle")]
+    public void Read_SeedsOfTheFuzzers_GiveAValueOrATypedError(string corpus)
+    {
+        string[] files = Directory.GetFiles(Path.Combine(AppContext.BaseDirectory, "corpora", corpus), "*", SearchOption.AllDirectories);
+        int values = files.Count(file => TryRead(File.ReadAllBytes(file), corpus == "metas-pickle"));
+        Assert.InRange(values, 10, files.Length - 10);
+    }
+
+    [Theory]
     [MemberData(nameof(All))]
     public void Read_EveryPrefix_IsRefused(string file)
     {
