@@ -4,8 +4,8 @@ namespace CheckpointEngine.Metas.Pickle;
 
 /// <summary>The tuples, lists, dicts and objects of one pickle, in two columns outside the managed heap.</summary>
 /// <remarks>
-/// A container is a chain of runs of items, mostly one: what is appended later starts another run where it does not lie behind the last one.
-/// So an item is stored once, when it is taken off the stack, and all of it is bounded by the length of the input.
+/// A container is a chain of runs of items, mostly one: what is appended later starts another run where it does not lie behind the last
+/// one. So an item is stored once, when it is taken off the stack, and all of it is bounded by the length of the input.
 /// </remarks>
 internal struct PickleHeap : IDisposable
 {

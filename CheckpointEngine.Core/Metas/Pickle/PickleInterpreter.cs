@@ -6,12 +6,12 @@ using CheckpointEngine.Internal;
 namespace CheckpointEngine.Metas.Pickle;
 
 /// <summary>
-/// Runs a pickle of metas: a closed set of opcodes over a closed set of globals (<see cref="PickleGlobals"/>). Nothing is imported, called or
-/// executed; whatever else stands in the input is refused by name and offset.
+/// Runs a pickle of metas: a closed set of opcodes over a closed set of globals (<see cref="PickleGlobals"/>). Nothing is imported,
+/// called or executed; whatever else stands in the input is refused by name and offset.
 /// </summary>
 /// <remarks>
-/// Each opcode does a bounded amount of work, so time and memory are linear in the input; strings and long integers stay where they are in it.
-/// One thread.
+/// Each opcode does a bounded amount of work, so time and memory are linear in the input; strings and long integers stay where they are
+/// in it. One thread.
 /// </remarks>
 internal ref partial struct PickleInterpreter : IDisposable
 {

@@ -120,7 +120,8 @@ internal sealed class PickleMetasEmitter(PickleWriter pickle, CheckpointMetas me
         ReadOnlySpan<byte> name = tensors.GetNameUtf8(tensor);
         if (!Utf8.IsValid(name))
         {
-            ThrowHelper.Throw(CheckpointError.InvalidData, $"{PickleInterpreter.What}: the name {MessageText.Quote(name)} of tensor {tensor} is not UTF-8");
+            ThrowHelper.Throw(CheckpointError.InvalidData,
+                $"{PickleInterpreter.What}: the name {MessageText.Quote(name)} of tensor {tensor} is not UTF-8");
         }
         pickle.String(name);
         _ = pickle.Memoize();
@@ -316,7 +317,8 @@ internal sealed class PickleMetasEmitter(PickleWriter pickle, CheckpointMetas me
         _ = pickle.Memoize();
     }
 
-    // Torch's name is there twice, as in CPython: the module that a dtype is found in and the one that torch.Size names are different strings.
+    // Torch's name is there twice, as in CPython: the module that a dtype is found in and the one that torch.Size names are different
+    // strings.
     private static ReadOnlySpan<byte> TextOf(Shared shared) => shared switch
     {
         Shared.ModelsModule => PickleGlobals.ModelsModule,

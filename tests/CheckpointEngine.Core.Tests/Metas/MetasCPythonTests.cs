@@ -4,7 +4,9 @@ using CsCheck;
 
 namespace CheckpointEngine.Tests;
 
-/// <summary>What we write, loaded by the real CPython over stand-ins of upstream's and torch's classes, and what it writes, read by us.</summary>
+/// <summary>
+/// What we write, loaded by the real CPython over stand-ins of upstream's and torch's classes, and what it writes, read by us.
+/// </summary>
 public sealed class MetasCPythonTests : IDisposable
 {
     // pydantic's pickling contract: a state of four entries, taken back by __setstate__.
@@ -79,7 +81,7 @@ public sealed class MetasCPythonTests : IDisposable
         CheckpointMetas[] samples =
         [
             .. MetasSamples.GoldenNames.Select(name => MetasDocument.Read(MetasSamples.Golden(name + ".json"))),
-            .. MetasSamples.Random.Array[40].Single(static _ => true, "0000JFHvaPI1"),
+            .. MetasSamples.Random.Array[16].Single(static _ => true, "0000JFHvaPI1"),
             MetasSamples.KimiK2(1000, 1000),    // batches of owners that end at their limit
             MetasSamples.KimiK2(2000, 2),       // and of tensors
             MetasSamples.KimiK2(3001, 1),       // several frames, and a last batch of one
@@ -101,7 +103,7 @@ public sealed class MetasCPythonTests : IDisposable
                 Assert.Equal(expected, MetasSamples.Describe(MetasJsonReader.Read(File.ReadAllBytes(path + ".json")), asPickled: true));
                 foreach (string pickler in File.Exists($"{path}.py4") ? (string[])["p", "py"] : ["p"])
                 {
-                    foreach (int again in MetasSamples.Protocols)
+                    foreach (int again in protocol == 4 ? MetasSamples.Protocols : [protocol])
                     {
                         byte[] theirs = File.ReadAllBytes($"{path}.{pickler}{again}");
                         Assert.Equal(expected, MetasSamples.Describe(MetasPickleReader.Read(theirs), asPickled: true));
@@ -110,7 +112,7 @@ public sealed class MetasCPythonTests : IDisposable
 
                 // The order of sets aside, what CPython's C pickler makes of what it loaded are our bytes. Not so for the random ones: in
                 // CPython empty strings and those of one character are one object each, which its pickler then writes once.
-                if (i is < 3 or >= 43)
+                if (i is < 3 or >= 19)
                 {
                     Assert.Equal(new FileInfo(path).Length, new FileInfo($"{path}.p{protocol}").Length);
                 }
@@ -123,7 +125,8 @@ public sealed class MetasCPythonTests : IDisposable
         Directory.CreateDirectory(Path.Combine(_folder, "checkpoint_engine"));
         File.WriteAllText(Path.Combine(_folder, "checkpoint_engine", "__init__.py"), "");
         File.WriteAllText(Path.Combine(_folder, "checkpoint_engine", "data_types.py"), Models);
-        string names = string.Join(' ', Enum.GetValues<Checkpoints.TensorDtype>().Select(dtype => Checkpoints.TensorDtypes.TorchName(dtype))).Replace("torch.", "", StringComparison.Ordinal);
+        string names = string.Join(' ', Enum.GetValues<Checkpoints.TensorDtype>().Select(dtype => Checkpoints.TensorDtypes.TorchName(dtype)))
+            .Replace("torch.", "", StringComparison.Ordinal);
         File.WriteAllText(Path.Combine(_folder, "torch.py"), $"NAMES = \"{names} float4_e2m1fn_x2 int3\"\n{Torch}");
         File.WriteAllText(Path.Combine(_folder, "run.py"), Script);
         var start = new ProcessStartInfo("python3", [Path.Combine(_folder, "run.py"), _folder]) { RedirectStandardError = true };

@@ -88,6 +88,8 @@ public class MetasJsonReaderTests
     [InlineData("""{"name":"w","dtype":"torch.int8","shape":3}""")]
     [InlineData("""{"name":"w","dtype":"torch.int8","shape":[9223372036854775807]}""")]
     [InlineData("""{"name":"w","dtype":"torch.strange","shape":[3]}""")]
+    [InlineData("""{"name":"w","dtype":"int8","shape":[3],"aligned_size":256}""")]
+    [InlineData("""{"name":"w","dtype":"","shape":[3],"aligned_size":256}""")]
     [InlineData("""{"name":"w","dtype":"torch.int8","shape":[3],"aligned_size":"256"}""")]
     [InlineData("""{"name":"\ud800","dtype":"torch.int8","shape":[3]}""")]
     [InlineData("""{"name":"w","dtype":"torch.int8","shape":[3],"digest":"xxh3-128/4m:12"}""")]

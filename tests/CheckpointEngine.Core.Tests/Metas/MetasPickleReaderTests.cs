@@ -237,10 +237,10 @@ public class MetasPickleReaderTests
     [Fact]
     public void Read_ManyMarksOrDeepNesting_IsRefusedInBoundedTime()
     {
-        Refuse(CheckpointError.InvalidData, Code(new string('(', 4_000_000)));
-        Refuse(CheckpointError.WrongShape, Code(")" + new string('\u0085', 4_000_000) + "."));
-        Refuse(CheckpointError.InvalidData, Code(new string(']', 4_000_000) + "."));
-        Refuse(CheckpointError.WrongShape, Code(new string(']', 4_000_000) + new string('a', 3_999_999) + "."));
+        Refuse(CheckpointError.InvalidData, Code(new string('(', 1_000_000)));
+        Refuse(CheckpointError.WrongShape, Code(")" + new string('\u0085', 1_000_000) + "."));
+        Refuse(CheckpointError.InvalidData, Code(new string(']', 1_000_000) + "."));
+        Refuse(CheckpointError.WrongShape, Code(new string(']', 1_000_000) + new string('a', 999_999) + "."));
     }
 
     [Fact]
@@ -259,7 +259,7 @@ public class MetasPickleReaderTests
     public void Write_DtypeNameOfAStranger_NamesNoGlobal()
     {
         CheckpointMetas metas = MetasJsonReader.Read("""
-            {"0":{"memory_buffer_metas_list":[{"metas":[{"name":"a","dtype":"os.system","shape":[3],"aligned_size":7},{"name":"b","dtype":"torch.load\nR","shape":[3],"aligned_size":7},
+            {"0":{"memory_buffer_metas_list":[{"metas":[{"name":"a","dtype":"torch.os.system","shape":[3],"aligned_size":7},{"name":"b","dtype":"torch.load\nR","shape":[3],"aligned_size":7},
             {"name":"c","dtype":"torch.bits16","shape":[3],"aligned_size":7}],"ptr":0,"size":21}]}}
             """u8);
         foreach (int protocol in MetasSamples.Protocols)
