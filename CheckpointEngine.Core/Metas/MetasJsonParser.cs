@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Text.Json;
 using CheckpointEngine.Internal;
 
@@ -67,6 +68,7 @@ internal sealed partial class MetasJsonParser : IDisposable
     /// <param name="utf8">What the last call left, and what follows it.</param>
     /// <param name="isFinal">Nothing follows this piece.</param>
     /// <returns>Bytes used; the rest belongs to a token that is not whole yet.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]    // a whole document is one call, and tiering up would come too late
     internal int Feed(ReadOnlySpan<byte> utf8, bool isFinal)
     {
         var reader = new Utf8JsonReader(utf8, isFinal, _json);

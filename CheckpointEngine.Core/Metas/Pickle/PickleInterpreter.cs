@@ -194,7 +194,10 @@ internal ref partial struct PickleInterpreter : IDisposable
         {
             Fail($"{_input.Length - _at:N0} bytes follow its end");
         }
-        return _stack[0];
+        PickleValue result = _stack[0];
+        _stack.Dispose();
+        _memo.Dispose();    // a third of the memory, and what follows needs some
+        return result;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

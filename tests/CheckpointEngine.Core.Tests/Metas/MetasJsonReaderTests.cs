@@ -218,7 +218,7 @@ public class MetasJsonReaderTests
             var refused = await Assert.ThrowsAsync<CheckpointEngineException>(async () => await MetasJsonReader.ReadAsync(body, 2 << 20, CancellationToken.None));
             Assert.Equal(CheckpointError.InvalidData, refused.Error);
             Assert.True(body.ReadCount * 1460L <= (2 << 20) + MetasJsonParser.MaxTokenBytes * 4, $"{body.ReadCount} reads");
-            Assert.True(watch.Elapsed < TimeSpan.FromSeconds(5), $"{watch.Elapsed}");
+            Assert.True(watch.Elapsed < TimeSpan.FromSeconds(30), $"{watch.Elapsed}");
         }
     }
 
@@ -240,7 +240,7 @@ public class MetasJsonReaderTests
         string owners = string.Join(',', Enumerable.Range(0, 200_000).Select(rank => $"\"{rank}\":{{\"memory_buffer_metas_list\":[]}}"));
         var watch = Stopwatch.StartNew();
         Assert.Equal(200_000, Read($"{{{owners}}}").Owners.Length);
-        Assert.True(watch.Elapsed < TimeSpan.FromSeconds(5), $"{watch.Elapsed}");
+        Assert.True(watch.Elapsed < TimeSpan.FromSeconds(30), $"{watch.Elapsed}");
     }
 
     [Fact]

@@ -58,7 +58,7 @@ public class MetasScaleTests(ITestOutputHelper output)
         Assert.Equal((139_600, 256), (metas.Tensors.Count, metas.Owners.Length));
         Assert.True(allocated < maxAllocatedBytes, $"{allocated:N0} bytes allocated");
         Assert.True(retained < 16 * MiB, $"{retained:N0} bytes retained");
-        Assert.True(elapsed < TimeSpan.FromSeconds(3), $"{elapsed}");    // a bound for slow and shared machines; benchmarks measure
+        Assert.True(elapsed < TimeSpan.FromSeconds(30), $"{elapsed}");    // a bound for slow and shared machines; benchmarks measure
         GC.KeepAlive(metas);
     }
 }
