@@ -1,16 +1,34 @@
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Join;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Transfer;
+using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine;
 
 /// <summary>
 /// Holds checkpoints in registered memory, tells strangers where they are, and reads other holders' checkpoints into its own memory.
 /// </summary>
-/// <remarks>Any number of threads. <see cref="StartAsync"/> first, <see cref="DisposeAsync"/> last.</remarks>
-public sealed class ParameterServer : IAsyncDisposable
+/// <remarks>
+/// Any number of threads. <see cref="StartAsync"/> makes it listen; a server that only joins, and serves nobody, need not be started.
+/// <see cref="DisposeAsync"/> ends it and frees all that it holds.
+/// </remarks>
+public sealed partial class ParameterServer : IAsyncDisposable
 {
+    private readonly Lock _lock = new();
+    private readonly Dictionary<string, CheckpointRecord> _records = new(StringComparer.Ordinal);
+    private readonly ILogger _logger;
+    private TransferEngine? _engine;
+    private bool _disposed;
+
     /// <summary>Makes a server that does not listen yet.</summary>
-    public ParameterServer(ParameterServerOptions options) => Options = options;
+    public ParameterServer(ParameterServerOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        Options = options;
+        _logger = options.LoggerFactory.CreateLogger("CheckpointEngine");
+    }
 
     /// <summary>The options it was made with.</summary>
     public ParameterServerOptions Options { get; }
@@ -19,51 +37,312 @@ public sealed class ParameterServer : IAsyncDisposable
     public int Rank => Options.Rank;
 
     /// <summary><c>host:port</c> of the handshake listener, as metas tell it.</summary>
-    public string P2pStoreAddress => throw new NotImplementedException();
+    /// <exception cref="InvalidOperationException">The server was not started.</exception>
+    public string P2pStoreAddress => Engine.Name.ToString();
 
-    /// <summary><c>ce://host:port</c> of the peer service.</summary>
-    public string PeerUrl => throw new NotImplementedException();
+    /// <summary><c>ce://host:port</c> of the peer service; a name behind it is a metas URL.</summary>
+    /// <exception cref="InvalidOperationException">The server was not started.</exception>
+    public string PeerUrl => $"ce://{Engine.PeerName}";
 
     /// <summary>Names of the checkpoints held here or known by loaded metas, sorted.</summary>
-    public IReadOnlyList<string> CheckpointNames => throw new NotImplementedException();
+    public IReadOnlyList<string> CheckpointNames
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return [.. _records.Where(record => record.Value.IsVisible).Select(record => record.Key).Order(StringComparer.Ordinal)];
+            }
+        }
+    }
+
+    private TransferEngine Engine => _engine ?? throw new InvalidOperationException("the server was not started");
 
     /// <summary>Starts the listeners.</summary>
-    public Task StartAsync(CancellationToken cancellationToken = default) => throw new NotImplementedException();
+    /// <exception cref="CheckpointEngineException">The address or port cannot be had.</exception>
+    public Task StartAsync(CancellationToken cancellationToken = default)
+    {
+        cancellationToken.ThrowIfCancellationRequested();
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        _engine ??= new TransferEngine(Options, new PeerResponder(this));
+        LogStarted(P2pStoreAddress, PeerUrl);
+        return Task.CompletedTask;
+    }
 
     /// <summary>Holds the checkpoint of <paramref name="paths"/> (a directory, .safetensors files, or an index) under <paramref name="name"/> and registers it. All or nothing.</summary>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
+    /// <param name="name">1 to 255 bytes as UTF-8.</param>
+    /// <param name="paths">One path with its side files, or several .safetensors files.</param>
+    /// <param name="cancellationToken">Ends a copy; nothing is left.</param>
     /// <returns>The checkpoint; owned by the server, valid until it is unregistered.</returns>
-    public Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken = default)
-        => throw new NotImplementedException();
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
+    public async Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(paths);
+        ArgumentOutOfRangeException.ThrowIfZero(paths.Count, nameof(paths));
+        Reserve(name);
+        try
+        {
+            HeldCheckpoint held = await Task.Run(() => paths.Count == 1
+                ? CheckpointLoader.Load(name, paths[0], Options.Hold, Options.Pin, cancellationToken: cancellationToken)
+                : CheckpointLoader.Load(name, paths, Options.Hold, Options.Pin, cancellationToken: cancellationToken), cancellationToken).ConfigureAwait(false);
+            await PublishAsync(held, null).ConfigureAwait(false);
+            LogRegistered(name, held.Tensors.Count, held.DataBytes);
+            return held;
+        }
+        catch
+        {
+            Unreserve(name);
+            throw;
+        }
+    }
 
-    /// <summary>Takes a checkpoint away: nobody new reads it, those under way are waited for (<see cref="ParameterServerOptions.DrainTimeout"/>), its memory is freed.</summary>
+    /// <summary>Takes a checkpoint away: nobody new reads it, those under way are waited for (<see cref="ParameterServerOptions.DrainTimeout"/>), its memory is freed. What other owners are known to hold is forgotten.</summary>
     /// <returns>False when there was none of that name.</returns>
-    public Task<bool> UnregisterAsync(string name, CancellationToken cancellationToken = default) => throw new NotImplementedException();
+    public async Task<bool> UnregisterAsync(string name, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        cancellationToken.ThrowIfCancellationRequested();
+        CheckpointRecord? record;
+        lock (_lock)
+        {
+            if (!_records.TryGetValue(name, out record) || !record.IsVisible)
+            {
+                return false;
+            }
+            _records.Remove(name);
+        }
+        if (record.Held is HeldEntry entry)
+        {
+            await FreeAsync(entry).ConfigureAwait(false);      // not cancellable: half a checkpoint is no state
+            LogUnregistered(name);
+        }
+        return true;
+    }
 
     /// <summary>The checkpoint held here under <paramref name="name"/>, or null.</summary>
-    public HeldCheckpoint? FindCheckpoint(string name) => throw new NotImplementedException();
+    public HeldCheckpoint? FindCheckpoint(string name)
+    {
+        lock (_lock)
+        {
+            return _records.GetValueOrDefault(name)?.Held?.Checkpoint;
+        }
+    }
 
-    /// <summary>The metas of a checkpoint.</summary>
+    /// <summary>The metas of a checkpoint; the same object until something changes.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotFound"/>.</exception>
-    public PublishedMetas GetMetas(string name, MetasScope scope = MetasScope.World) => throw new NotImplementedException();
+    public PublishedMetas GetMetas(string name, MetasScope scope = MetasScope.World)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        lock (_lock)
+        {
+            if (!_records.TryGetValue(name, out CheckpointRecord? record) || !record.IsVisible)
+            {
+                string known = string.Join(", ", _records.Where(entry => entry.Value.IsVisible).Select(entry => entry.Key).Order(StringComparer.Ordinal).Take(20));
+                ThrowHelper.Throw(CheckpointError.NotFound, $"checkpoint '{name}' is not known here; known: {(known.Length == 0 ? "none" : known)}");
+            }
+            return record.GetMetas(scope, this);
+        }
+    }
 
-    /// <summary>Replaces what is known of the other owners of <paramref name="name"/> by a stranger's metas.</summary>
+    /// <summary>Replaces what is known of the other owners of <paramref name="name"/> by a stranger's metas; owners without buffers are dropped.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.InvalidData"/>: an owner lacks address or device.</exception>
-    public void LoadMetas(string name, CheckpointMetas metas) => throw new NotImplementedException();
+    public void LoadMetas(string name, CheckpointMetas metas)
+    {
+        CheckName(name);
+        ArgumentNullException.ThrowIfNull(metas);
+        CheckpointMetas useful = metas.WithoutEmptyOwners();
+        useful.ValidateForLoading();
+        lock (_lock)
+        {
+            if (!_records.TryGetValue(name, out CheckpointRecord? record))
+            {
+                _records.Add(name, record = new CheckpointRecord());
+            }
+            record.SetRemote(useful);
+        }
+        LogLoaded(name, useful.Owners.Length);
+    }
 
     /// <summary>Pulls each peer's own metas of <paramref name="name"/> (<c>?scope=local</c> at its base URL) and merges them by rank with ours.</summary>
     /// <param name="name">The checkpoint.</param>
     /// <param name="peerUrls">Base URLs of the peers' HTTP servers.</param>
     /// <param name="clientOptions">How to reach them.</param>
     /// <param name="cancellationToken">Stops it; what was known before stays.</param>
-    public Task GatherMetasAsync(string name, IReadOnlyList<string> peerUrls, MetasClientOptions? clientOptions = null, CancellationToken cancellationToken = default)
-        => throw new NotImplementedException();
+    /// <exception cref="CheckpointEngineException">A peer did not answer, or two of them (or one and we) have the same rank.</exception>
+    public async Task GatherMetasAsync(string name, IReadOnlyList<string> peerUrls, MetasClientOptions? clientOptions = null, CancellationToken cancellationToken = default)
+    {
+        CheckName(name);
+        ArgumentNullException.ThrowIfNull(peerUrls);
+        using var client = new MetasClient(clientOptions);
+        string path = $"/v1/checkpoints/{Uri.EscapeDataString(name)}/metas?scope=local";
+        CheckpointMetas[] parts = await Task.WhenAll(peerUrls.Select(url => client.FetchAsync(url.TrimEnd('/') + (url.StartsWith("unix:", StringComparison.Ordinal) ? ":" : "") + path, cancellationToken))).ConfigureAwait(false);
+        var ranks = new Dictionary<int, string>();
+        if (FindCheckpoint(name) is not null)
+        {
+            ranks.Add(Rank, "this holder");
+        }
+        for (int peer = 0; peer < parts.Length; peer++)
+        {
+            foreach (MetasOwner owner in parts[peer].Owners)
+            {
+                if (!ranks.TryAdd(owner.Rank, peerUrls[peer]))
+                {
+                    ThrowHelper.Throw(CheckpointError.InvalidData, $"gather metas of '{name}': rank {owner.Rank} is both {ranks[owner.Rank]} and {peerUrls[peer]}; give every holder a rank of its own (--rank)");
+                }
+            }
+        }
+        LoadMetas(name, CheckpointMetas.Merge(parts));
+    }
 
     /// <summary>Reads the checkpoint that <paramref name="metas"/> describe. Nothing is visible before all of it is here and checked.</summary>
+    /// <param name="metas">Who holds what.</param>
+    /// <param name="options">What to read and where to put it.</param>
+    /// <param name="progress">Told the state about twenty times a second.</param>
+    /// <param name="cancellationToken">Ends the join; what was allocated is released.</param>
     /// <exception cref="CheckpointEngineException">Owner, range and reason; what was allocated has been released.</exception>
-    public Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, IProgress<JoinProgress>? progress = null, CancellationToken cancellationToken = default)
-        => throw new NotImplementedException();
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public async Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, IProgress<JoinProgress>? progress = null, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(metas);
+        ArgumentNullException.ThrowIfNull(options);
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        bool hold = options.Destination == JoinDestinationKind.Memory;
+        if (hold)
+        {
+            Reserve(options.CheckpointName);
+        }
+        using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        deadline.CancelAfter(options.Timeout);
+        try
+        {
+            JoinOutcome outcome = await Task.Run(() => new JoinOperation(metas, options, Options).RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
+            if (outcome.Checkpoint is not null)
+            {
+                await PublishAsync(outcome.Checkpoint, outcome.Digests).ConfigureAwait(false);
+            }
+            return outcome.Report;
+        }
+        catch (Exception failure)
+        {
+            if (hold)
+            {
+                Unreserve(options.CheckpointName);
+            }
+            if (failure is OperationCanceledException && !cancellationToken.IsCancellationRequested)
+            {
+                throw new CheckpointEngineException(CheckpointError.Timeout, $"join '{options.CheckpointName}': not done within {options.Timeout.TotalSeconds:0.#} s; give it more time (--timeout) or look what slows the owners");
+            }
+            throw;
+        }
+    }
 
-    /// <inheritdoc/>
-    public ValueTask DisposeAsync() => ValueTask.CompletedTask;
+    /// <summary>Stops listening and frees every checkpoint, after reads under way have ended or <see cref="ParameterServerOptions.DrainTimeout"/> has passed.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        HeldEntry[] entries;
+        lock (_lock)
+        {
+            if (_disposed)
+            {
+                return;
+            }
+            _disposed = true;
+            entries = [.. _records.Values.Select(record => record.Held).OfType<HeldEntry>()];
+            _records.Clear();
+        }
+        await Task.WhenAll(entries.Select(FreeAsync)).ConfigureAwait(false);
+        if (_engine is not null)
+        {
+            await _engine.DisposeAsync().ConfigureAwait(false);
+        }
+    }
+
+    private static void CheckName(string name)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(name);
+        if (System.Text.Encoding.UTF8.GetByteCount(name) > 255)
+        {
+            throw new ArgumentException("a checkpoint's name has at most 255 bytes as UTF-8", nameof(name));
+        }
+    }
+
+    // A name is taken before the work begins, so that two registrations of it do not both load gigabytes.
+    private void Reserve(string name)
+    {
+        CheckName(name);
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            CheckpointRecord record = _records.TryGetValue(name, out CheckpointRecord? known) ? known : _records[name] = new CheckpointRecord();
+            if (record.Held is not null || record.IsReserved)
+            {
+                ThrowHelper.Throw(CheckpointError.AlreadyExists, $"checkpoint '{name}' is held here already, or on its way; unregister it first, or take another name");
+            }
+            record.IsReserved = true;
+        }
+    }
+
+    private void Unreserve(string name)
+    {
+        lock (_lock)
+        {
+            if (_records.TryGetValue(name, out CheckpointRecord? record))
+            {
+                record.IsReserved = false;
+                if (!record.IsVisible)
+                {
+                    _records.Remove(name);
+                }
+            }
+        }
+    }
+
+    private async Task PublishAsync(HeldCheckpoint held, CheckpointDigests? digests)
+    {
+        var entry = new HeldEntry(held, digests ?? (Options.Digest == DigestAlgorithm.None ? null : new CheckpointDigests(held.Tensors, Options.Digest)));
+        try
+        {
+            if (_engine is not null)
+            {
+                entry.Register(_engine.Registry);
+            }
+            lock (_lock)
+            {
+                ObjectDisposedException.ThrowIf(_disposed, this);
+                CheckpointRecord record = _records.TryGetValue(held.Name, out CheckpointRecord? known) ? known : _records[held.Name] = new CheckpointRecord();
+                record.IsReserved = false;
+                record.SetHeld(entry);
+            }
+            if (_engine is not null)
+            {
+                entry.StartHashing();
+            }
+        }
+        catch
+        {
+            await FreeAsync(entry).ConfigureAwait(false);
+            throw;
+        }
+    }
+
+    private async Task FreeAsync(HeldEntry entry)
+    {
+        if (_engine is not null)
+        {
+            await _engine.UnregisterAsync(entry.Ranges).ConfigureAwait(false);
+        }
+        await entry.DisposeAsync().ConfigureAwait(false);
+    }
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "listening: {P2pStoreAddress}, {PeerUrl}")]
+    private partial void LogStarted(string p2pStoreAddress, string peerUrl);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "registered '{Checkpoint}': {Tensors} tensors, {Bytes} bytes")]
+    private partial void LogRegistered(string checkpoint, int tensors, long bytes);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "unregistered '{Checkpoint}'")]
+    private partial void LogUnregistered(string checkpoint);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "loaded metas of '{Checkpoint}': {Owners} owners")]
+    private partial void LogLoaded(string checkpoint, int owners);
 }

@@ -1,27 +1,14 @@
 namespace CheckpointEngine.Checkpoints;
 
-/// <summary>How the tensors of files are held in memory.</summary>
+/// <summary>How files become memory.</summary>
 public enum HoldMode
 {
-    /// <summary>The files are mapped where they are; no copy.</summary>
-    Map = 0,
+    /// <summary>Mapped shared where they are: no copy, no time; the files must stay as they are.</summary>
+    Map,
 
-    /// <summary>Copied into memfds, which other processes can attach to.</summary>
+    /// <summary>Copied into memfds, which processes of this host can attach.</summary>
     Memfd,
 
-    /// <summary>Copied into anonymous memory with huge pages.</summary>
+    /// <summary>Copied into memory of this process, in huge pages.</summary>
     Anonymous,
-}
-
-/// <summary>Whether held memory is locked (mlock(2)).</summary>
-public enum PinMode
-{
-    /// <summary>When the limit allows; a warning when not.</summary>
-    Auto = 0,
-
-    /// <summary>Always; an error when the limit forbids.</summary>
-    Mlock,
-
-    /// <summary>Never.</summary>
-    None,
 }

@@ -1,10 +1,6 @@
 namespace CheckpointEngine.Checkpoints;
 
-/// <summary>A small file that belongs to a checkpoint: config, tokenizer, chat template.</summary>
-/// <param name="Name">Its plain file name.</param>
-/// <param name="Content">Its bytes.</param>
-public sealed record SideFile(string Name, ReadOnlyMemory<byte> Content)
-{
-    /// <summary>The most that the side files of one checkpoint may have together, in bytes.</summary>
-    public const int MaxTotalBytes = 64 << 20;
-}
+/// <summary>A small file that makes a directory of weights a model: configuration, tokenizer, templates.</summary>
+/// <param name="Name">Its name, without a directory.</param>
+/// <param name="Bytes">Its content.</param>
+public sealed record SideFile(string Name, ReadOnlyMemory<byte> Bytes);

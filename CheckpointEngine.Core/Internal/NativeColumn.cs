@@ -80,3 +80,11 @@ internal unsafe struct NativeColumn<T> : IDisposable where T : unmanaged
         _capacity = capacity;
     }
 }
+
+/// <summary>A <see cref="NativeColumn{T}"/> that a <c>using</c> can own and a callee can still grow.</summary>
+internal sealed class NativeColumnOwner<T> : IDisposable where T : unmanaged
+{
+    internal NativeColumn<T> Column;
+
+    public void Dispose() => Column.Dispose();
+}

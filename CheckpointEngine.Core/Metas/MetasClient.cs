@@ -1,24 +1,235 @@
+using System.Net;
+using System.Net.Http.Headers;
+using System.Net.Sockets;
+using System.Security.Cryptography.X509Certificates;
+using System.Text.Json;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Peers;
+using CheckpointEngine.Transfer.Handshake;
+
 namespace CheckpointEngine.Metas;
 
 /// <summary>Fetches metas from a holder: http, https, a Unix socket, the peer service (ce), or a file.</summary>
 /// <remarks>Any number of threads; keeps connections open until disposed.</remarks>
 public sealed class MetasClient : IDisposable
 {
+    private const int MaxProblemBytes = 64 << 10;
+
+    private readonly MetasClientOptions _options;
+    private readonly Lock _lock = new();
+    private readonly Dictionary<string, HttpClient> _clients = [];    // by Unix socket path; "" for TCP, "loopback" without compression
+
     /// <summary>Makes a client.</summary>
-    public MetasClient(MetasClientOptions? options = null) => _ = options;
+    public MetasClient(MetasClientOptions? options = null) => _options = options ?? new MetasClientOptions();
 
     /// <summary>Fetches metas from <paramref name="url"/>: <c>http(s)://host:port/…</c>, <c>unix:/path/to.sock:/v1/metas</c>, <c>ce://host:port/NAME</c>.</summary>
     /// <exception cref="CheckpointEngineException">Not reached, refused, not found, too large or malformed.</exception>
-    public Task<CheckpointMetas> FetchAsync(string url, CancellationToken cancellationToken = default)
-        => throw new NotImplementedException(url);
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public async Task<CheckpointMetas> FetchAsync(string url, CancellationToken cancellationToken = default)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(url);
+        using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        deadline.CancelAfter(_options.Timeout);
+        try
+        {
+            return url.StartsWith("ce://", StringComparison.OrdinalIgnoreCase)
+                ? await FetchFromPeerAsync(url, deadline.Token).ConfigureAwait(false)
+                : await FetchOverHttpAsync(url, deadline.Token).ConfigureAwait(false);
+        }
+        catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
+        {
+            throw new CheckpointEngineException(CheckpointError.Timeout, $"fetch metas from {url}: no answer within {_options.Timeout.TotalSeconds:0.#} s");
+        }
+        catch (Exception failure) when (failure is HttpRequestException or IOException or SocketException)
+        {
+            throw new CheckpointEngineException(CheckpointError.Unreachable,
+                $"fetch metas from {url}: {failure.GetBaseException().Message}; check that the holder runs and listens there", 0, failure);
+        }
+    }
 
     /// <summary>Reads metas from a file, JSON or pickle.</summary>
     /// <exception cref="CheckpointEngineException">Not there, too large or malformed.</exception>
-    public static Task<CheckpointMetas> ReadFileAsync(string path, CancellationToken cancellationToken = default)
-        => throw new NotImplementedException(path);
+    public static async Task<CheckpointMetas> ReadFileAsync(string path, CancellationToken cancellationToken = default)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(path);
+        try
+        {
+            long bytes = new FileInfo(path).Length;
+            if (bytes > MetasLimits.MaxDocumentBytes)
+            {
+                ThrowHelper.Throw(CheckpointError.InvalidData, $"metas file {path}: {bytes:N0} bytes, and metas have at most {MetasLimits.MaxDocumentBytes:N0}");
+            }
+            return MetasDocument.Read(await File.ReadAllBytesAsync(path, cancellationToken).ConfigureAwait(false));
+        }
+        catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
+        {
+            throw new CheckpointEngineException(failure is FileNotFoundException or DirectoryNotFoundException ? CheckpointError.NotFound : CheckpointError.Io,
+                $"read metas file {path}: {failure.Message}", 0, failure);
+        }
+    }
 
     /// <inheritdoc/>
     public void Dispose()
     {
+        lock (_lock)
+        {
+            foreach (HttpClient client in _clients.Values)
+            {
+                client.Dispose();
+            }
+            _clients.Clear();
+        }
+    }
+
+    private async Task<CheckpointMetas> FetchFromPeerAsync(string url, CancellationToken cancellationToken)
+    {
+        int slash = url.IndexOf('/', 5);
+        string name = slash < 0 ? "" : Uri.UnescapeDataString(url[(slash + 1)..]);
+        if (name.Length == 0)
+        {
+            ThrowHelper.Throw(CheckpointError.InvalidData, $"'{url}' names no checkpoint; ce://host:port/NAME is needed");
+        }
+        EndpointName service = EndpointName.Parse(url.AsSpan(5, slash - 5));
+        using PeerClient peer = await PeerClient.ConnectAsync(service, _options.Token, _options.Timeout, cancellationToken).ConfigureAwait(false);
+        return await peer.GetMetasAsync(name, _options.MaxBytes, cancellationToken).ConfigureAwait(false);
+    }
+
+    private async Task<CheckpointMetas> FetchOverHttpAsync(string url, CancellationToken cancellationToken)
+    {
+        (HttpClient client, Uri target) = Resolve(url);
+        using var request = new HttpRequestMessage(HttpMethod.Get, target);
+        request.Headers.Accept.Add(new MediaTypeWithQualityHeaderValue("application/json"));
+        request.Headers.Accept.Add(new MediaTypeWithQualityHeaderValue("application/octet-stream", 0.5));
+        if (_options.Token is not null)
+        {
+            request.Headers.TryAddWithoutValidation("Authorization", _options.Token.ToBearerHeader());
+        }
+        using HttpResponseMessage response = await client.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, cancellationToken).ConfigureAwait(false);
+        using Stream body = await response.Content.ReadAsStreamAsync(cancellationToken).ConfigureAwait(false);
+        if (response.StatusCode != HttpStatusCode.OK)
+        {
+            throw await ToErrorAsync(url, response.StatusCode, body, cancellationToken).ConfigureAwait(false);
+        }
+        return response.Content.Headers.ContentType?.MediaType == "application/json"
+            ? await MetasJsonReader.ReadAsync(body, _options.MaxBytes, cancellationToken).ConfigureAwait(false)
+            : MetasDocument.Read(await ReadBoundedAsync(body, _options.MaxBytes, cancellationToken).ConfigureAwait(false));
+    }
+
+    private (HttpClient Client, Uri Target) Resolve(string url)
+    {
+        if (url.StartsWith("unix:", StringComparison.OrdinalIgnoreCase))
+        {
+            int split = url.IndexOf(":/", 5, StringComparison.Ordinal);
+            if (split < 0)
+            {
+                ThrowHelper.Throw(CheckpointError.InvalidData, $"'{url}' names no path behind the socket; unix:/path/to.sock:/v1/metas is needed");
+            }
+            return (GetClient(url[5..split]), new Uri("http://localhost" + url[(split + 1)..]));
+        }
+        if (!Uri.TryCreate(url, UriKind.Absolute, out Uri? uri) || uri.Scheme is not ("http" or "https"))
+        {
+            ThrowHelper.Throw(CheckpointError.InvalidData, $"'{url}' is no metas URL; http(s)://host:port/v1/metas, unix:/path/to.sock:/v1/metas and ce://host:port/NAME are");
+        }
+        return (GetClient(uri.IsLoopback ? "loopback" : ""), uri);
+    }
+
+    private HttpClient GetClient(string key)
+    {
+        lock (_lock)
+        {
+            if (!_clients.TryGetValue(key, out HttpClient? client))
+            {
+                _clients.Add(key, client = MakeClient(key));
+            }
+            return client;
+        }
+    }
+
+    private HttpClient MakeClient(string key)
+    {
+        var handler = new SocketsHttpHandler
+        {
+            AllowAutoRedirect = false,      // a holder has no reason to send us elsewhere, our token least of all
+            UseProxy = key.Length == 0,
+            ConnectTimeout = TimeSpan.FromSeconds(5),
+            // On one host inflating costs more than the bytes that it spares.
+            AutomaticDecompression = key.Length == 0 ? DecompressionMethods.Brotli | DecompressionMethods.GZip : DecompressionMethods.None,
+        };
+        if (key.StartsWith('/'))
+        {
+            handler.ConnectCallback = async (_, cancellationToken) =>
+            {
+                var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+                try
+                {
+                    await socket.ConnectAsync(new UnixDomainSocketEndPoint(key), cancellationToken).ConfigureAwait(false);
+                    return new NetworkStream(socket, ownsSocket: true);
+                }
+                catch
+                {
+                    socket.Dispose();
+                    throw;
+                }
+            };
+        }
+        if (_options.ClientCertificate is not null)
+        {
+            handler.SslOptions.ClientCertificates = [_options.ClientCertificate];
+        }
+        if (_options.CaFile is string caFile)
+        {
+            var authorities = new X509Certificate2Collection();
+            try
+            {
+                authorities.ImportFromPemFile(caFile);
+            }
+            catch (Exception failure) when (failure is IOException or UnauthorizedAccessException or System.Security.Cryptography.CryptographicException)
+            {
+                throw new CheckpointEngineException(CheckpointError.Io, $"read certificate authorities from {caFile}: {failure.Message}", 0, failure);
+            }
+            handler.SslOptions.CertificateChainPolicy = new X509ChainPolicy { TrustMode = X509ChainTrustMode.CustomRootTrust, RevocationMode = X509RevocationMode.NoCheck };
+            handler.SslOptions.CertificateChainPolicy.CustomTrustStore.AddRange(authorities);
+        }
+        return new HttpClient(handler) { Timeout = Timeout.InfiniteTimeSpan };
+    }
+
+    private static async Task<CheckpointEngineException> ToErrorAsync(string url, HttpStatusCode status, Stream body, CancellationToken cancellationToken)
+    {
+        string detail = "";
+        try
+        {
+            using JsonDocument problem = JsonDocument.Parse(await ReadBoundedAsync(body, MaxProblemBytes, cancellationToken).ConfigureAwait(false));
+            detail = problem.RootElement.ValueKind == JsonValueKind.Object && problem.RootElement.TryGetProperty("detail", out JsonElement text)
+                ? text.ToString()
+                : problem.RootElement.ToString();
+        }
+        catch (Exception failure) when (failure is JsonException or CheckpointEngineException or IOException)
+        {
+            // An answer of another server: its status says enough.
+        }
+        (CheckpointError error, string hint) = (int)status switch
+        {
+            401 or 403 => (CheckpointError.Refused, "; give the token by --token-file or CHECKPOINT_ENGINE_TOKEN"),
+            404 => (CheckpointError.NotFound, ""),
+            409 => (CheckpointError.InvalidData, ""),
+            _ => (CheckpointError.ProtocolViolation, ""),
+        };
+        return new CheckpointEngineException(error, $"fetch metas from {url}: HTTP {(int)status}{(detail.Length == 0 ? "" : $": {detail[..Math.Min(detail.Length, 1000)]}")}{hint}");
+    }
+
+    private static async Task<byte[]> ReadBoundedAsync(Stream body, long maxBytes, CancellationToken cancellationToken)
+    {
+        using var collected = new MemoryStream();
+        byte[] buffer = new byte[81920];
+        int read;
+        while ((read = await body.ReadAsync(buffer, cancellationToken).ConfigureAwait(false)) != 0)
+        {
+            if (collected.Length + read > maxBytes)
+            {
+                ThrowHelper.Throw(CheckpointError.InvalidData, $"an answer of more than {maxBytes:N0} bytes");
+            }
+            collected.Write(buffer, 0, read);
+        }
+        return collected.ToArray();
     }
 }

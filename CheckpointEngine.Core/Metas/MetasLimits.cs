@@ -3,6 +3,9 @@ namespace CheckpointEngine.Metas;
 /// <summary>What a metas document may hold at most, in either format: far beyond any real one, near enough to bound what a hostile one costs.</summary>
 internal static class MetasLimits
 {
+    /// <summary>Bytes of a document, decompressed.</summary>
+    internal const long MaxDocumentBytes = 128L << 20;
+
     /// <summary>Owner ranks; thousands happen.</summary>
     internal const int MaxOwners = 1_000_000;
 

@@ -1,0 +1,155 @@
+using CheckpointEngine.Internal;
+
+namespace CheckpointEngine.Checkpoints;
+
+/// <summary>Makes files on disk a <see cref="HeldCheckpoint"/>.</summary>
+/// <remarks>All or nothing: on any failure or cancellation what was opened, mapped and allocated is released.</remarks>
+public static class CheckpointLoader
+{
+    /// <summary>Loads what <see cref="CheckpointFiles.Discover"/> finds at a path, side files included.</summary>
+    /// <param name="name">The checkpoint's name.</param>
+    /// <param name="path">A directory, a .safetensors file, or an index.</param>
+    /// <param name="mode">How files become memory.</param>
+    /// <param name="pin">Whether memory is locked.</param>
+    /// <param name="progress">Told the bytes that are in place so far, rising, from the calling thread.</param>
+    /// <param name="cancellationToken">Ends a copy after the pieces in hand.</param>
+    /// <exception cref="CheckpointEngineException">NotFound, Io, InvalidData (also for a tensor name in two files), OutOfMemory, Native.</exception>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public static HeldCheckpoint Load(string name, string path, HoldMode mode = HoldMode.Map, PinMode pin = PinMode.Auto,
+        IProgress<long>? progress = null, CancellationToken cancellationToken = default)
+    {
+        CheckpointFiles files = CheckpointFiles.Discover(path);
+        return Load(name, files.Files, files, mode, pin, progress, cancellationToken);
+    }
+
+    /// <summary>Loads safetensors files, without side files.</summary>
+    /// <param name="name">The checkpoint's name.</param>
+    /// <param name="files">Paths.</param>
+    /// <param name="mode">How files become memory.</param>
+    /// <param name="pin">Whether memory is locked.</param>
+    /// <param name="progress">Told the bytes that are in place so far, rising, from the calling thread.</param>
+    /// <param name="cancellationToken">Ends a copy after the pieces in hand.</param>
+    /// <exception cref="CheckpointEngineException">NotFound, Io, InvalidData (also for a tensor name in two files), OutOfMemory, Native.</exception>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public static HeldCheckpoint Load(string name, IReadOnlyList<string> files, HoldMode mode = HoldMode.Map, PinMode pin = PinMode.Auto,
+        IProgress<long>? progress = null, CancellationToken cancellationToken = default)
+        => Load(name, files, null, mode, pin, progress, cancellationToken);
+
+    private static HeldCheckpoint Load(string name, IReadOnlyList<string> paths, CheckpointFiles? found, HoldMode mode, PinMode pin,
+        IProgress<long>? progress, CancellationToken cancellationToken)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(name);
+        ArgumentNullException.ThrowIfNull(paths);
+        var files = new List<SafetensorsFile>(paths.Count);
+        var buffers = new List<HeldBuffer>();
+        var warnings = new List<string>(found?.Warnings ?? []);
+        try
+        {
+            foreach (string path in paths)
+            {
+                cancellationToken.ThrowIfCancellationRequested();
+                files.Add(SafetensorsFile.Open(path));
+            }
+            CheckIndex(found, files, warnings);
+            IReadOnlyList<SideFile> sideFiles = found?.ReadSideFiles() ?? [];
+            TensorTable tensors = mode switch
+            {
+                HoldMode.Map => MapFiles(files, pin, buffers, warnings, cancellationToken),
+                HoldMode.Memfd or HoldMode.Anonymous => CopyFiles(name, files, mode, pin, buffers, warnings, progress, cancellationToken),
+                _ => throw new ArgumentOutOfRangeException(nameof(mode)),
+            };
+            var held = new HeldCheckpoint(name, tensors, [.. buffers], sideFiles, warnings);
+            progress?.Report(held.DataBytes);
+            return held;
+        }
+        catch
+        {
+            foreach (HeldBuffer buffer in buffers)
+            {
+                buffer.Memory.Dispose();
+            }
+            throw;
+        }
+        finally
+        {
+            foreach (SafetensorsFile file in files)
+            {
+                file.Dispose();
+            }
+        }
+    }
+
+    private static void CheckIndex(CheckpointFiles? found, List<SafetensorsFile> files, List<string> warnings)
+    {
+        int unlisted = found?.Index?.Check(files, found.IndexPath!) ?? 0;
+        if (unlisted != 0)
+        {
+            warnings.Add($"{found!.IndexPath}: the files have {unlisted:N0} tensors that the index does not name; they are held too");
+        }
+    }
+
+    private static TensorTable MapFiles(List<SafetensorsFile> files, PinMode pin, List<HeldBuffer> buffers, List<string> warnings,
+        CancellationToken cancellationToken)
+    {
+        using var builder = new TensorTableBuilder();
+        foreach (SafetensorsFile file in files)
+        {
+            for (int tensor = 0; tensor < file.Tensors.Count; tensor++)
+            {
+                builder.AddFrom(file.Tensors, tensor, file.Tensors.GetSlotBytes(tensor), file.Tensors.GetOffset(tensor));
+            }
+        }
+        TensorTable tensors = builder.Build();
+        ThrowIfDuplicate(tensors, files);
+        int first = 0;
+        foreach (SafetensorsFile file in files)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            if (file.Tensors.Count == 0)
+            {
+                continue;
+            }
+            MemoryBuffer memory = MemoryBuffer.MapFile(file.Handle, file.Path, leaveOpen: false);
+            file.DetachHandle();
+            buffers.Add(new HeldBuffer(memory, file.DataStart, file.Header.DataBytes, first, file.Tensors.Count));
+            first += file.Tensors.Count;
+            if (memory.LengthBytes < file.LengthBytes)
+            {
+                ThrowHelper.Throw(CheckpointError.Io, $"{file.Path} had {file.LengthBytes:N0} bytes when its header was read and {memory.LengthBytes:N0} when it was mapped: somebody truncated it");
+            }
+        }
+        MemoryPinning.Lock(buffers, pin, onFault: pin == PinMode.Auto, warnings);
+        return tensors;
+    }
+
+    private static TensorTable CopyFiles(string name, List<SafetensorsFile> files, HoldMode mode, PinMode pin, List<HeldBuffer> buffers,
+        List<string> warnings, IProgress<long>? progress, CancellationToken cancellationToken)
+    {
+        var packing = CheckpointPacking.Plan(files, CheckpointPacking.BufferBytes);
+        ThrowIfDuplicate(packing.Tensors, files);
+        HostMemory.ThrowIfBeyond(packing.Buffers.Sum(buffer => buffer.SizeBytes), $"checkpoint '{name}'");
+        foreach (PackedBuffer packed in packing.Buffers)
+        {
+            MemoryBuffer memory = mode == HoldMode.Memfd
+                ? MemoryBuffer.AllocateMemfd(packed.SizeBytes, $"checkpoint-engine:{name}")
+                : MemoryBuffer.AllocateAnonymous(packed.SizeBytes);
+            buffers.Add(new HeldBuffer(memory, 0, packed.SizeBytes, packed.FirstTensor, packed.TensorCount));
+        }
+        // Before the copy, so that a limit is told before a terabyte was read; the copy touches every page, and that locks it.
+        MemoryPinning.Lock(buffers, pin, onFault: true, warnings);
+        new CheckpointCopy(files, packing, buffers).Run(progress, cancellationToken);
+        return packing.Tensors;
+    }
+
+    private static void ThrowIfDuplicate(TensorTable tensors, List<SafetensorsFile> files)
+    {
+        int duplicate = tensors.FindDuplicateName();
+        if (duplicate < 0)
+        {
+            return;
+        }
+        string[] holders = [.. files.Where(file => file.Tensors.IndexOf(tensors.GetNameUtf8(duplicate)) >= 0).Select(file => file.Path)];
+        ThrowHelper.Throw(CheckpointError.InvalidData,
+            $"tensor {TensorNames.Quote(tensors, duplicate)} is in two files: {string.Join(" and ", holders)}; name an index that says which to take");
+    }
+}

@@ -1,0 +1,257 @@
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
+using CheckpointEngine.Planning;
+
+namespace CheckpointEngine.Join;
+
+/// <summary>
+/// Hashes what arrives, chunk by chunk while it is in cache, and compares it with what its owner vouches for: chunk digests that are fetched
+/// over the conversation while the bytes come, or the root in the metas.
+/// </summary>
+/// <remarks>Any number of lanes call <see cref="Check"/>; it allocates nothing.</remarks>
+internal sealed class DigestVerifier
+{
+    // The first answer must not wait for gigabytes to be hashed by an owner that has only just registered; later ones are few and large.
+    private const int FirstBatchChunks = 64;
+
+    private readonly TransferPlan _plan;
+    private readonly OwnerLink?[] _links;
+    private readonly DigestAlgorithm[] _algorithms;                              // per owner
+    private readonly Dictionary<DigestAlgorithm, CheckpointDigests> _received = [];
+    private readonly Dictionary<DigestAlgorithm, CheckpointDigests> _expected = [];
+    private readonly CheckpointDigests?[] _receivedByOwner;
+    private readonly CheckpointDigests?[] _expectedByOwner;
+
+    internal DigestVerifier(TransferPlan plan, OwnerLink?[] links)
+    {
+        _plan = plan;
+        _links = links;
+        _algorithms = new DigestAlgorithm[links.Length];
+        _receivedByOwner = new CheckpointDigests?[links.Length];
+        _expectedByOwner = new CheckpointDigests?[links.Length];
+        for (int owner = 0; owner < links.Length; owner++)
+        {
+            DigestAlgorithm algorithm = links[owner] is null ? DigestAlgorithm.None : ChooseAlgorithm(owner);
+            _algorithms[owner] = algorithm;
+            if (algorithm == DigestAlgorithm.None)
+            {
+                continue;
+            }
+            if (!_received.TryGetValue(algorithm, out CheckpointDigests? received))
+            {
+                _received.Add(algorithm, received = new CheckpointDigests(plan.Tensors, algorithm));
+                _expected.Add(algorithm, new CheckpointDigests(plan.Tensors, algorithm));
+            }
+            _receivedByOwner[owner] = received;
+            _expectedByOwner[owner] = _expected[algorithm];
+        }
+    }
+
+    /// <summary>The digests of all that was received, when every chunk of every tensor was hashed with <paramref name="algorithm"/>; else null.</summary>
+    internal CheckpointDigests? TakeReceived(DigestAlgorithm algorithm)
+        => _received.TryGetValue(algorithm, out CheckpointDigests? received) && received.IsComplete ? received : null;
+
+    /// <summary>Hashes the chunks of a unit that has just arrived, and compares those whose digests are known already.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.DigestMismatch"/>.</exception>
+    internal void Check(in ReadUnit unit, ReadOnlySpan<byte> bytes)
+    {
+        ref readonly ReadRange range = ref _plan.Ranges[unit.Range];
+        if (_receivedByOwner[range.Owner] is not CheckpointDigests received)
+        {
+            return;
+        }
+        CheckpointDigests expected = _expectedByOwner[range.Owner]!;
+        Span<byte> digest = stackalloc byte[TensorDigest.MaxDigestBytes];
+        digest = digest[..received.Algorithm.DigestBytes()];
+        TensorTable tensors = _plan.Tensors;
+        int tensor = unit.FirstTensor;
+        long offset = unit.FirstTensorOffset;
+        long unitStart = range.DestinationOffset + unit.OffsetInRange;
+        while (tensor < range.FirstTensor + range.TensorCount)
+        {
+            long length = tensors.GetByteLength(tensor);
+            int chunkBytes = (int)Math.Min(TensorDigest.ChunkBytes, length - offset);
+            long start = tensors.GetOffset(tensor) + offset - unitStart;
+            if (start + chunkBytes > bytes.Length)
+            {
+                break;
+            }
+            if (chunkBytes != 0)
+            {
+                int chunk = (int)(offset / TensorDigest.ChunkBytes);
+                TensorDigest.Hash(received.Algorithm, bytes.Slice((int)start, chunkBytes), digest);
+                if (expected.Matches(tensor, chunk, digest) == false)
+                {
+                    ThrowMismatch(tensor, chunk);
+                }
+                received.Set(tensor, chunk, digest);
+            }
+            offset += chunkBytes;
+            if (offset == length)
+            {
+                tensor++;
+                offset = 0;
+            }
+        }
+    }
+
+    /// <summary>Fetches the chunk digests of all owners that have a conversation, in the order in which their bytes come.</summary>
+    internal Task FetchAsync(CancellationToken cancellationToken)
+        => Task.WhenAll(Enumerable.Range(0, _links.Length)
+            .Where(owner => _links[owner]?.Peer is not null && _expectedByOwner[owner] is not null)
+            .Select(owner => FetchAsync(owner, _links[owner]!.Peer!, cancellationToken)));
+
+    /// <summary>Compares what could not be compared on arrival.</summary>
+    /// <returns>Null when every byte was checked; else why not.</returns>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.DigestMismatch"/>.</exception>
+    internal string? Conclude()
+    {
+        bool complete = true;
+        Span<byte> root = stackalloc byte[TensorDigest.MaxDigestBytes];
+        foreach (PlannedBuffer buffer in _plan.Buffers)
+        {
+            CheckpointDigests? received = _receivedByOwner[buffer.Owner];
+            CheckpointDigests? expected = _expectedByOwner[buffer.Owner];
+            for (int tensor = buffer.FirstTensor; tensor < buffer.FirstTensor + buffer.TensorCount; tensor++)
+            {
+                if (_plan.Tensors.GetByteLength(tensor) == 0)
+                {
+                    continue;
+                }
+                if (received is null)
+                {
+                    complete = false;
+                    continue;
+                }
+                if (received.FindDifference(expected!, tensor) is int difference)
+                {
+                    if (difference >= 0)
+                    {
+                        ThrowMismatch(tensor, difference);
+                    }
+                    continue;
+                }
+                int source = _plan.SourceTensors[tensor];
+                if (_plan.Metas.GetDigestAlgorithm(source) != received.Algorithm || !received.TryGetRoot(tensor, root))
+                {
+                    complete = false;
+                }
+                else if (!_plan.Metas.GetDigest(source).SequenceEqual(root[..received.Algorithm.DigestBytes()]))
+                {
+                    ThrowMismatch(tensor, -1);
+                }
+            }
+        }
+        return complete ? null : "owner-has-no-digests";
+    }
+
+    private async Task FetchAsync(int owner, PeerClient peer, CancellationToken cancellationToken)
+    {
+        TransferPlan plan = _plan;
+        CheckpointDigests expected = _expectedByOwner[owner]!;
+        var batch = new List<(ulong Address, long LengthBytes)>();
+        var batchTensors = new List<int>();
+        int batchChunks = 0;
+        int limit = FirstBatchChunks;
+        for (int r = 0; r < plan.Ranges.Length; r++)
+        {
+            ReadRange range = plan.Ranges[r];
+            if (range.Owner != owner)
+            {
+                continue;
+            }
+            for (int tensor = range.FirstTensor; tensor < range.FirstTensor + range.TensorCount; tensor++)
+            {
+                int chunks = expected.ChunkCountOf(tensor);
+                if (chunks == 0)
+                {
+                    continue;
+                }
+                if (batch.Count != 0 && (batchChunks + chunks > limit || batch.Count == PeerSession.MaxTensorsPerRequest))
+                {
+                    await FetchBatchAsync().ConfigureAwait(false);
+                }
+                batch.Add((range.RemoteAddress + (ulong)(plan.Tensors.GetOffset(tensor) - range.DestinationOffset), plan.Tensors.GetByteLength(tensor)));
+                batchTensors.Add(tensor);
+                batchChunks += chunks;
+            }
+        }
+        if (batch.Count != 0)
+        {
+            await FetchBatchAsync().ConfigureAwait(false);
+        }
+
+        async Task FetchBatchAsync()
+        {
+            byte[]?[] digests = await peer.GetDigestsAsync(batch.ToArray(), cancellationToken).ConfigureAwait(false);
+            for (int i = 0; i < digests.Length; i++)
+            {
+                if (digests[i] is byte[] chunks)
+                {
+                    TakeExpected(expected, batchTensors[i], chunks);
+                }
+            }
+            batch.Clear();
+            batchTensors.Clear();
+            batchChunks = 0;
+            limit = Math.Min(limit * 4, PeerSession.MaxChunksPerRequest);
+        }
+    }
+
+    private void TakeExpected(CheckpointDigests expected, int tensor, byte[] chunks)
+    {
+        int source = _plan.SourceTensors[tensor];
+        if (_plan.Metas.GetDigestAlgorithm(source) == expected.Algorithm)
+        {
+            Span<byte> root = stackalloc byte[TensorDigest.MaxDigestBytes];
+            TensorDigest.Hash(expected.Algorithm, chunks, root);
+            if (!_plan.Metas.GetDigest(source).SequenceEqual(root[..expected.Algorithm.DigestBytes()]))
+            {
+                ThrowHelper.Throw(CheckpointError.DigestMismatch,
+                    $"check tensor '{_plan.Tensors.GetName(tensor)}': its owner's chunk digests do not give the digest in the metas; the owner holds something else now, fetch the metas anew");
+            }
+        }
+        int bytes = expected.Algorithm.DigestBytes();
+        for (int chunk = 0; chunk < expected.ChunkCountOf(tensor); chunk++)
+        {
+            expected.Set(tensor, chunk, chunks.AsSpan(chunk * bytes, bytes));
+        }
+    }
+
+    private DigestAlgorithm ChooseAlgorithm(int owner)
+    {
+        if (_links[owner]!.Digest != DigestAlgorithm.None)
+        {
+            return _links[owner]!.Digest;
+        }
+        foreach (MetasBuffer buffer in _plan.Metas.Owners[owner].Buffers)
+        {
+            for (int tensor = buffer.FirstTensor; tensor < buffer.FirstTensor + buffer.TensorCount; tensor++)
+            {
+                if (_plan.Metas.GetDigestAlgorithm(tensor) is not DigestAlgorithm.None and DigestAlgorithm algorithm)
+                {
+                    return algorithm;
+                }
+            }
+        }
+        return DigestAlgorithm.None;
+    }
+
+    private void ThrowMismatch(int tensor, int chunk)
+    {
+        string owner = "";
+        foreach (PlannedBuffer buffer in _plan.Buffers)
+        {
+            if (tensor >= buffer.FirstTensor && tensor < buffer.FirstTensor + buffer.TensorCount)
+            {
+                owner = _links[buffer.Owner]?.Name ?? "";
+            }
+        }
+        long offset = Math.Max(0, chunk) * (long)TensorDigest.ChunkBytes;
+        long end = chunk < 0 ? _plan.Tensors.GetByteLength(tensor) : Math.Min(_plan.Tensors.GetByteLength(tensor), offset + TensorDigest.ChunkBytes);
+        ThrowHelper.Throw(CheckpointError.DigestMismatch,
+            $"check tensor '{_plan.Tensors.GetName(tensor)}' of {owner}: bytes {offset:N0} to {end:N0} differ from the owner's digest; its memory changed during the read or the bytes were damaged on the way, join again");
+    }
+}

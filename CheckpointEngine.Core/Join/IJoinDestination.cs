@@ -1,0 +1,14 @@
+using CheckpointEngine.Planning;
+
+namespace CheckpointEngine.Join;
+
+/// <summary>Where the bytes of a join go.</summary>
+/// <remarks>Any number of lanes at once, each with units of its own. Dispose releases what was not handed on.</remarks>
+internal interface IJoinDestination : IDisposable
+{
+    /// <summary>Where a unit is to be received; 0 for the lane's own staging memory, and then <see cref="Write"/> is called with it.</summary>
+    nint AddressOf(in ReadUnit unit);
+
+    /// <summary>Takes a unit out of a lane's staging memory.</summary>
+    void Write(in ReadUnit unit, ReadOnlySpan<byte> bytes);
+}

@@ -1,0 +1,213 @@
+using System.Diagnostics;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
+using CheckpointEngine.Planning;
+using Microsoft.Extensions.Logging;
+
+namespace CheckpointEngine.Join;
+
+/// <summary>What a join has brought into memory, not yet visible to anybody.</summary>
+/// <param name="Checkpoint">The checkpoint; whoever gets it owns it. Null when the destination was not memory.</param>
+/// <param name="Digests">Its digests, all of them; null when they are still to be made.</param>
+/// <param name="Report">What was done.</param>
+internal sealed record JoinOutcome(HeldCheckpoint? Checkpoint, CheckpointDigests? Digests, JoinReport Report);
+
+/// <summary>One join, from metas to bytes that are complete and checked.</summary>
+internal sealed partial class JoinOperation
+{
+    // Handshakes and hellos are short; more at a time would only queue at owners that answer one by one.
+    private const int ParallelConnects = 32;
+
+    private readonly CheckpointMetas _metas;
+    private readonly JoinOptions _options;
+    private readonly AccessToken? _token;
+    private readonly DigestAlgorithm _ownDigest;
+    private readonly PinMode _pin;
+    private readonly ILogger _logger;
+    private readonly List<string> _warnings = [];
+
+    internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server)
+    {
+        _metas = metas;
+        _options = options;
+        _token = server.Token;
+        _ownDigest = server.Digest;
+        _pin = server.Pin;
+        _logger = server.LoggerFactory.CreateLogger("CheckpointEngine.Join");
+    }
+
+    internal async Task<JoinOutcome> RunAsync(IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
+    {
+        var clock = new JoinPhaseClock();
+        progress?.Report(new JoinProgress(0, 0, 0, "plan"));
+        CheckpointMetas metas = _metas.WithoutEmptyOwners();
+        metas.ValidateForLoading();
+        TransferPlan plan = TransferPlanner.Plan(metas, new TensorFilter(_options.Include, _options.Exclude));
+        OwnerLink?[] links = new OwnerLink?[metas.Owners.Length];
+        try
+        {
+            await ConnectAsync(plan, links, cancellationToken).ConfigureAwait(false);
+            double planSeconds = clock.Mark();
+            return await RunAsync(plan, links, planSeconds, progress, cancellationToken).ConfigureAwait(false);
+        }
+        finally
+        {
+            foreach (OwnerLink? link in links)
+            {
+                link?.Dispose();
+            }
+        }
+    }
+
+    private async Task<JoinOutcome> RunAsync(TransferPlan plan, OwnerLink?[] links, double planSeconds, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
+    {
+        DigestVerifier? verifier = _options.Verify ? new DigestVerifier(plan, links) : null;
+        using var fetchStop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        Task fetch = verifier?.FetchAsync(fetchStop.Token) ?? Task.CompletedTask;
+        Task<IReadOnlyList<SideFile>> sideFiles = FetchSideFilesAsync(plan, links, fetch, fetchStop.Token);
+        IJoinDestination? destination = null;
+        try
+        {
+            var rounds = new List<JoinRound>();
+            var transports = new Dictionary<string, long>();
+            string? unverified = _options.Verify ? null : "disabled";
+            JoinPhases phases = default;
+            for (int round = 0; round < Math.Max(1, _options.Repeat); round++)
+            {
+                long roundStart = Stopwatch.GetTimestamp();
+                var clock = new JoinPhaseClock();
+                destination ??= MakeDestination(plan);
+                double allocate = clock.Mark();
+
+                var run = new TransferRun(plan, links, destination, verifier, _options.Lanes);
+                await RunUntilFetchFailsAsync(run, fetch, progress, cancellationToken).ConfigureAwait(false);
+                transports = run.BytesByTransport;
+                double transfer = clock.Mark();
+
+                progress?.Report(new JoinProgress(plan.DataBytes, plan.DataBytes, 0, "verify"));
+                await fetch.ConfigureAwait(false);
+                unverified = verifier is null ? unverified : verifier.Conclude();
+                double verify = clock.Mark();
+                phases = new JoinPhases(0, planSeconds, allocate, transfer, verify, 0);
+                rounds.Add(new JoinRound(Stopwatch.GetElapsedTime(roundStart).TotalSeconds, phases));
+            }
+            if (unverified is not null && _options.RequireVerify)
+            {
+                throw new CheckpointEngineException(CheckpointError.DigestMismatch,
+                    $"join: not every byte could be checked ({unverified}), and --require-verify asks for that; serve the checkpoint with digests, or leave the flag out");
+            }
+            if (unverified is not null && _options.Verify)
+            {
+                LogUnverified(_options.CheckpointName, unverified);
+            }
+
+            var writeClock = new JoinPhaseClock();
+            progress?.Report(new JoinProgress(plan.DataBytes, plan.DataBytes, 0, "write"));
+            IReadOnlyList<SideFile> files = await sideFiles.ConfigureAwait(false);
+            HeldCheckpoint? held = null;
+            CheckpointDigests? digests = null;
+            cancellationToken.ThrowIfCancellationRequested();
+            if (destination is MemoryDestination memory)
+            {
+                held = memory.ToCheckpoint(_options.CheckpointName, files, _pin, _warnings);
+                digests = unverified is null ? verifier?.TakeReceived(_ownDigest) : null;
+            }
+            else if (destination is DirectoryDestination directory && directory.Complete(files) is string remark)
+            {
+                _warnings.Add(remark);
+            }
+            phases = phases with { Write = writeClock.Mark() };
+            return new JoinOutcome(held, digests, new JoinReport
+            {
+                Checkpoint = _options.CheckpointName,
+                Bytes = plan.DataBytes,
+                Tensors = plan.Tensors.Count,
+                Seconds = (rounds.Count == 1 ? planSeconds : 0) + rounds[^1].Seconds + phases.Write,
+                Verified = unverified is null,
+                UnverifiedReason = unverified,
+                Transports = transports,
+                Phases = phases,
+                Rounds = rounds,
+                Warnings = _warnings,
+            });
+        }
+        finally
+        {
+            await fetchStop.CancelAsync().ConfigureAwait(false);
+            await Task.WhenAll(fetch, sideFiles).ContinueWith(static _ => { }, TaskScheduler.Default).ConfigureAwait(false);
+            destination?.Dispose();
+        }
+    }
+
+    // A fetch that fails (wrong digests in the metas, an owner that is gone) must not wait for gigabytes to arrive first.
+    private static async Task RunUntilFetchFailsAsync(TransferRun run, Task fetch, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
+    {
+        Task transfer = run.RunAsync(progress, cancellationToken);
+        _ = fetch.ContinueWith(static (failed, state) => ((TransferRun)state!).Fail(failed.Exception!.InnerException!), run,
+            CancellationToken.None, TaskContinuationOptions.OnlyOnFaulted | TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
+        await transfer.ConfigureAwait(false);
+    }
+
+    private IJoinDestination MakeDestination(TransferPlan plan) => _options.Destination switch
+    {
+        JoinDestinationKind.Memory => new MemoryDestination(plan),
+        JoinDestinationKind.Null => new NullDestination(),
+        _ => new DirectoryDestination(plan, _options.DirectoryPath ?? throw new InvalidOperationException("JoinOptions.DirectoryPath is not set"), _options.KeepPartial),
+    };
+
+    private async Task ConnectAsync(TransferPlan plan, OwnerLink?[] links, CancellationToken cancellationToken)
+    {
+        using var gate = new SemaphoreSlim(ParallelConnects, ParallelConnects);
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        await Task.WhenAll(Enumerable.Range(0, links.Length).Where(owner => plan.OwnerBytes[owner] != 0).Select(ConnectOneAsync)).ConfigureAwait(false);
+
+        async Task ConnectOneAsync(int owner)
+        {
+            await gate.WaitAsync(stop.Token).ConfigureAwait(false);
+            try
+            {
+                links[owner] = await OwnerLink.ConnectAsync(plan.Metas.Owners[owner], _token, _options.StallTimeout, stop.Token).ConfigureAwait(false);
+            }
+            catch
+            {
+                await stop.CancelAsync().ConfigureAwait(false);
+                throw;
+            }
+            finally
+            {
+                gate.Release();
+            }
+        }
+    }
+
+    private async Task<IReadOnlyList<SideFile>> FetchSideFilesAsync(TransferPlan plan, OwnerLink?[] links, Task after, CancellationToken cancellationToken)
+    {
+        if (_options.WeightsOnly || _options.Destination == JoinDestinationKind.Null)
+        {
+            return [];
+        }
+        await after.ConfigureAwait(false);          // one conversation with each owner: digests are what lanes wait for
+        var files = new SortedDictionary<string, SideFile>(StringComparer.Ordinal);
+        bool asked = false;
+        for (int owner = 0; owner < links.Length; owner++)
+        {
+            if (links[owner]?.Peer is PeerClient peer)
+            {
+                asked = true;
+                foreach (SideFile file in await peer.GetSideFilesAsync(plan.Metas.Owners[owner].Buffers[0].Address, cancellationToken).ConfigureAwait(false))
+                {
+                    files.TryAdd(file.Name, file);
+                }
+            }
+        }
+        if (!asked && _options.Destination == JoinDestinationKind.Directory)
+        {
+            _warnings.Add("no side files (config, tokenizer): none of the owners is a CheckpointEngine, and Mooncake has no way to ask for them");
+        }
+        return [.. files.Values];
+    }
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "join {Checkpoint}: not every byte could be checked: {Reason}")]
+    private partial void LogUnverified(string checkpoint, string reason);
+}

@@ -1,0 +1,67 @@
+namespace CheckpointEngine.Join;
+
+/// <summary>
+/// Finds how many lanes carry the most: begins low, adds one while the rate grows by a twelfth or more, takes the last one back when it did not.
+/// </summary>
+/// <remarks>One thread. More lanes than cores made a loopback slower; a fast network card needs several, for one core fills about 40 Gb/s.</remarks>
+internal sealed class LaneCountController
+{
+    private const double WorthKeeping = 1.08;
+    private static readonly TimeSpan s_window = TimeSpan.FromMilliseconds(150);
+    private static readonly TimeSpan s_rest = TimeSpan.FromSeconds(3);
+
+    private readonly int _least;
+    private readonly int _most;
+    private int _lanes;
+    private double _rateBefore;          // of the count before the last step up; 0 while none is on trial
+    private bool _onTrial;
+    private long _windowBytes;
+    private TimeSpan _windowStart;
+    private TimeSpan _restUntil;
+
+    /// <param name="links">The owners; null for those that are not needed.</param>
+    /// <param name="fixedLanes">What the user asked for; 0 to find out.</param>
+    /// <param name="limit">The most there may ever be.</param>
+    internal LaneCountController(OwnerLink?[] links, int fixedLanes, int limit)
+    {
+        int owners = 0;
+        bool allHere = true;
+        foreach (OwnerLink? link in links)
+        {
+            owners += link is null ? 0 : 1;
+            allHere &= link is null || link.IsSameHost;
+        }
+        int cores = Environment.ProcessorCount;
+        // On one host sender and receiver share the cores, so half of them can receive. Over a network every owner has a link of its own.
+        _most = fixedLanes != 0 ? fixedLanes : Math.Clamp(allHere ? cores / 2 : Math.Max(4, cores), 1, limit);
+        _least = fixedLanes != 0 ? fixedLanes : Math.Min(_most, Math.Max(1, Math.Min(owners, allHere ? 1 : 8)));
+        _lanes = _least;
+    }
+
+    /// <summary>With how many to begin.</summary>
+    internal int Initial => _least;
+
+    /// <summary>How many there should be from now on.</summary>
+    /// <param name="bytesDone">Bytes that have arrived so far.</param>
+    /// <param name="elapsed">Time since the start.</param>
+    internal int Next(long bytesDone, TimeSpan elapsed)
+    {
+        TimeSpan window = elapsed - _windowStart;
+        if (_least == _most || window < s_window || elapsed < _restUntil)
+        {
+            return _lanes;
+        }
+        double rate = (bytesDone - _windowBytes) / window.TotalSeconds;
+        _windowBytes = bytesDone;
+        _windowStart = elapsed;
+        if (_onTrial && rate < _rateBefore * WorthKeeping)
+        {
+            _onTrial = false;
+            _restUntil = elapsed + s_rest;
+            return --_lanes;
+        }
+        _onTrial = _lanes < _most;
+        _rateBefore = rate;
+        return _onTrial ? ++_lanes : _lanes;
+    }
+}

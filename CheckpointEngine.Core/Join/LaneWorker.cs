@@ -1,0 +1,231 @@
+using System.Runtime.InteropServices;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Planning;
+using CheckpointEngine.Transfer;
+
+namespace CheckpointEngine.Join;
+
+/// <summary>One lane's thread: keeps requests in flight, checks what arrives while it is in cache, hands it to the destination.</summary>
+/// <remarks>In the steady state a unit allocates nothing.</remarks>
+internal sealed unsafe class LaneWorker
+{
+    private const int MaxDepth = 8;
+    private const int StackBytes = 256 << 10;
+
+    private readonly TransferRun _run;
+    private readonly Slot[] _slots = new Slot[MaxDepth];
+    private readonly Lock _abortLock = new();
+    private IReadLane? _lane;
+    private byte* _staging;
+    private bool _aborted;
+
+    private struct Slot
+    {
+        internal ReadUnit Unit;
+        internal nint Destination;
+        internal bool InFlight;
+    }
+
+    internal LaneWorker(TransferRun run) => _run = run;
+
+    /// <summary>Bytes that this lane brought, by transport; read after it has ended.</summary>
+    internal Dictionary<string, long> BytesByTransport { get; } = [];
+
+    /// <summary>Whether it is on its way out because there are more lanes than wanted; under the lock of the run.</summary>
+    internal bool IsRetired { get; set; }
+
+    internal void Start()
+    {
+        var thread = new Thread(Run, StackBytes) { IsBackground = true, Name = "checkpoint-engine lane" };
+        thread.Start();
+    }
+
+    /// <summary>Ends its waits, now and later.</summary>
+    internal void Abort()
+    {
+        lock (_abortLock)
+        {
+            _aborted = true;
+            _lane?.Abort();
+        }
+    }
+
+    private void Run()
+    {
+        try
+        {
+            while (_run.TakeOwner(this) is int owner)
+            {
+                try
+                {
+                    Serve(owner);
+                }
+                finally
+                {
+                    _run.LeaveOwner(owner);
+                }
+            }
+        }
+        catch (Exception failure)
+        {
+            _run.Fail(failure);
+        }
+        finally
+        {
+            NativeMemory.AlignedFree(_staging);
+            _run.Ended(this);
+        }
+    }
+
+    private void Serve(int owner)
+    {
+        OwnerLink link = _run.Link(owner);
+        OwnerWork work = _run.Work(owner);
+        IReadLane lane;
+        try
+        {
+            lane = link.OpenLane();
+        }
+        catch (CheckpointEngineException failure) when (failure.Error is CheckpointError.Unreachable or CheckpointError.Timeout)
+        {
+            _run.Broke(owner, failure);
+            Thread.Sleep(100);                  // before the next try at a peer that does not answer
+            return;
+        }
+        lock (_abortLock)
+        {
+            if (_aborted)
+            {
+                lane.Dispose();
+                return;
+            }
+            _lane = lane;
+        }
+        long bytes = 0;
+        try
+        {
+            bytes = Pump(lane, owner, link, work);
+        }
+        finally
+        {
+            lock (_abortLock)
+            {
+                _lane = null;
+            }
+            lane.Dispose();
+            if (bytes != 0)
+            {
+                BytesByTransport[link.TransportName] = BytesByTransport.GetValueOrDefault(link.TransportName) + bytes;
+            }
+        }
+    }
+
+    private long Pump(IReadLane lane, int owner, OwnerLink link, OwnerWork work)
+    {
+        TransferPlan plan = _run.Plan;
+        int inFlight = 0;
+        long bytesDone = 0;
+        while (true)
+        {
+            while (inFlight < Math.Min(lane.QueueDepth, MaxDepth) && !_run.ShouldEnd(this) && work.TryTake(out ReadUnit unit))
+            {
+                int free = FreeSlot();
+                nint destination = _run.Destination.AddressOf(unit);
+                _slots[free] = new Slot { Unit = unit, Destination = destination != 0 ? destination : Staging(free), InFlight = true };
+                inFlight++;
+                lane.Submit(new ReadRequest(plan.Ranges[unit.Range].RemoteAddress + (ulong)unit.OffsetInRange, _slots[free].Destination, unit.LengthBytes, free));
+            }
+            if (inFlight == 0)
+            {
+                return bytesDone;
+            }
+            ReadCompletion completion = lane.Wait();
+            ref Slot slot = ref _slots[completion.Tag];
+            switch (completion.Status)
+            {
+                case ReadStatus.Done:
+                    TakeIn(slot);
+                    slot.InFlight = false;
+                    inFlight--;
+                    bytesDone += slot.Unit.LengthBytes;
+                    _run.Completed(owner, slot.Unit.LengthBytes);
+                    break;
+                case ReadStatus.Refused:
+                    throw Refused(link, plan, slot.Unit);
+                default:
+                    GiveBackAll(work);
+                    CheckpointEngineException loss = Lost(link, plan, slot.Unit, completion.Status);
+                    if (completion.Status == ReadStatus.Broken)
+                    {
+                        _run.Broke(owner, loss);
+                    }
+                    else if (completion.Status != ReadStatus.Aborted)
+                    {
+                        throw loss;         // silence has lasted for the whole stall timeout, and nonsense does not heal
+                    }
+                    return bytesDone;
+            }
+        }
+    }
+
+    private void TakeIn(in Slot slot)
+    {
+        var bytes = new ReadOnlySpan<byte>((void*)slot.Destination, slot.Unit.LengthBytes);
+        _run.Verifier?.Check(slot.Unit, bytes);
+        if (_staging != null)
+        {
+            _run.Destination.Write(slot.Unit, bytes);
+        }
+    }
+
+    private void GiveBackAll(OwnerWork work)
+    {
+        for (int i = 0; i < _slots.Length; i++)
+        {
+            if (_slots[i].InFlight)
+            {
+                _slots[i].InFlight = false;
+                work.GiveBack(_slots[i].Unit);
+            }
+        }
+    }
+
+    private int FreeSlot()
+    {
+        for (int i = 0; i < _slots.Length; i++)
+        {
+            if (!_slots[i].InFlight)
+            {
+                return i;
+            }
+        }
+        throw new InvalidOperationException("more requests in flight than slots");
+    }
+
+    private nint Staging(int slot)
+    {
+        if (_staging == null)
+        {
+            _staging = (byte*)NativeMemory.AlignedAlloc((nuint)MaxDepth * TensorDigest.ChunkBytes, 1 << 21);
+        }
+        return (nint)(_staging + (long)slot * TensorDigest.ChunkBytes);
+    }
+
+    private static CheckpointEngineException Refused(OwnerLink link, TransferPlan plan, in ReadUnit unit) => new(CheckpointError.Refused,
+        $"read {Describe(plan, unit)} from {link.Name}: it refuses that range; it no longer holds this checkpoint there, or demands a token: fetch the metas anew");
+
+    private static CheckpointEngineException Lost(OwnerLink link, TransferPlan plan, in ReadUnit unit, ReadStatus status)
+    {
+        (CheckpointError error, string reason) = status switch
+        {
+            ReadStatus.Stalled => (CheckpointError.Timeout, "it sends nothing any more"),
+            ReadStatus.Garbled => (CheckpointError.ProtocolViolation, "it answers something that is no status"),
+            _ => (CheckpointError.Unreachable, "the connection broke"),
+        };
+        return new CheckpointEngineException(error, $"read {Describe(plan, unit)} from {link.Name}: {reason}; check that the owner still runs, then join again");
+    }
+
+    private static string Describe(TransferPlan plan, in ReadUnit unit)
+        => $"{unit.LengthBytes:N0} bytes at 0x{plan.Ranges[unit.Range].RemoteAddress + (ulong)unit.OffsetInRange:x} (tensor '{plan.Tensors.GetName(unit.FirstTensor)}')";
+}

@@ -1,0 +1,241 @@
+using System.Diagnostics;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Planning;
+
+namespace CheckpointEngine.Join;
+
+/// <summary>
+/// Moves the bytes of a plan: lanes on threads of their own take units from the owner that has the most left for each of its lanes, until nothing is
+/// left. Adds lanes while that helps.
+/// </summary>
+/// <remarks>Made for one run. The first error stops every lane and is what <see cref="RunAsync"/> throws.</remarks>
+internal sealed class TransferRun
+{
+    // More threads than this cost more in switching than another connection could bring, on any host seen.
+    private const int MaxLanes = 64;
+
+    // How often an owner's lane may break in a row before the owner counts as gone.
+    private const int MaxFailuresInRow = 3;
+
+    private static readonly TimeSpan s_tick = TimeSpan.FromMilliseconds(50);
+
+    private readonly TransferPlan _plan;
+    private readonly OwnerLink?[] _links;
+    private readonly OwnerWork?[] _works;
+    private readonly IJoinDestination _destination;
+    private readonly DigestVerifier? _verifier;
+    private readonly int _fixedLanes;
+    private readonly long _totalBytes;
+    private readonly Lock _lock = new();
+    private readonly HashSet<LaneWorker> _workers = [];
+    private readonly TaskCompletionSource _done = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly PaddedCounter _bytesDone = new();
+    private Exception? _failure;
+    private int _targetLanes;
+    private int _activeWorkers;        // those that are not retiring
+    private bool _stopping;
+
+    internal TransferRun(TransferPlan plan, OwnerLink?[] links, IJoinDestination destination, DigestVerifier? verifier, int lanesPerOwner)
+    {
+        _plan = plan;
+        _links = links;
+        _destination = destination;
+        _verifier = verifier;
+        _works = new OwnerWork?[links.Length];
+        int owners = 0;
+        for (int owner = 0; owner < links.Length; owner++)
+        {
+            if (links[owner] is not null)
+            {
+                _works[owner] = new OwnerWork(plan, owner);
+                _totalBytes += _works[owner]!.RemainingBytes;
+                owners++;
+            }
+        }
+        _fixedLanes = Math.Min(MaxLanes, lanesPerOwner * owners);
+    }
+
+    internal TransferPlan Plan => _plan;
+
+    internal IJoinDestination Destination => _destination;
+
+    internal DigestVerifier? Verifier => _verifier;
+
+    /// <summary>Bytes that arrived by transport.</summary>
+    internal Dictionary<string, long> BytesByTransport { get; } = [];
+
+    /// <summary>Runs to the end.</summary>
+    /// <exception cref="CheckpointEngineException">The first thing that went wrong.</exception>
+    /// <exception cref="OperationCanceledException">Cancelled; every lane has ended and nobody writes to the destination any more.</exception>
+    internal async Task RunAsync(IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
+    {
+        var lanes = new LaneCountController(_links, _fixedLanes, MaxLanes);
+        SetTarget(lanes.Initial);
+        using (cancellationToken.UnsafeRegister(static state => ((TransferRun)state!).Fail(new OperationCanceledException()), this))
+        {
+            long start = Stopwatch.GetTimestamp();
+            while (!_done.Task.IsCompleted)
+            {
+                await Task.WhenAny(_done.Task, Task.Delay(s_tick, CancellationToken.None)).ConfigureAwait(false);
+                long done = _bytesDone.Value;
+                progress?.Report(new JoinProgress(done, _totalBytes, _targetLanes, "transfer"));
+                SetTarget(lanes.Next(done, Stopwatch.GetElapsedTime(start)));
+            }
+        }
+        cancellationToken.ThrowIfCancellationRequested();
+        if (_failure is not null)
+        {
+            System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(_failure);
+        }
+    }
+
+    /// <summary>Chooses the owner that a lane should serve next; null when there is nothing left for it to do.</summary>
+    internal int? TakeOwner(LaneWorker worker)
+    {
+        lock (_lock)
+        {
+            if (_stopping || worker.IsRetired)
+            {
+                return null;
+            }
+            int best = -1;
+            long most = 0;
+            for (int owner = 0; owner < _works.Length; owner++)
+            {
+                if (_works[owner] is OwnerWork work && work.RemainingBytes / (work.Lanes + 1) > most)
+                {
+                    most = work.RemainingBytes / (work.Lanes + 1);
+                    best = owner;
+                }
+            }
+            if (best < 0)
+            {
+                return null;
+            }
+            _works[best]!.Lanes++;
+            return best;
+        }
+    }
+
+    internal OwnerWork Work(int owner) => _works[owner]!;
+
+    internal OwnerLink Link(int owner) => _links[owner]!;
+
+    /// <summary>Ends a lane's service for an owner.</summary>
+    internal void LeaveOwner(int owner)
+    {
+        lock (_lock)
+        {
+            _works[owner]!.Lanes--;
+        }
+    }
+
+    /// <summary>Whether a lane should end, between two units: all of them stop, or there is one more than wanted and this is the one to go.</summary>
+    internal bool ShouldEnd(LaneWorker worker)
+    {
+        if (!_stopping && !worker.IsRetired && Volatile.Read(ref _activeWorkers) <= Volatile.Read(ref _targetLanes))
+        {
+            return false;
+        }
+        lock (_lock)
+        {
+            if (!worker.IsRetired && _activeWorkers > _targetLanes)
+            {
+                worker.IsRetired = true;
+                _activeWorkers--;
+            }
+            return _stopping || worker.IsRetired;
+        }
+    }
+
+    /// <summary>Counts a unit that is in its place.</summary>
+    internal void Completed(int owner, int bytes)
+    {
+        _bytesDone.Add(bytes);
+        if (_works[owner]!.Failures != 0)
+        {
+            lock (_lock)
+            {
+                _works[owner]!.Failures = 0;
+            }
+        }
+    }
+
+    /// <summary>Counts a lane that broke; after some in a row the owner counts as gone, and the run fails.</summary>
+    internal void Broke(int owner, Exception reason)
+    {
+        lock (_lock)
+        {
+            if (++_works[owner]!.Failures < MaxFailuresInRow)
+            {
+                return;
+            }
+        }
+        Fail(reason);
+    }
+
+    /// <summary>Stops every lane because of <paramref name="reason"/>, the first of which counts.</summary>
+    internal void Fail(Exception reason)
+    {
+        LaneWorker[] workers;
+        lock (_lock)
+        {
+            _failure ??= reason;
+            _stopping = true;
+            workers = [.. _workers];
+        }
+        foreach (LaneWorker worker in workers)
+        {
+            worker.Abort();
+        }
+    }
+
+    /// <summary>Called by a lane's thread as the last thing it does.</summary>
+    internal void Ended(LaneWorker worker)
+    {
+        lock (_lock)
+        {
+            _workers.Remove(worker);
+            _activeWorkers -= worker.IsRetired ? 0 : 1;
+            foreach ((string transport, long bytes) in worker.BytesByTransport)
+            {
+                BytesByTransport[transport] = BytesByTransport.GetValueOrDefault(transport) + bytes;
+            }
+            if (_workers.Count != 0)
+            {
+                return;
+            }
+            if (!_stopping && Array.Exists(_works, work => work is { RemainingBytes: > 0 }))
+            {
+                StartWorker();      // the last lane gave a unit back as it left
+                return;
+            }
+        }
+        _done.TrySetResult();
+    }
+
+    private void SetTarget(int lanes)
+    {
+        lock (_lock)
+        {
+            _targetLanes = lanes;
+            if (_totalBytes == 0)
+            {
+                _done.TrySetResult();
+                return;
+            }
+            while (!_stopping && !_done.Task.IsCompleted && _activeWorkers < lanes && Array.Exists(_works, work => work is { RemainingBytes: > 0 }))
+            {
+                StartWorker();
+            }
+        }
+    }
+
+    private void StartWorker()
+    {
+        var worker = new LaneWorker(this);
+        _workers.Add(worker);
+        _activeWorkers++;
+        worker.Start();
+    }
+}

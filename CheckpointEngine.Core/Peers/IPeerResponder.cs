@@ -1,0 +1,21 @@
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Metas;
+
+namespace CheckpointEngine.Peers;
+
+/// <summary>What a <see cref="PeerListener"/> answers from.</summary>
+internal interface IPeerResponder
+{
+    /// <summary>The digest that is made here.</summary>
+    DigestAlgorithm Digest { get; }
+
+    /// <summary>The metas of a checkpoint.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotFound"/>.</exception>
+    PublishedMetas GetMetas(string name);
+
+    /// <summary>The held tensor that starts at <paramref name="address"/> and has that many bytes, kept from being freed until it is disposed; null when there is none.</summary>
+    HeldTensor? AcquireTensor(ulong address, ulong lengthBytes);
+
+    /// <summary>The side files of the checkpoint that <paramref name="address"/> belongs to; null when there is none.</summary>
+    IReadOnlyList<SideFile>? FindSideFiles(ulong address);
+}

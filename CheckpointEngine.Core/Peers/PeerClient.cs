@@ -1,0 +1,286 @@
+using System.Buffers;
+using System.Buffers.Binary;
+using System.Diagnostics.CodeAnalysis;
+using System.Net.Sockets;
+using System.Security.Cryptography;
+using System.Text;
+using System.Text.Json;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Transfer.Handshake;
+
+namespace CheckpointEngine.Peers;
+
+/// <summary>The client's side of a peer conversation.</summary>
+/// <remarks>One request at a time; later ones wait their turn. Dispose ends it.</remarks>
+internal sealed class PeerClient : IDisposable
+{
+    private readonly Socket _socket;
+    private readonly NetworkStream _stream;
+    private readonly string _peer;
+    private readonly TimeSpan _timeout;
+    private readonly SemaphoreSlim _turn = new(1, 1);
+
+    private PeerClient(Socket socket, string peer, TimeSpan timeout)
+    {
+        _socket = socket;
+        _stream = new NetworkStream(socket, ownsSocket: true);
+        _peer = peer;
+        _timeout = timeout;
+    }
+
+    /// <summary>What the server said of itself.</summary>
+    internal PeerHello Server { get; private set; } = new();
+
+    /// <summary>The digest that the server makes.</summary>
+    internal DigestAlgorithm Digest => DigestNames.FromWord(Server.Digest);
+
+    /// <summary>Connects, says hello and proves the token if that is demanded.</summary>
+    /// <exception cref="CheckpointEngineException">Unreachable, Timeout, Refused or ProtocolViolation.</exception>
+    internal static async Task<PeerClient> ConnectAsync(EndpointName target, AccessToken? token, TimeSpan timeout, CancellationToken cancellationToken)
+    {
+        Socket socket = await HandshakeConnector.ConnectAsync(target, "connecting to the peer service", HandshakeClientOptions.Default, cancellationToken).ConfigureAwait(false);
+        var client = new PeerClient(socket, $"peer service {target}", timeout);
+        try
+        {
+            await client.IntroduceAsync(token, cancellationToken).ConfigureAwait(false);
+            return client;
+        }
+        catch
+        {
+            client.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Asks for the metas of <paramref name="name"/>.</summary>
+    internal async Task<CheckpointMetas> GetMetasAsync(string name, long maxBytes, CancellationToken cancellationToken)
+    {
+        await _turn.WaitAsync(cancellationToken).ConfigureAwait(false);
+        try
+        {
+            return await GuardAsync("ask for metas", async token =>
+            {
+                await SendAsync(PeerMessage.Metas, Encoding.UTF8.GetBytes(name), token).ConfigureAwait(false);
+                PeerFrame frame = await ReceiveHeaderAsync(PeerMessage.Metas, (int)Math.Min(maxBytes, int.MaxValue), token).ConfigureAwait(false);
+                using var body = new PayloadStream(_stream, frame.LengthBytes);
+                return await MetasJsonReader.ReadAsync(body, maxBytes, token).ConfigureAwait(false);
+            }, cancellationToken).ConfigureAwait(false);
+        }
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    /// <summary>Asks for the chunk digests of tensors.</summary>
+    /// <param name="tensors">Address and length of each; at most <see cref="PeerSession.MaxTensorsPerRequest"/>, of at most <see cref="PeerSession.MaxChunksPerRequest"/> chunks unless it is one.</param>
+    /// <param name="cancellationToken">Ends the wait; the conversation is of no more use then.</param>
+    /// <returns>For each tensor its digests, one after the other, or null when the owner has none.</returns>
+    internal async Task<byte[]?[]> GetDigestsAsync(ReadOnlyMemory<(ulong Address, long LengthBytes)> tensors, CancellationToken cancellationToken)
+    {
+        byte[] request = new byte[4 + tensors.Length * 16];
+        BinaryPrimitives.WriteInt32LittleEndian(request, tensors.Length);
+        long maxBytes = 0;
+        for (int i = 0; i < tensors.Length; i++)
+        {
+            BinaryPrimitives.WriteUInt64LittleEndian(request.AsSpan(4 + i * 16), tensors.Span[i].Address);
+            BinaryPrimitives.WriteInt64LittleEndian(request.AsSpan(12 + i * 16), tensors.Span[i].LengthBytes);
+            maxBytes += 4 + (long)TensorDigest.ChunkCount(tensors.Span[i].LengthBytes) * TensorDigest.MaxDigestBytes;
+        }
+        byte[] answer = await AskAsync(PeerMessage.Digests, request, (int)Math.Min(maxBytes, int.MaxValue), "ask for digests", cancellationToken).ConfigureAwait(false);
+
+        var digests = new byte[]?[tensors.Length];
+        int at = 0;
+        for (int i = 0; i < digests.Length; i++)
+        {
+            uint chunks = at + 4 <= answer.Length ? BinaryPrimitives.ReadUInt32LittleEndian(answer.AsSpan(at)) : 0;
+            at += 4;
+            if (chunks == uint.MaxValue)
+            {
+                continue;
+            }
+            long bytes = (long)chunks * Digest.DigestBytes();
+            if (chunks != TensorDigest.ChunkCount(tensors.Span[i].LengthBytes) || at + bytes > answer.Length)
+            {
+                Violated("its digests do not match what was asked");
+            }
+            digests[i] = answer.AsSpan(at, (int)bytes).ToArray();
+            at += (int)bytes;
+        }
+        return digests;
+    }
+
+    /// <summary>Asks for the side files of the checkpoint that <paramref name="address"/> belongs to.</summary>
+    internal async Task<IReadOnlyList<SideFile>> GetSideFilesAsync(ulong address, CancellationToken cancellationToken)
+    {
+        byte[] request = new byte[8];
+        BinaryPrimitives.WriteUInt64LittleEndian(request, address);
+        byte[] answer = await AskAsync(PeerMessage.SideFiles, request, (int)CheckpointFiles.MaxSideFileBytes + (1 << 20), "ask for side files", cancellationToken).ConfigureAwait(false);
+        var files = new List<SideFile>();
+        var reader = new SequenceReader<byte>(new ReadOnlySequence<byte>(answer));
+        if (!reader.TryReadLittleEndian(out int count) || count is < 0 or > 65536)
+        {
+            Violated("its side files are malformed");
+        }
+        while (files.Count < count)
+        {
+            files.Add(TryReadSideFile(ref reader, out SideFile? file) ? file : Violated<SideFile>("its side files are malformed"));
+        }
+        return files;
+    }
+
+    public void Dispose() => _stream.Dispose();
+
+    private static bool TryReadSideFile(ref SequenceReader<byte> reader, [NotNullWhen(true)] out SideFile? file)
+    {
+        file = null;
+        if (!reader.TryReadLittleEndian(out short nameBytes) || !reader.TryReadExact((ushort)nameBytes, out ReadOnlySequence<byte> nameUtf8)
+            || !reader.TryReadLittleEndian(out int bytes) || bytes < 0 || !reader.TryReadExact(bytes, out ReadOnlySequence<byte> content))
+        {
+            return false;
+        }
+        // The name becomes a file's: a plain one, of a kind that belongs to a checkpoint, and no weights.
+        string name = Encoding.UTF8.GetString(nameUtf8);
+        if (name.Length is 0 or > 255 || name[0] == '.' || name.AsSpan().ContainsAny('/', '\\', '\0') || !CheckpointFiles.IsSideFile(name))
+        {
+            return false;
+        }
+        file = new SideFile(name, content.ToArray());
+        return true;
+    }
+
+    private async Task IntroduceAsync(AccessToken? token, CancellationToken cancellationToken)
+    {
+        byte[] clientNonce = RandomNumberGenerator.GetBytes(TokenChallenge.NonceBytes);
+        var hello = new PeerHello { Protocol = PeerHello.CurrentProtocol, Version = EngineVersion.Text, HostId = HostIdentity.BootId, Nonce = Convert.ToHexStringLower(clientNonce) };
+        byte[] answer = await AskAsync(PeerMessage.Hello, JsonSerializer.SerializeToUtf8Bytes(hello, PeerJsonContext.Default.PeerHello), PeerFrame.MaxSmallBytes, "say hello", cancellationToken).ConfigureAwait(false);
+        byte[] serverNonce = new byte[TokenChallenge.NonceBytes];
+        try
+        {
+            Server = JsonSerializer.Deserialize(answer, PeerJsonContext.Default.PeerHello) ?? Server;
+        }
+        catch (JsonException)
+        {
+            Violated("its hello is malformed");
+        }
+        if (Server.Protocol < 1 || Convert.FromHexString(Server.Nonce, serverNonce, out _, out int nonceBytes) != OperationStatus.Done || nonceBytes != serverNonce.Length)
+        {
+            Violated("its hello is malformed");
+        }
+        if (!Server.TokenRequired)
+        {
+            return;
+        }
+        if (token is null)
+        {
+            ThrowHelper.Throw(CheckpointError.Refused, $"{_peer} demands a token; give it by --token-file or CHECKPOINT_ENGINE_TOKEN");
+        }
+        byte[] proof = new byte[TokenChallenge.ProofBytes];
+        TokenChallenge.Prove(token, TokenChallenge.Purpose.PeerService, asServer: false, clientNonce, serverNonce, proof);
+        byte[] serverProof = await AskAsync(PeerMessage.Proof, proof, TokenChallenge.ProofBytes, "prove the token", cancellationToken).ConfigureAwait(false);
+        if (serverProof.Length != TokenChallenge.ProofBytes
+            || !TokenChallenge.Check(token, TokenChallenge.Purpose.PeerService, ofServer: true, clientNonce, serverNonce, serverProof))
+        {
+            ThrowHelper.Throw(CheckpointError.Refused, $"{_peer} has not proved the token: it is not the holder it should be");
+        }
+    }
+
+    private async Task<byte[]> AskAsync(PeerMessage type, byte[] request, int maxBytes, string what, CancellationToken cancellationToken)
+    {
+        await _turn.WaitAsync(cancellationToken).ConfigureAwait(false);
+        try
+        {
+            return await GuardAsync(what, async token =>
+            {
+                await SendAsync(type, request, token).ConfigureAwait(false);
+                PeerFrame frame = await ReceiveHeaderAsync(type, maxBytes, token).ConfigureAwait(false);
+                return await ReceivePayloadAsync(frame, token).ConfigureAwait(false);
+            }, cancellationToken).ConfigureAwait(false);
+        }
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    // Turns time and breakage into the engine's errors. After either the conversation is out of step: the socket is closed.
+    private async Task<T> GuardAsync<T>(string what, Func<CancellationToken, Task<T>> ask, CancellationToken cancellationToken)
+    {
+        using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        deadline.CancelAfter(_timeout);
+        try
+        {
+            return await ask(deadline.Token).ConfigureAwait(false);
+        }
+        catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
+        {
+            _socket.Dispose();
+            throw new CheckpointEngineException(CheckpointError.Timeout, $"{what}: {_peer} did not answer within {_timeout.TotalSeconds:0.#} s");
+        }
+        catch (OperationCanceledException)
+        {
+            _socket.Dispose();
+            throw;
+        }
+        catch (Exception failure) when (failure is IOException or SocketException or ObjectDisposedException)
+        {
+            _socket.Dispose();
+            throw new CheckpointEngineException(CheckpointError.Unreachable, $"{what}: the connection to {_peer} broke: {failure.Message}", 0, failure);
+        }
+    }
+
+    private async Task SendAsync(PeerMessage type, byte[] payload, CancellationToken cancellationToken)
+    {
+        byte[] frame = new byte[PeerFrame.HeaderBytes + payload.Length];
+        new PeerFrame(type, payload.Length).Encode(frame);
+        payload.CopyTo(frame.AsSpan(PeerFrame.HeaderBytes));
+        await _stream.WriteAsync(frame, cancellationToken).ConfigureAwait(false);
+    }
+
+    private async Task<PeerFrame> ReceiveHeaderAsync(PeerMessage expected, int maxBytes, CancellationToken cancellationToken)
+    {
+        byte[] header = new byte[PeerFrame.HeaderBytes];
+        await _stream.ReadExactlyAsync(header, cancellationToken).ConfigureAwait(false);
+        if (!PeerFrame.TryDecode(header, Math.Max(maxBytes, PeerFrame.MaxSmallBytes), out PeerFrame frame))
+        {
+            Violated($"it answers with a frame that is malformed or above {maxBytes:N0} bytes");
+        }
+        if (frame.Type == PeerMessage.Error)
+        {
+            byte[] payload = await ReceivePayloadAsync(frame with { LengthBytes = Math.Min(frame.LengthBytes, PeerFrame.MaxSmallBytes) }, cancellationToken).ConfigureAwait(false);
+            CheckpointError error = payload.Length >= 2 && Enum.IsDefined((CheckpointError)BinaryPrimitives.ReadUInt16LittleEndian(payload))
+                ? (CheckpointError)BinaryPrimitives.ReadUInt16LittleEndian(payload)
+                : CheckpointError.ProtocolViolation;
+            string text = payload.Length > 2 ? Encoding.UTF8.GetString(payload, 2, Math.Min(payload.Length - 2, 4096)) : "no reason";
+            throw new CheckpointEngineException(error, $"{_peer} answers: {text}");
+        }
+        if (frame.Type != expected || frame.LengthBytes > maxBytes)
+        {
+            Violated($"it answers {expected} with message {(ushort)frame.Type} of {frame.LengthBytes:N0} bytes");
+        }
+        return frame;
+    }
+
+    private async Task<byte[]> ReceivePayloadAsync(PeerFrame frame, CancellationToken cancellationToken)
+    {
+        byte[] payload = GC.AllocateUninitializedArray<byte>(frame.LengthBytes);
+        await _stream.ReadExactlyAsync(payload, cancellationToken).ConfigureAwait(false);
+        return payload;
+    }
+
+    [DoesNotReturn]
+    private T Violated<T>(string reason)
+    {
+        Violated(reason);
+        return default;
+    }
+
+    [DoesNotReturn]
+    private void Violated(string reason)
+    {
+        _socket.Dispose();
+        ThrowHelper.Throw(CheckpointError.ProtocolViolation, $"{_peer} breaks the protocol: {reason}");
+    }
+}

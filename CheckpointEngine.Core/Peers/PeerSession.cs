@@ -1,0 +1,269 @@
+using System.Buffers;
+using System.Buffers.Binary;
+using System.IO.Pipelines;
+using System.Net.Sockets;
+using System.Security.Cryptography;
+using System.Text;
+using System.Text.Json;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Metas;
+
+namespace CheckpointEngine.Peers;
+
+/// <summary>The server's side of a peer conversation: hello, proof if demanded, then requests, one after the other.</summary>
+internal sealed class PeerSession : IDisposable
+{
+    private static readonly TimeSpan s_introductionTimeout = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan s_idleTimeout = TimeSpan.FromMinutes(10);
+
+    /// <summary>The most tensors of one digest request.</summary>
+    internal const int MaxTensorsPerRequest = 4096;
+
+    /// <summary>The most chunks of one digest request: 16 GiB of tensors, 512 KiB of SHA-256 digests.</summary>
+    internal const int MaxChunksPerRequest = 4096;
+
+    private readonly Socket _socket;
+    private readonly NetworkStream _stream;
+    private readonly PipeReader _reader;
+    private readonly PipeWriter _writer;
+    private readonly IPeerResponder _responder;
+    private readonly AccessToken? _token;
+
+    internal PeerSession(Socket socket, IPeerResponder responder, AccessToken? token)
+    {
+        _socket = socket;
+        _responder = responder;
+        _token = token;
+        _stream = new NetworkStream(socket, ownsSocket: false);
+        _reader = PipeReader.Create(_stream, new StreamPipeReaderOptions(leaveOpen: true));
+        _writer = PipeWriter.Create(_stream, new StreamPipeWriterOptions(leaveOpen: true));
+    }
+
+    internal async Task RunAsync(CancellationToken cancellationToken)
+    {
+        using (var introduction = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken))
+        {
+            introduction.CancelAfter(s_introductionTimeout);
+            if (!await IntroduceAsync(introduction.Token).ConfigureAwait(false))
+            {
+                return;
+            }
+        }
+        while (true)
+        {
+            PeerFrame frame;
+            byte[] payload;
+            using (var idle = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken))
+            {
+                idle.CancelAfter(s_idleTimeout);
+                (bool there, frame, payload) = await ReadAsync(idle.Token).ConfigureAwait(false);
+                if (!there)
+                {
+                    return;
+                }
+            }
+            try
+            {
+                await AnswerAsync(frame.Type, payload, cancellationToken).ConfigureAwait(false);
+            }
+            catch (CheckpointEngineException failure)
+            {
+                await WriteErrorAsync(failure.Error, failure.Message, cancellationToken).ConfigureAwait(false);
+            }
+        }
+    }
+
+    public void Dispose()
+    {
+        _reader.Complete();
+        _writer.Complete();
+        _stream.Dispose();
+    }
+
+    private async ValueTask<bool> IntroduceAsync(CancellationToken cancellationToken)
+    {
+        (bool there, PeerFrame frame, byte[] payload) = await ReadAsync(cancellationToken).ConfigureAwait(false);
+        if (!there)
+        {
+            return false;
+        }
+        PeerHello? hello = frame.Type == PeerMessage.Hello ? Parse(payload) : null;
+        byte[] clientNonce = new byte[TokenChallenge.NonceBytes];
+        if (hello is null || hello.Protocol < 1
+            || Convert.FromHexString(hello.Nonce, clientNonce, out _, out int nonceBytes) != OperationStatus.Done || nonceBytes != clientNonce.Length)
+        {
+            ThrowHelper.Throw(CheckpointError.ProtocolViolation, "its first frame is no hello");
+        }
+        byte[] serverNonce = RandomNumberGenerator.GetBytes(TokenChallenge.NonceBytes);
+        var answer = new PeerHello
+        {
+            Protocol = PeerHello.CurrentProtocol,
+            Version = EngineVersion.Text,
+            HostId = HostIdentity.BootId,
+            Nonce = Convert.ToHexStringLower(serverNonce),
+            TokenRequired = _token is not null,
+            Digest = DigestNames.ToWord(_responder.Digest),
+        };
+        await WriteAsync(PeerMessage.Hello, JsonSerializer.SerializeToUtf8Bytes(answer, PeerJsonContext.Default.PeerHello), cancellationToken).ConfigureAwait(false);
+        if (_token is null)
+        {
+            return true;
+        }
+
+        (there, frame, payload) = await ReadAsync(cancellationToken).ConfigureAwait(false);
+        if (!there)
+        {
+            return false;
+        }
+        if (frame.Type != PeerMessage.Proof || payload.Length != TokenChallenge.ProofBytes
+            || !TokenChallenge.Check(_token, TokenChallenge.Purpose.PeerService, ofServer: false, clientNonce, serverNonce, payload))
+        {
+            await WriteErrorAsync(CheckpointError.Refused, "this holder demands a token, and yours is missing or another", cancellationToken).ConfigureAwait(false);
+            ThrowHelper.Throw(CheckpointError.Refused, "its token is missing or not ours");
+        }
+        byte[] proof = new byte[TokenChallenge.ProofBytes];
+        TokenChallenge.Prove(_token, TokenChallenge.Purpose.PeerService, asServer: true, clientNonce, serverNonce, proof);
+        await WriteAsync(PeerMessage.Proof, proof, cancellationToken).ConfigureAwait(false);
+        return true;
+    }
+
+    private ValueTask AnswerAsync(PeerMessage type, byte[] payload, CancellationToken cancellationToken) => type switch
+    {
+        PeerMessage.Metas => AnswerMetasAsync(payload, cancellationToken),
+        PeerMessage.Digests => AnswerDigestsAsync(payload, cancellationToken),
+        PeerMessage.SideFiles => AnswerSideFilesAsync(payload, cancellationToken),
+        _ => WriteErrorAsync(CheckpointError.NotSupported, $"message {(ushort)type} is not known to version {EngineVersion.Text}", cancellationToken),
+    };
+
+    private async ValueTask AnswerMetasAsync(byte[] payload, CancellationToken cancellationToken)
+    {
+        PublishedMetas metas = _responder.GetMetas(Encoding.UTF8.GetString(payload));
+        var json = new ArrayBufferWriter<byte>(4096);
+        MetasJsonWriter.Write(metas.Metas, json);
+        await WriteAsync(PeerMessage.Metas, json.WrittenMemory, cancellationToken).ConfigureAwait(false);
+    }
+
+    // Request: count (u32), then address and length (u64 each) of every tensor. Answer: for every tensor its number of chunks (u32) and their
+    // digests; 0xffffffff for a tensor that is not held here or has no digests.
+    private async ValueTask AnswerDigestsAsync(byte[] payload, CancellationToken cancellationToken)
+    {
+        if (payload.Length < 4 || BinaryPrimitives.ReadUInt32LittleEndian(payload) is var count && (count > MaxTensorsPerRequest || payload.Length != 4 + count * 16))
+        {
+            ThrowHelper.Throw(CheckpointError.ProtocolViolation, "a digest request of the wrong length");
+        }
+        var answer = new ArrayBufferWriter<byte>(4096);
+        int chunks = 0;
+        for (int i = 4; i < payload.Length; i += 16)
+        {
+            ulong address = BinaryPrimitives.ReadUInt64LittleEndian(payload.AsSpan(i));
+            ulong length = BinaryPrimitives.ReadUInt64LittleEndian(payload.AsSpan(i + 8));
+            HeldTensor? found = _responder.AcquireTensor(address, length);
+            if (found is not HeldTensor held)
+            {
+                BinaryPrimitives.WriteUInt32LittleEndian(answer.GetSpan(4), uint.MaxValue);
+                answer.Advance(4);
+                continue;
+            }
+            using (held)
+            {
+                if (held.Digests is null)
+                {
+                    BinaryPrimitives.WriteUInt32LittleEndian(answer.GetSpan(4), uint.MaxValue);
+                    answer.Advance(4);
+                    continue;
+                }
+                int tensorChunks = held.Digests.ChunkCountOf(held.Tensor);
+                chunks += tensorChunks;
+                if (chunks > MaxChunksPerRequest && chunks != tensorChunks)
+                {
+                    ThrowHelper.Throw(CheckpointError.ProtocolViolation, $"a digest request for more than {MaxChunksPerRequest:N0} chunks");
+                }
+                await held.Digests.EnsureAsync(held.Checkpoint, held.Tensor, cancellationToken).ConfigureAwait(false);
+                int bytes = tensorChunks * held.Digests.Algorithm.DigestBytes();
+                Span<byte> span = answer.GetSpan(4 + bytes);
+                BinaryPrimitives.WriteInt32LittleEndian(span, tensorChunks);
+                held.Digests.TryGetChunks(held.Tensor, span[4..]);
+                answer.Advance(4 + bytes);
+            }
+        }
+        await WriteAsync(PeerMessage.Digests, answer.WrittenMemory, cancellationToken).ConfigureAwait(false);
+    }
+
+    // Request: an address (u64). Answer: count (u32), then for every file the length of its name (u16), the name, its length (u32), its bytes.
+    private async ValueTask AnswerSideFilesAsync(byte[] payload, CancellationToken cancellationToken)
+    {
+        if (payload.Length != 8)
+        {
+            ThrowHelper.Throw(CheckpointError.ProtocolViolation, "a side file request of the wrong length");
+        }
+        IReadOnlyList<SideFile> files = _responder.FindSideFiles(BinaryPrimitives.ReadUInt64LittleEndian(payload)) ?? [];
+        var answer = new ArrayBufferWriter<byte>(4096);
+        BinaryPrimitives.WriteInt32LittleEndian(answer.GetSpan(4), files.Count);
+        answer.Advance(4);
+        foreach (SideFile file in files)
+        {
+            int nameBytes = Encoding.UTF8.GetByteCount(file.Name);
+            Span<byte> head = answer.GetSpan(2 + nameBytes + 4);
+            BinaryPrimitives.WriteUInt16LittleEndian(head, checked((ushort)nameBytes));
+            Encoding.UTF8.GetBytes(file.Name, head[2..]);
+            BinaryPrimitives.WriteInt32LittleEndian(head[(2 + nameBytes)..], file.Bytes.Length);
+            answer.Advance(2 + nameBytes + 4);
+            answer.Write(file.Bytes.Span);
+        }
+        await WriteAsync(PeerMessage.SideFiles, answer.WrittenMemory, cancellationToken).ConfigureAwait(false);
+    }
+
+    private async ValueTask<(bool There, PeerFrame Frame, byte[] Payload)> ReadAsync(CancellationToken cancellationToken)
+    {
+        ReadResult result = await _reader.ReadAtLeastAsync(PeerFrame.HeaderBytes, cancellationToken).ConfigureAwait(false);
+        if (result.Buffer.Length < PeerFrame.HeaderBytes)
+        {
+            return default;
+        }
+        if (!PeerFrame.TryDecode(result.Buffer, PeerFrame.MaxSmallBytes, out PeerFrame frame))
+        {
+            ThrowHelper.Throw(CheckpointError.ProtocolViolation, "a frame that is malformed or too long");
+        }
+        _reader.AdvanceTo(result.Buffer.GetPosition(PeerFrame.HeaderBytes));
+        if (frame.LengthBytes == 0)
+        {
+            return (true, frame, []);
+        }
+        result = await _reader.ReadAtLeastAsync(frame.LengthBytes, cancellationToken).ConfigureAwait(false);
+        if (result.Buffer.Length < frame.LengthBytes)
+        {
+            return default;
+        }
+        byte[] payload = result.Buffer.Slice(0, frame.LengthBytes).ToArray();
+        _reader.AdvanceTo(result.Buffer.GetPosition(frame.LengthBytes));
+        return (true, frame, payload);
+    }
+
+    private async ValueTask WriteAsync(PeerMessage type, ReadOnlyMemory<byte> payload, CancellationToken cancellationToken)
+    {
+        new PeerFrame(type, payload.Length).Encode(_writer.GetSpan(PeerFrame.HeaderBytes));
+        _writer.Advance(PeerFrame.HeaderBytes);
+        await _writer.WriteAsync(payload, cancellationToken).ConfigureAwait(false);
+    }
+
+    private ValueTask WriteErrorAsync(CheckpointError error, string message, CancellationToken cancellationToken)
+    {
+        byte[] payload = new byte[2 + Encoding.UTF8.GetByteCount(message)];
+        BinaryPrimitives.WriteUInt16LittleEndian(payload, (ushort)error);
+        Encoding.UTF8.GetBytes(message, payload.AsSpan(2));
+        return WriteAsync(PeerMessage.Error, payload, cancellationToken);
+    }
+
+    private static PeerHello? Parse(byte[] payload)
+    {
+        try
+        {
+            return JsonSerializer.Deserialize(payload, PeerJsonContext.Default.PeerHello);
+        }
+        catch (JsonException)
+        {
+            return null;
+        }
+    }
+}

@@ -1,0 +1,55 @@
+namespace CheckpointEngine.Transfer;
+
+/// <summary>One read of a peer's memory.</summary>
+/// <param name="RemoteAddress">Virtual address in the peer's process.</param>
+/// <param name="Destination">Where the bytes go in ours; it stays valid until the read is completed or the lane disposed.</param>
+/// <param name="LengthBytes">Bytes, at least 1.</param>
+/// <param name="Tag">The caller's own.</param>
+internal readonly record struct ReadRequest(ulong RemoteAddress, nint Destination, int LengthBytes, int Tag);
+
+/// <summary>How a read ended.</summary>
+internal enum ReadStatus
+{
+    /// <summary>All bytes are there.</summary>
+    Done = 0,
+
+    /// <summary>The peer does not serve that range.</summary>
+    Refused,
+
+    /// <summary>The connection broke; other reads of the lane are lost too.</summary>
+    Broken,
+
+    /// <summary>The peer sent nothing for the stall timeout.</summary>
+    Stalled,
+
+    /// <summary>The peer answered what the protocol does not know.</summary>
+    Garbled,
+
+    /// <summary>The lane was aborted from this side.</summary>
+    Aborted,
+}
+
+/// <summary>A read that has ended.</summary>
+/// <param name="Tag">The request's.</param>
+/// <param name="Status">How.</param>
+internal readonly record struct ReadCompletion(int Tag, ReadStatus Status);
+
+/// <summary>
+/// A way to read one peer's memory with several reads in flight. The seam between what is read and how bytes move: it knows addresses, lengths
+/// and a peer, nothing of checkpoints.
+/// </summary>
+/// <remarks>One thread at a time submits and waits; <see cref="Abort"/> may come from any. In the steady state nothing is allocated.</remarks>
+internal interface IReadLane : IDisposable
+{
+    /// <summary>The most reads that may be in flight at this moment; it may rise as the lane learns what its peer can do.</summary>
+    int QueueDepth { get; }
+
+    /// <summary>Starts a read. At most <see cref="QueueDepth"/> may be in flight.</summary>
+    void Submit(in ReadRequest request);
+
+    /// <summary>Waits until a read has ended, the oldest first or any, as the transport gives them. After a status other than Done and Refused the lane is of no more use.</summary>
+    ReadCompletion Wait();
+
+    /// <summary>Ends a wait, now or to come, from any thread: what is in flight completes as Aborted.</summary>
+    void Abort();
+}

@@ -1,0 +1,208 @@
+using System.Net;
+using System.Net.Sockets;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Peers;
+using Microsoft.Extensions.Logging;
+
+namespace CheckpointEngine.Transfer.Tcp;
+
+/// <summary>How a <see cref="TcpDataListener"/> guards itself.</summary>
+internal sealed class TcpDataListenerOptions
+{
+    /// <summary>The token our own lanes must prove; null for none.</summary>
+    internal AccessToken? Token { get; init; }
+
+    /// <summary>Who may read without proving anything.</summary>
+    internal PlainPeers PlainPeers { get; init; } = PlainPeers.All;
+
+    /// <summary>The most connections at a time. A Mooncake initiator opens one a request, hundreds in a batch; each costs a descriptor and some kilobytes.</summary>
+    internal int MaxConnections { get; init; } = 4096;
+
+    /// <summary>How long a peer may take to send the rest of a header, or to take any byte of an answer.</summary>
+    internal TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(60);
+}
+
+/// <summary>The data port: answers reads of registered memory in Mooncake's framing, both versions.</summary>
+/// <remarks>
+/// One task per connection, no thread while it is idle. Reads only: a WRITE is refused. Source: Mooncake's TCP transport on the wire.
+/// </remarks>
+internal sealed partial class TcpDataListener : IAsyncDisposable
+{
+    private readonly MemoryRegistry _registry;
+    private readonly TcpDataListenerOptions _options;
+    private readonly ILogger _logger;
+    private readonly Socket _listener;
+    private readonly Lock _lock = new();
+    private readonly HashSet<TcpDataConnection> _connections = [];
+    private readonly TaskCompletionSource _allClosed = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly Timer _stallTimer;
+    private readonly Task _acceptLoop;
+    private bool _disposed;
+
+    /// <summary>Listens at once; port 0 takes a free one.</summary>
+    internal TcpDataListener(IPEndPoint bind, MemoryRegistry registry, TcpDataListenerOptions options, ILogger logger)
+    {
+        _registry = registry;
+        _options = options;
+        _logger = logger;
+        _listener = SocketTools.Listen(bind, backlog: 1024);
+        LocalEndPoint = (IPEndPoint)_listener.LocalEndPoint!;
+        TimeSpan tick = TimeSpan.FromMilliseconds(Math.Clamp(options.StallTimeout.TotalMilliseconds / 4, 10, 5000));
+        _stallTimer = new Timer(static state => ((TcpDataListener)state!).CutStalled(), this, tick, tick);
+        _acceptLoop = AcceptAsync();
+    }
+
+    /// <summary>Where it listens.</summary>
+    internal IPEndPoint LocalEndPoint { get; }
+
+    /// <summary>Connections open now.</summary>
+    internal int ConnectionCount
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _connections.Count;
+            }
+        }
+    }
+
+    /// <summary>Cuts every connection that is reading from <paramref name="range"/>.</summary>
+    internal void CutReadersOf(RegisteredRange range)
+    {
+        foreach (TcpDataConnection connection in Snapshot())
+        {
+            if (connection.CurrentRange == range)
+            {
+                LogCut(connection.RemoteAddress, "its memory is being unregistered");
+                connection.Cut();
+            }
+        }
+    }
+
+    /// <summary>Stops listening, cuts what is open, waits until every task has ended.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        lock (_lock)
+        {
+            if (_disposed)
+            {
+                return;
+            }
+            _disposed = true;
+            if (_connections.Count == 0)
+            {
+                _allClosed.TrySetResult();
+            }
+        }
+        _listener.Dispose();
+        await _stallTimer.DisposeAsync().ConfigureAwait(false);
+        foreach (TcpDataConnection connection in Snapshot())
+        {
+            connection.Cut();
+        }
+        await _acceptLoop.ConfigureAwait(false);
+        await _allClosed.Task.ConfigureAwait(false);
+    }
+
+    private async Task AcceptAsync()
+    {
+        while (true)
+        {
+            Socket socket;
+            try
+            {
+                socket = await _listener.AcceptAsync().ConfigureAwait(false);
+            }
+            catch (Exception failure) when (failure is SocketException or ObjectDisposedException)
+            {
+                if (_disposed)
+                {
+                    return;
+                }
+                LogAcceptFailed(failure.Message);    // out of descriptors, or a client that went away: the listener stays
+                await Task.Delay(TimeSpan.FromMilliseconds(50)).ConfigureAwait(false);
+                continue;
+            }
+            var connection = new TcpDataConnection(socket, _registry, _options);
+            lock (_lock)
+            {
+                if (_disposed || _connections.Count >= _options.MaxConnections)
+                {
+                    socket.Dispose();
+                    continue;
+                }
+                _connections.Add(connection);
+            }
+            _ = ServeAsync(connection);
+        }
+    }
+
+    private async Task ServeAsync(TcpDataConnection connection)
+    {
+        try
+        {
+            await connection.ServeAsync().ConfigureAwait(false);
+        }
+        catch (Exception failure) when (failure is SocketException or IOException or ObjectDisposedException or OperationCanceledException)
+        {
+            LogEnded(connection.RemoteAddress, failure.Message);
+        }
+        catch (Exception failure)
+        {
+            LogFailed(connection.RemoteAddress, failure);    // a defect of ours must cost one connection, not the process
+        }
+        finally
+        {
+            if (connection.Refusal is string refusal)
+            {
+                LogRefused(connection.RemoteAddress, refusal);
+            }
+            connection.Dispose();
+            lock (_lock)
+            {
+                _connections.Remove(connection);
+                if (_disposed && _connections.Count == 0)
+                {
+                    _allClosed.TrySetResult();
+                }
+            }
+        }
+    }
+
+    private void CutStalled()
+    {
+        long now = Environment.TickCount64;
+        foreach (TcpDataConnection connection in Snapshot())
+        {
+            if (connection.BusySince is long since && now - since > _options.StallTimeout.TotalMilliseconds)
+            {
+                LogCut(connection.RemoteAddress, "it made no progress for the stall timeout");
+                connection.Cut();
+            }
+        }
+    }
+
+    private TcpDataConnection[] Snapshot()
+    {
+        lock (_lock)
+        {
+            return [.. _connections];
+        }
+    }
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "tcp: accept failed: {Reason}")]
+    private partial void LogAcceptFailed(string reason);
+
+    [LoggerMessage(Level = LogLevel.Debug, Message = "tcp: connection of {Peer} ended: {Reason}")]
+    private partial void LogEnded(string peer, string reason);
+
+    [LoggerMessage(Level = LogLevel.Error, Message = "tcp: connection of {Peer} failed")]
+    private partial void LogFailed(string peer, Exception failure);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "tcp: refused {Peer}: {Reason}")]
+    private partial void LogRefused(string peer, string reason);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "tcp: cut the connection of {Peer}: {Reason}")]
+    private partial void LogCut(string peer, string reason);
+}

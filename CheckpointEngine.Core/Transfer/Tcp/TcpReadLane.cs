@@ -1,0 +1,271 @@
+using System.Buffers.Binary;
+using System.Net;
+using System.Net.Sockets;
+using System.Security.Cryptography;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Peers;
+
+namespace CheckpointEngine.Transfer.Tcp;
+
+/// <summary>Where and how a <see cref="TcpReadLane"/> connects.</summary>
+/// <param name="EndPoints">Addresses of the data port, tried in order.</param>
+/// <param name="PeerName">The peer, for messages.</param>
+/// <param name="ProtocolVersion">2 or more: answers begin with a status; else payload alone.</param>
+/// <param name="IsOurs">The peer is one of our own: it takes pipelined requests and keeps connections.</param>
+/// <param name="Token">The token to prove first; null when the peer demands none.</param>
+/// <param name="ConnectTimeout">For one address.</param>
+/// <param name="StallTimeout">The longest wait for a byte.</param>
+internal sealed record TcpLaneTarget(
+    IPEndPoint[] EndPoints, string PeerName, int ProtocolVersion, bool IsOurs, AccessToken? Token, TimeSpan ConnectTimeout, TimeSpan StallTimeout);
+
+/// <summary>A connection to a data port, reading straight into the destination.</summary>
+/// <remarks>
+/// Blocking calls on the caller's thread: what a lane does is wait for bytes, and a thread that waits in recv(2) is woken without the detour
+/// over an event loop. Requests are sent ahead (<see cref="QueueDepth"/>); answers come in order. A Mooncake before v0.3.10 closes after each
+/// answer: a plain peer is first asked one by one, and connected anew, until it has shown that it keeps the connection.
+/// </remarks>
+internal sealed unsafe class TcpReadLane : IReadLane
+{
+    // Two 4 MiB requests cover the turn-around of a lane on any network that one connection can fill; more only delays a failure.
+    private const int PipelinedDepth = 4;
+
+    private readonly TcpLaneTarget _target;
+    private readonly Queue<ReadRequest> _inFlight = new(PipelinedDepth);
+    private readonly byte[] _header = new byte[DataHeader.Size];
+    private Socket? _socket;
+    private int _answersOnThisConnection;
+    private bool _keepsConnection;
+    private volatile bool _aborted;
+
+    private TcpReadLane(TcpLaneTarget target)
+    {
+        _target = target;
+        _keepsConnection = target.IsOurs;
+    }
+
+    public int QueueDepth => _keepsConnection ? PipelinedDepth : 1;
+
+    /// <summary>Connects, and proves the token if one is demanded.</summary>
+    /// <exception cref="CheckpointEngineException">Unreachable, Timeout or Refused.</exception>
+    internal static TcpReadLane Open(TcpLaneTarget target)
+    {
+        var lane = new TcpReadLane(target);
+        lane.Connect();
+        return lane;
+    }
+
+    public void Submit(in ReadRequest request)
+    {
+        _inFlight.Enqueue(request);
+        if (_socket is not null)
+        {
+            SendHeader(request);
+        }
+    }
+
+    public ReadCompletion Wait()
+    {
+        ReadRequest request = _inFlight.Dequeue();
+        if (_socket is null && !TryReconnect(request))
+        {
+            return new ReadCompletion(request.Tag, _aborted ? ReadStatus.Aborted : ReadStatus.Broken);
+        }
+        ReadStatus status = Receive(request, out bool closedBeforeFirstByte);
+        if (closedBeforeFirstByte && !_keepsConnection && _answersOnThisConnection > 0 && !_aborted && TryReconnect(request))
+        {
+            status = Receive(request, out _);     // an old peer closed after its last answer, as it does
+        }
+        if (status == ReadStatus.Done)
+        {
+            _answersOnThisConnection++;
+            _keepsConnection |= _answersOnThisConnection > 1;
+        }
+        else
+        {
+            DropConnection();                     // a refusal ends the connection; so does anything worse
+        }
+        return new ReadCompletion(request.Tag, _aborted && status != ReadStatus.Done ? ReadStatus.Aborted : status);
+    }
+
+    public void Abort()
+    {
+        _aborted = true;
+        _socket?.Dispose();
+    }
+
+    public void Dispose() => DropConnection();
+
+    private ReadStatus Receive(in ReadRequest request, out bool closedBeforeFirstByte)
+    {
+        closedBeforeFirstByte = false;
+        Socket? socket = _socket;
+        if (socket is null)
+        {
+            return ReadStatus.Broken;
+        }
+        try
+        {
+            bool first = true;
+            if (_target.ProtocolVersion >= 2)
+            {
+                ulong status = 0;
+                ReadStatus got = ReceiveExactly(socket, new Span<byte>(&status, DataHeader.StatusSize), ref first);
+                if (got != ReadStatus.Done)
+                {
+                    closedBeforeFirstByte = got == ReadStatus.Broken && first;
+                    return got;
+                }
+                status = BitConverter.IsLittleEndian ? status : BinaryPrimitives.ReverseEndianness(status);
+                if (status != DataHeader.StatusOk)
+                {
+                    return status == DataHeader.StatusRejected ? ReadStatus.Refused : ReadStatus.Garbled;
+                }
+            }
+            ReadStatus payload = ReceiveExactly(socket, new Span<byte>((void*)request.Destination, request.LengthBytes), ref first);
+            closedBeforeFirstByte = payload == ReadStatus.Broken && first;
+            // Version 1 refuses by closing without a byte; on a fresh connection nothing else looks like that.
+            return closedBeforeFirstByte && _answersOnThisConnection == 0 ? ReadStatus.Refused : payload;
+        }
+        catch (ObjectDisposedException)
+        {
+            return ReadStatus.Aborted;
+        }
+    }
+
+    private static ReadStatus ReceiveExactly(Socket socket, Span<byte> destination, ref bool first)
+    {
+        while (destination.Length != 0)
+        {
+            int received = socket.Receive(destination[..Math.Min(destination.Length, 1 << 20)], SocketFlags.None, out SocketError error);
+            if (error != SocketError.Success)
+            {
+                return error is SocketError.TimedOut or SocketError.WouldBlock ? ReadStatus.Stalled : ReadStatus.Broken;
+            }
+            if (received == 0)
+            {
+                return ReadStatus.Broken;
+            }
+            first = false;
+            destination = destination[received..];
+        }
+        return ReadStatus.Done;
+    }
+
+    private bool TryReconnect(in ReadRequest request)
+    {
+        if (_aborted)
+        {
+            return false;
+        }
+        DropConnection();
+        try
+        {
+            Connect();
+        }
+        catch (CheckpointEngineException)
+        {
+            return false;
+        }
+        SendHeader(request);
+        foreach (ReadRequest waiting in _inFlight)
+        {
+            SendHeader(waiting);
+        }
+        return true;
+    }
+
+    private void SendHeader(in ReadRequest request)
+    {
+        byte opcode = _target.ProtocolVersion >= 2 ? (byte)(DataHeader.Read | DataHeader.Acknowledged) : DataHeader.Read;
+        new DataHeader((ulong)request.LengthBytes, request.RemoteAddress, opcode).Encode(_header);
+        try
+        {
+            // 24 bytes into an empty buffer: they go whole, or the connection is broken, which Wait will find.
+            _ = _socket!.Send(_header, SocketFlags.None, out _);
+        }
+        catch (ObjectDisposedException)
+        {
+        }
+    }
+
+    private void Connect()
+    {
+        SocketException? last = null;
+        foreach (IPEndPoint endPoint in _target.EndPoints)
+        {
+            var socket = new Socket(endPoint.AddressFamily, SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
+            try
+            {
+                socket.SendTimeout = (int)_target.ConnectTimeout.TotalMilliseconds;      // connect(2) waits as long as SO_SNDTIMEO says
+                socket.ReceiveTimeout = (int)_target.StallTimeout.TotalMilliseconds;
+                socket.Connect(endPoint);
+                _socket = socket;
+                if (_aborted)
+                {
+                    socket.Dispose();
+                }
+                _answersOnThisConnection = 0;
+                if (_target.Token is not null)
+                {
+                    ProveToken(socket, _target.Token);
+                }
+                return;
+            }
+            catch (SocketException failure)
+            {
+                socket.Dispose();
+                _socket = null;
+                last = failure;
+            }
+            catch (ObjectDisposedException) when (_aborted)
+            {
+                break;
+            }
+        }
+        string addresses = string.Join(", ", _target.EndPoints.AsEnumerable());
+        throw new CheckpointEngineException(
+            last?.SocketErrorCode is SocketError.TimedOut or SocketError.WouldBlock or SocketError.InProgress ? CheckpointError.Timeout : CheckpointError.Unreachable,
+            $"connect a TCP lane to {_target.PeerName} at {addresses}: {last?.Message ?? "aborted"}; its data port must be reachable from here", last?.NativeErrorCode ?? 0, last);
+    }
+
+    private void ProveToken(Socket socket, AccessToken token)
+    {
+        Span<byte> hello = stackalloc byte[DataHeader.Size + TokenChallenge.NonceBytes];
+        new DataHeader(TokenChallenge.NonceBytes, 0, DataHeader.Challenge | DataHeader.Acknowledged).Encode(hello);
+        Span<byte> clientNonce = hello[DataHeader.Size..];
+        RandomNumberGenerator.Fill(clientNonce);
+        socket.Send(hello);
+        Span<byte> answer = stackalloc byte[DataHeader.StatusSize + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes];
+        bool first = true;
+        if (ReceiveExactly(socket, answer, ref first) != ReadStatus.Done
+            || BinaryPrimitives.ReadUInt64LittleEndian(answer) != DataHeader.StatusOk)
+        {
+            Refuse("it did not answer the token challenge");
+        }
+        Span<byte> serverNonce = answer.Slice(DataHeader.StatusSize, TokenChallenge.NonceBytes);
+        if (!TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: true, clientNonce, serverNonce, answer[(DataHeader.StatusSize + TokenChallenge.NonceBytes)..]))
+        {
+            Refuse("its token is not ours");
+        }
+        Span<byte> proof = stackalloc byte[TokenChallenge.ProofBytes];
+        TokenChallenge.Prove(token, TokenChallenge.Purpose.TcpLane, asServer: false, clientNonce, serverNonce, proof);
+        socket.Send(proof);
+        Span<byte> status = stackalloc byte[DataHeader.StatusSize];
+        if (ReceiveExactly(socket, status, ref first) != ReadStatus.Done || BinaryPrimitives.ReadUInt64LittleEndian(status) != DataHeader.StatusOk)
+        {
+            Refuse("it did not take our token");
+        }
+
+        void Refuse(string reason)
+        {
+            DropConnection();
+            ThrowHelper.Throw(CheckpointError.Refused, $"connect a TCP lane to {_target.PeerName}: {reason}; check --token-file on both sides");
+        }
+    }
+
+    private void DropConnection()
+    {
+        _socket?.Dispose();
+        _socket = null;
+    }
+}

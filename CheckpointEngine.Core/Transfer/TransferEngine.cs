@@ -1,0 +1,112 @@
+using System.Buffers;
+using System.Net;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Peers;
+using CheckpointEngine.Transfer.Handshake;
+using CheckpointEngine.Transfer.Tcp;
+using Microsoft.Extensions.Logging;
+
+namespace CheckpointEngine.Transfer;
+
+/// <summary>The listening side of transfers: the registered ranges, the handshake port that describes them, and the data port that serves them.</summary>
+/// <remarks>Any number of threads.</remarks>
+internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDisposable
+{
+    private readonly ParameterServerOptions _options;
+    private readonly ILogger _logger;
+    private readonly PlainPeers _plainPeers;
+    private readonly TcpDataListener _data;
+    private readonly PeerListener _peers;
+    private readonly HandshakeListener _handshakes;
+    private readonly EngineAnnouncement _announcement;
+
+    /// <summary>Binds its ports and listens at once.</summary>
+    internal TransferEngine(ParameterServerOptions options, IPeerResponder responder)
+    {
+        _options = options;
+        _logger = options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer");
+        _plainPeers = options.PlainPeers ?? (options.Token is null ? PlainPeers.All : PlainPeers.None);
+        var anyPort = new IPEndPoint(options.Address, 0);
+        _data = new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = options.Token, PlainPeers = _plainPeers }, _logger);
+        _peers = new PeerListener(anyPort, responder, options.Token, options.LoggerFactory.CreateLogger("CheckpointEngine.Peers"));
+        PeerName = EndpointName.FromEndPoint(_peers.LocalEndPoint);
+        _announcement = new EngineAnnouncement
+        {
+            Peer = PeerName.ToString(),
+            HostId = HostIdentity.BootId,
+            Transports = [SegmentDescriptor.TcpProtocol],
+            TokenRequired = options.Token is not null,
+            Version = EngineVersion.Text,
+        };
+        // Last: once the handshake port answers, all that it describes is there.
+        _handshakes = HandshakeListener.Start([new IPEndPoint(options.Address, options.Port)], this, new HandshakeListenerOptions { Logger = _logger });
+        Name = EndpointName.FromEndPoint(_handshakes.EndPoints[0]);
+    }
+
+    /// <summary>The ranges that peers may read.</summary>
+    internal MemoryRegistry Registry { get; } = new();
+
+    /// <summary>The segment's name: where the handshake port is.</summary>
+    internal EndpointName Name { get; }
+
+    /// <summary>Where the peer service is.</summary>
+    internal EndpointName PeerName { get; }
+
+    /// <summary>Takes ranges away: waits for reads under way, and after <see cref="ParameterServerOptions.DrainTimeout"/> cuts who still reads.</summary>
+    internal async Task UnregisterAsync(IReadOnlyList<RegisteredRange> ranges)
+    {
+        Task<bool>[] draining = [.. ranges.Select(range => Registry.UnregisterAsync(range, _options.DrainTimeout))];
+        await Task.WhenAll(draining).ConfigureAwait(false);
+        foreach (RegisteredRange range in ranges)
+        {
+            if (!range.Drained.IsCompleted)
+            {
+                _data.CutReadersOf(range);
+            }
+        }
+        await Task.WhenAll(ranges.Select(range => range.Drained)).ConfigureAwait(false);
+    }
+
+    void IHandshakeResponder.WriteDescriptor(IBufferWriter<byte> output, in PeerRequest request)
+    {
+        // Who may not read plainly learns where the peer service is, and no address.
+        bool plain = _plainPeers.Allows(request.Remote.Address);
+        string name = Name.ToString();
+        SegmentBuffer[] buffers = [];
+        if (plain)
+        {
+            ReadOnlySpan<RegisteredRange> ranges = Registry.Ranges;
+            buffers = new SegmentBuffer[ranges.Length];
+            for (int i = 0; i < buffers.Length; i++)
+            {
+                buffers[i] = new SegmentBuffer(ranges[i].Address, ranges[i].LengthBytes, name);
+            }
+        }
+        SegmentDescriptorWriter.Write(output, new SegmentDescriptor
+        {
+            Name = name,
+            Protocol = SegmentDescriptor.TcpProtocol,
+            TcpDataPort = _data.LocalEndPoint.Port,
+            TcpProtoVersion = 2,
+            Timestamp = SegmentDescriptor.FormatTimestamp(DateTimeOffset.Now),
+            Buffers = buffers,
+            Engine = _announcement,
+        });
+    }
+
+    void IHandshakeResponder.OnNotify(string name, string message) => LogNotify(name.Length, message.Length);
+
+    void IHandshakeResponder.WriteConnectionReply(IBufferWriter<byte> output, ReadOnlySequence<byte> request, in PeerRequest peer)
+        => ConnectionReply.WriteRefusal(output, ConnectionReply.NoRdma);
+
+    public async ValueTask DisposeAsync()
+    {
+        await _handshakes.DisposeAsync().ConfigureAwait(false);
+        await _peers.DisposeAsync().ConfigureAwait(false);
+        await _data.DisposeAsync().ConfigureAwait(false);
+    }
+
+    // The texts are a stranger's and of any content: only their lengths are logged.
+    [LoggerMessage(Level = LogLevel.Debug, Message = "handshake: a notification of {NameLength} + {MessageLength} characters, not used here")]
+    private partial void LogNotify(int nameLength, int messageLength);
+}
