@@ -110,7 +110,8 @@ internal sealed class MetasEndpoints(ICheckpointStore store, EncodedMetas encode
             1 => names[0],
             0 => throw new HttpProblemException(StatusCodes.Status404NotFound, "no checkpoint is known here"),
             _ => throw new HttpProblemException(StatusCodes.Status409Conflict,
-                $"{names.Count} checkpoints are known here, say which: ?checkpoint=NAME with one of {string.Join(", ", names)}") { Checkpoints = names },
+                $"{names.Count} checkpoints are known here, say which: ?checkpoint=NAME with one of {string.Join(", ", names)}")
+            { Checkpoints = names },
         };
     }
 
