@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 using CheckpointEngine.Internal;
 
@@ -25,6 +26,7 @@ public sealed unsafe class HeldCheckpoint : IDisposable
         SideFiles = sideFiles;
         Warnings = warnings;
         _buffers = buffers;
+        Debug.Assert(buffers.Sum(buffer => buffer.TensorCount) == tensors.Count, "every tensor lies in a buffer");
         for (int tensor = 0; tensor < tensors.Count; tensor++)
         {
             DataBytes += tensors.GetByteLength(tensor);

@@ -98,7 +98,7 @@ public sealed unsafe class MemoryBuffer : IDisposable
             file.DangerousAddRef(ref held);
             MemoryRegionHandle region = MemoryRegionHandle.Map((nuint)lengthBytes, Libc.PROT_READ, Libc.MAP_SHARED,
                 (int)file.DangerousGetHandle(), $"{lengthBytes:N0} bytes of {name}");
-            AdviseHugePages(region, lengthBytes);   // counts on tmpfs with huge=advise and for read-only text of ext4 and xfs
+            AdviseHugePages(region, lengthBytes);   // counts for files of a tmpfs mounted with huge=advise
             return new MemoryBuffer(region, lengthBytes, MemoryBufferKind.MappedFile, file, !leaveOpen, name);
         }
         finally
@@ -230,6 +230,15 @@ public sealed unsafe class MemoryBuffer : IDisposable
         return false;
     }
 
+    /// <summary>Takes <see cref="TryLock(bool, out string)"/> back.</summary>
+    internal void Unlock()
+    {
+        if (Interlocked.Exchange(ref _locked, 0) != 0)
+        {
+            _ = Libc.munlock((void*)_address, (nuint)LengthBytes);
+        }
+    }
+
     /// <summary>Starts reading a part of a mapped file ahead; does nothing for other memory. Advice only: never fails.</summary>
     /// <remarks>Blocks while requests are queued, which for many GiB can take a second.</remarks>
     public void Prefetch(long offset, long length)
@@ -262,9 +271,9 @@ public sealed unsafe class MemoryBuffer : IDisposable
     /// <summary>Unmaps what the buffer owns once no transfer uses it, and closes its file. Calling it again does nothing.</summary>
     public void Dispose()
     {
-        if (Kind == MemoryBufferKind.Borrowed && Interlocked.Exchange(ref _locked, 0) != 0)
+        if (Kind == MemoryBufferKind.Borrowed)   // elsewhere the lock goes with the pages
         {
-            _ = Libc.munlock((void*)_address, (nuint)LengthBytes);
+            Unlock();
         }
         _region.Dispose();
         if (_ownsFile)

@@ -29,6 +29,7 @@ internal static class MemoryPinning
         {
             ThrowHelper.Throw(CheckpointError.Native, reason);
         }
+        buffers.ForEach(buffer => buffer.Memory.Unlock());   // a part that is locked helps nobody and uses the limit up
         warnings.Add($"memory is not locked and may be swapped or dropped: {reason}");
     }
 

@@ -63,7 +63,7 @@ internal static class SafetensorsOrder
             if (begin < covered)
             {
                 ThrowHelper.Throw(CheckpointError.InvalidData,
-                    $"{fileName}: tensors {TensorNames.Quote(tensors, tensor - 1)} and {TensorNames.Quote(tensors, tensor)} overlap in bytes {begin:N0} to {covered:N0} of the data");
+                    $"{fileName}: tensors {TensorNames.Quote(tensors, tensor - 1)} and {TensorNames.Quote(tensors, tensor)} overlap in bytes {begin:N0} to {Math.Min(covered, begin + tensors.GetSlotBytes(tensor)):N0} of the data");
             }
             if (begin > covered)
             {

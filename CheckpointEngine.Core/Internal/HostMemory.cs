@@ -29,7 +29,7 @@ internal static class HostMemory
     }
 
     /// <summary>Bytes that this process has locked (VmLck).</summary>
-    internal static long LockedBytes() => FieldKiB(ReadProc("/proc/self/status"), "VmLck:"u8) << 10;
+    internal static long LockedBytes() => FieldKiB(ReadProc("/proc/thread-self/status"), "VmLck:"u8) << 10;
 
     /// <summary>RLIMIT_MEMLOCK in bytes; <see cref="long.MaxValue"/> when there is none. A process with CAP_IPC_LOCK is not held to it.</summary>
     internal static unsafe long LockLimitBytes()
@@ -38,10 +38,10 @@ internal static class HostMemory
         return Libc.getrlimit(Libc.RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur > long.MaxValue ? long.MaxValue : (long)limit.rlim_cur;
     }
 
-    /// <summary>Whether this process may lock beyond RLIMIT_MEMLOCK: bit 14 of its effective capabilities.</summary>
+    /// <summary>Whether the calling thread may lock beyond RLIMIT_MEMLOCK: bit 14 of the effective capabilities, which Linux keeps by thread.</summary>
     internal static bool HasIpcLock()
     {
-        ReadOnlySpan<byte> field = Field(ReadProc("/proc/self/status"), "CapEff:"u8);
+        ReadOnlySpan<byte> field = Field(ReadProc("/proc/thread-self/status"), "CapEff:"u8);
         return Utf8Parser.TryParse(field, out ulong capabilities, out _, 'x') && (capabilities >> 14 & 1) != 0;
     }
 

@@ -20,7 +20,7 @@ internal sealed class OwnerWork
         }
     }
 
-    /// <summary>Bytes that no lane has taken.</summary>
+    /// <summary>Bytes that no lane has taken; 0 exactly when there is none.</summary>
     internal long RemainingBytes => Volatile.Read(ref _remainingBytes);
 
     /// <summary>Lanes at work on this owner; under the lock of the run.</summary>
@@ -37,6 +37,7 @@ internal sealed class OwnerWork
             {
                 if (!_givenBack.TryPop(out unit) && !_cursor.TryTake(out unit))
                 {
+                    _remainingBytes = 0;        // padding between two units is in no unit
                     return false;
                 }
             }

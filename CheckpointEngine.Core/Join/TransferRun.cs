@@ -78,7 +78,7 @@ internal sealed class TransferRun
             {
                 await Task.WhenAny(_done.Task, Task.Delay(s_tick, CancellationToken.None)).ConfigureAwait(false);
                 long done = _bytesDone.Value;
-                progress?.Report(new JoinProgress(done, _totalBytes, _targetLanes, "transfer"));
+                progress?.Report(new JoinProgress(Math.Min(done, _plan.DataBytes), _plan.DataBytes, _targetLanes, "transfer"));
                 SetTarget(lanes.Next(done, Stopwatch.GetElapsedTime(start)));
             }
         }
