@@ -107,7 +107,7 @@ step_test() {
         [[ -x $program ]] || { broken+=("$name: not built"); continue; }
         say "$name"
         local status=0
-        "$program" --no-progress --no-ansi --output Normal 2>&1 | tee "$log" || status=$?
+        "$program" --progress off --no-ansi --show-test-results failed,skipped 2>&1 | tee "$log" || status=$?
         local total
         total=$(summary total "$log")
         if [[ -z $total ]]; then

@@ -9,7 +9,13 @@ internal sealed class StderrLogging(bool verbose) : ILoggerFactory
     private readonly LogLevel _least = verbose ? LogLevel.Debug : LogLevel.Warning;
 
     public ILogger CreateLogger(string categoryName)
-        => new Logger(categoryName.StartsWith("Microsoft.", StringComparison.Ordinal) ? LogLevel.Warning : _least);
+        => new Logger(categoryName switch
+        {
+            // A start that fails is thrown too, and told once.
+            _ when categoryName.StartsWith("Microsoft.Extensions.Hosting.", StringComparison.Ordinal) => LogLevel.None,
+            _ when categoryName.StartsWith("Microsoft.", StringComparison.Ordinal) => LogLevel.Warning,
+            _ => _least,
+        });
 
     public void AddProvider(ILoggerProvider provider) => throw new NotSupportedException();
 

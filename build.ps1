@@ -1,0 +1,70 @@
+<#
+.SYNOPSIS
+Builds, tests and packs CheckpointEngine. The same steps as build.sh, which is the one that CI runs.
+
+.DESCRIPTION
+  build   compile ahead of time: artifacts/bin, artifacts/lib, artifacts/include
+  test    build the solution and run every test; the last line is "N passed, N failed, N skipped"
+  demo    Linux only: use build.sh
+  bench   the benchmarks; arguments after the step go to them
+  pack    NuGet packages in artifacts/packages
+  lab     the RDMA lab
+
+Needs: PowerShell 7, the .NET 10 SDK; for 'build' also the C++ tools of Visual Studio (Windows) or clang and zlib's headers (Linux).
+
+.EXAMPLE
+./build.ps1 test
+#>
+param(
+    [Parameter(Position = 0)] [ValidateSet('build', 'test', 'demo', 'bench', 'pack', 'lab', 'help')] [string] $Step = 'help',
+    [Parameter(ValueFromRemainingArguments)] [string[]] $Rest
+)
+$ErrorActionPreference = 'Stop'
+$PSNativeCommandUseErrorActionPreference = $true
+Set-Location $PSScriptRoot
+
+$artifacts = Join-Path $PSScriptRoot 'artifacts'
+$runtime = $IsWindows ? 'win-x64' : 'linux-x64'
+$configuration = 'Release'   # what ships, and what the tests of allocation and speed measure means nothing in Debug
+
+function Publish($project, $output) {
+    dotnet publish $project -c $configuration -r $runtime -o (Join-Path $artifacts "publish/$output") --nologo -v quiet
+}
+
+function Step-Build {
+    Publish CheckpointEngine.Cli cli
+    Publish CheckpointEngine.Native native
+    foreach ($name in 'bin', 'lib', 'include') { New-Item -ItemType Directory -Force (Join-Path $artifacts $name) | Out-Null }
+    Copy-Item (Join-Path $artifacts 'publish/cli/checkpoint-engine*') (Join-Path $artifacts 'bin') -Exclude *.dbg, *.pdb
+    Copy-Item (Join-Path $artifacts 'publish/native/libcheckpoint_engine*') (Join-Path $artifacts 'lib') -Exclude *.dbg, *.pdb
+    Copy-Item 'interop-headers/*' (Join-Path $artifacts 'include') -Include *.h, *.hpp, *.py
+}
+
+function Step-Test {
+    dotnet build CheckpointEngine.slnx -c $configuration --nologo -v quiet
+    $sum = @{ total = 0; succeeded = 0; failed = 0; skipped = 0 }
+    foreach ($project in Get-ChildItem tests -Recurse -Filter *.csproj | Where-Object BaseName -Match '(\.Tests|AllocationTests)$') {
+        $program = Join-Path $project.DirectoryName "bin/$configuration/net10.0/$($project.BaseName)$($IsWindows ? '.exe' : '')"
+        $PSNativeCommandUseErrorActionPreference = $false
+        & $program --progress off --no-ansi --show-test-results 'failed,skipped' | Tee-Object -Variable output
+        $status = $LASTEXITCODE
+        $PSNativeCommandUseErrorActionPreference = $true
+        $counted = $false
+        foreach ($line in $output) {
+            if ($line -match '^\s*(total|succeeded|failed|skipped): (\d+)') { $sum[$Matches[1]] += [int] $Matches[2]; $counted = $true }
+        }
+        if (-not $counted) { Write-Host "broken: $($project.BaseName) ended with status $status and no summary"; $sum.failed++ }
+    }
+    Write-Host "$($sum.succeeded) passed, $($sum.failed) failed, $($sum.skipped) skipped"
+    if ($sum.failed -ne 0 -or $sum.total -eq 0) { exit 1 }
+}
+
+switch ($Step) {
+    'build' { Step-Build }
+    'test' { Step-Test }
+    'demo' { throw 'the demo runs on Linux: ./build.sh demo' }
+    'bench' { dotnet run -c $configuration --project bench/CheckpointEngine.Benchmarks -- @Rest }
+    'pack' { 'CheckpointEngine.Core', 'CheckpointEngine.Http' | ForEach-Object { dotnet pack $_ -c $configuration -o (Join-Path $artifacts 'packages') --nologo -v quiet } }
+    'lab' { throw 'the RDMA lab comes with the RDMA transport; there is nothing to start yet' }
+    default { Get-Help $PSCommandPath -Detailed }
+}

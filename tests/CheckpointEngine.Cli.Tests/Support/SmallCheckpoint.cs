@@ -1,0 +1,87 @@
+using System.Buffers.Binary;
+using System.Text;
+using System.Text.Json;
+
+namespace CheckpointEngine.Cli.Tests.Support;
+
+/// <summary>A tensor as a test sees it.</summary>
+internal sealed record Tensor(string Dtype, string Shape, byte[] Bytes)
+{
+    public bool Equals(Tensor? other) => other is not null && Dtype == other.Dtype && Shape == other.Shape && Bytes.AsSpan().SequenceEqual(other.Bytes);
+
+    public override int GetHashCode() => Bytes.Length;
+}
+
+/// <summary>Writes and reads safetensors directories with nothing of the engine, so that its mistakes cannot cancel out.</summary>
+internal static class SmallCheckpoint
+{
+    public const string Config = "{\"model_type\":\"small\"}";
+
+    /// <summary>Two shards with an index and a side file: odd sizes, an empty and a zero-dimensional tensor, a name beyond ASCII.</summary>
+    public static void WriteSharded(string directory)
+    {
+        Directory.CreateDirectory(directory);
+        var random = new Random(20261123);
+        Shard(directory, "model-00001-of-00002.safetensors", random,
+            ("model.embed_tokens.weight", "BF16", [1000, 64]), ("model.layers.0.norm.weight", "F32", [7]), ("model.layers.0.scale", "F32", []), ("größe.重み", "U8", [3, 5]));
+        Shard(directory, "model-00002-of-00002.safetensors", random,
+            ("model.layers.1.mlp.weight", "F8_E4M3", [4097, 33]), ("model.layers.1.empty", "I64", [0, 4]), ("lm_head.weight", "BF16", [300_001]));
+        File.WriteAllText(Path.Combine(directory, "model.safetensors.index.json"), """
+            {"metadata":{"total_size":1},"weight_map":{
+            "model.embed_tokens.weight":"model-00001-of-00002.safetensors","model.layers.0.norm.weight":"model-00001-of-00002.safetensors",
+            "model.layers.0.scale":"model-00001-of-00002.safetensors","größe.重み":"model-00001-of-00002.safetensors",
+            "model.layers.1.mlp.weight":"model-00002-of-00002.safetensors","model.layers.1.empty":"model-00002-of-00002.safetensors",
+            "lm_head.weight":"model-00002-of-00002.safetensors"}}
+            """);
+        File.WriteAllText(Path.Combine(directory, "config.json"), Config);
+    }
+
+    /// <summary>One file with one tensor of that many bytes.</summary>
+    public static void WriteSingle(string directory, int bytes, string name = "weight")
+    {
+        Directory.CreateDirectory(directory);
+        Shard(directory, "model.safetensors", new Random(bytes), (name, "U8", [bytes]));
+    }
+
+    /// <summary>Every tensor of the shards in a directory.</summary>
+    public static Dictionary<string, Tensor> Read(string directory)
+    {
+        var tensors = new Dictionary<string, Tensor>();
+        foreach (string file in Directory.GetFiles(directory, "*.safetensors"))
+        {
+            byte[] content = File.ReadAllBytes(file);
+            int header = (int)BinaryPrimitives.ReadUInt64LittleEndian(content);
+            using JsonDocument document = JsonDocument.Parse(content.AsMemory(8, header));
+            foreach (JsonProperty member in document.RootElement.EnumerateObject().Where(member => member.Name != "__metadata__"))
+            {
+                JsonElement offsets = member.Value.GetProperty("data_offsets");
+                tensors.Add(member.Name, new Tensor(
+                    member.Value.GetProperty("dtype").GetString()!,
+                    string.Join(',', member.Value.GetProperty("shape").EnumerateArray().Select(dimension => dimension.GetInt64())),
+                    content[(8 + header + offsets[0].GetInt32())..(8 + header + offsets[1].GetInt32())]));
+            }
+        }
+        return tensors;
+    }
+
+    private static void Shard(string directory, string file, Random random, params (string Name, string Dtype, int[] Shape)[] tensors)
+    {
+        var header = new StringBuilder("{\"__metadata__\":{\"format\":\"pt\"}");
+        int used = 0;
+        foreach ((string name, string dtype, int[] shape) in tensors)
+        {
+            int width = dtype switch { "F32" => 4, "I64" => 8, "BF16" => 2, _ => 1 };
+            int bytes = shape.Aggregate(width, (product, dimension) => product * dimension);
+            header.Append($",\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":[{string.Join(',', shape)}],\"data_offsets\":[{used},{used + bytes}]}}");
+            used += bytes;
+        }
+        header.Append('}');
+        byte[] json = Encoding.UTF8.GetBytes(header.ToString());
+        json = [.. json, .. Enumerable.Repeat((byte)' ', (8 - (json.Length % 8)) % 8)];
+        byte[] data = new byte[used];
+        random.NextBytes(data);
+        byte[] length = new byte[8];
+        BinaryPrimitives.WriteUInt64LittleEndian(length, (ulong)json.Length);
+        File.WriteAllBytes(Path.Combine(directory, file), [.. length, .. json, .. data]);
+    }
+}
