@@ -60,10 +60,15 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     /// <summary>Starts the listeners.</summary>
     /// <exception cref="CheckpointEngineException">The address or port cannot be had.</exception>
+    /// <exception cref="InvalidOperationException"><see cref="ParameterServerOptions.Address"/> is a wildcard.</exception>
     public Task StartAsync(CancellationToken cancellationToken = default)
     {
         cancellationToken.ThrowIfCancellationRequested();
         ObjectDisposedException.ThrowIf(_disposed, this);
+        if (Options.Address.Equals(System.Net.IPAddress.Any) || Options.Address.Equals(System.Net.IPAddress.IPv6Any))
+        {
+            throw new InvalidOperationException("the address to announce is 'any', which no peer can connect to; give one of this host's own addresses");
+        }
         _engine ??= new TransferEngine(Options, new PeerResponder(this));
         LogStarted(P2pStoreAddress, PeerUrl);
         return Task.CompletedTask;

@@ -16,6 +16,9 @@ internal sealed class DigestVerifier
     // The first answer must not wait for gigabytes to be hashed by an owner that has only just registered; later ones are few and large.
     private const int FirstBatchChunks = 64;
 
+    // 2 GiB of tensors: an owner that must first read them from a slow disk still answers within the stall timeout.
+    private const int LargestBatchChunks = 512;
+
     private readonly TransferPlan _plan;
     private readonly OwnerLink?[] _links;
     private readonly DigestAlgorithm[] _algorithms;                              // per owner
@@ -196,7 +199,7 @@ internal sealed class DigestVerifier
             batch.Clear();
             batchTensors.Clear();
             batchChunks = 0;
-            limit = Math.Min(limit * 4, PeerSession.MaxChunksPerRequest);
+            limit = Math.Min(limit * 2, LargestBatchChunks);
         }
     }
 

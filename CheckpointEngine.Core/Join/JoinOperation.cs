@@ -135,7 +135,7 @@ internal sealed partial class JoinOperation
         finally
         {
             await fetchStop.CancelAsync().ConfigureAwait(false);
-            await Task.WhenAll(fetch, sideFiles).ContinueWith(static _ => { }, TaskScheduler.Default).ConfigureAwait(false);
+            await Task.WhenAll(fetch, sideFiles).ContinueWith(static ended => _ = ended.Exception, TaskScheduler.Default).ConfigureAwait(false);
             destination?.Dispose();
         }
     }

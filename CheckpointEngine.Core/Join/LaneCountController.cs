@@ -1,7 +1,8 @@
 namespace CheckpointEngine.Join;
 
 /// <summary>
-/// Finds how many lanes carry the most: begins low, adds one while the rate grows by a twelfth or more, takes the last one back when it did not.
+/// Finds how many lanes carry the most: begins low, adds half as many again while the rate grows by a twelfth or more, takes the last step back when
+/// it did not.
 /// </summary>
 /// <remarks>One thread. More lanes than cores made a loopback slower; a fast network card needs several, for one core fills about 40 Gb/s.</remarks>
 internal sealed class LaneCountController
@@ -13,6 +14,7 @@ internal sealed class LaneCountController
     private readonly int _least;
     private readonly int _most;
     private int _lanes;
+    private int _step;
     private double _rateBefore;          // of the count before the last step up; 0 while none is on trial
     private bool _onTrial;
     private long _windowBytes;
@@ -34,7 +36,7 @@ internal sealed class LaneCountController
         int cores = Environment.ProcessorCount;
         // On one host sender and receiver share the cores, so half of them can receive. Over a network every owner has a link of its own.
         _most = fixedLanes != 0 ? fixedLanes : Math.Clamp(allHere ? cores / 2 : Math.Max(4, cores), 1, limit);
-        _least = fixedLanes != 0 ? fixedLanes : Math.Min(_most, Math.Max(1, Math.Min(owners, allHere ? 1 : 8)));
+        _least = fixedLanes != 0 ? fixedLanes : Math.Min(_most, allHere ? Math.Clamp(cores / 8, 1, 4) : Math.Clamp(owners, 4, 8));
         _lanes = _least;
     }
 
@@ -58,10 +60,11 @@ internal sealed class LaneCountController
         {
             _onTrial = false;
             _restUntil = elapsed + s_rest;
-            return --_lanes;
+            return _lanes -= _step;
         }
         _onTrial = _lanes < _most;
         _rateBefore = rate;
-        return _onTrial ? ++_lanes : _lanes;
+        _step = Math.Min(_most - _lanes, Math.Max(1, _lanes / 2));
+        return _lanes += _step;
     }
 }

@@ -14,6 +14,9 @@ internal sealed class OwnerLink : IDisposable
 {
     private static readonly TimeSpan s_connectTimeout = TimeSpan.FromSeconds(5);
 
+    // An owner that registers each tensor apart has a descriptor beyond the 1 MiB that Mooncake takes by default.
+    private const int MaxDescriptorBytes = 128 << 20;
+
     private readonly TcpLaneTarget _target;
 
     private OwnerLink(MetasOwner owner, TcpLaneTarget target, PeerClient? peer)
@@ -47,7 +50,7 @@ internal sealed class OwnerLink : IDisposable
     internal static async Task<OwnerLink> ConnectAsync(MetasOwner owner, AccessToken? token, TimeSpan stallTimeout, CancellationToken cancellationToken)
     {
         EndpointName name = EndpointName.Parse(owner.P2pStoreAddress);
-        var handshake = new HandshakeClientOptions { ReplyTimeout = stallTimeout };
+        var handshake = new HandshakeClientOptions { ReplyTimeout = stallTimeout, MaxFrameBytes = MaxDescriptorBytes };
         SegmentDescriptor descriptor = await HandshakeClient.FetchDescriptorAsync(name, default, handshake, cancellationToken).ConfigureAwait(false);
         descriptor.Validate();
         if (descriptor.Protocol != SegmentDescriptor.TcpProtocol)

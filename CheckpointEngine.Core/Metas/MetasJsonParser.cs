@@ -1,21 +1,24 @@
+using System.Runtime.CompilerServices;
 using System.Text.Json;
 using CheckpointEngine.Internal;
 
 namespace CheckpointEngine.Metas;
 
 /// <summary>
-/// The state machine behind <see cref="MetasJsonReader"/>: takes a document in pieces, token by token, and tells a <see cref="CheckpointMetasBuilder"/>
-/// what it says.
+/// The state machine behind <see cref="MetasJsonReader"/>: takes a document in pieces, token by token, and tells a
+/// <see cref="CheckpointMetasBuilder"/> what it says.
 /// </summary>
 /// <remarks>
-/// A tensor's texts are unescaped into buffers that the next tensor uses again, since its members come in any order and it can be added only at
-/// its end. One thread at a time.
+/// A tensor's texts are unescaped into buffers that the next tensor uses again, since its members come in any order and it can be added
+/// only at its end. One thread at a time.
 /// </remarks>
 internal sealed partial class MetasJsonParser : IDisposable
 {
     internal const string What = "metas JSON";
 
-    /// <summary>The longest token: a name of <see cref="MetasLimits.MaxTextBytes"/>, each byte written as an escape of six, and its quotes.</summary>
+    /// <summary>
+    /// The longest token: a name of <see cref="MetasLimits.MaxTextBytes"/>, each byte written as an escape of six, and its quotes.
+    /// </summary>
     internal const int MaxTokenBytes = MetasLimits.MaxTextBytes * 6 + 2;
 
     private const int MaxDepth = 16;
@@ -65,6 +68,7 @@ internal sealed partial class MetasJsonParser : IDisposable
     /// <param name="utf8">What the last call left, and what follows it.</param>
     /// <param name="isFinal">Nothing follows this piece.</param>
     /// <returns>Bytes used; the rest belongs to a token that is not whole yet.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]    // a whole document is one call, and tiering up would come too late
     internal int Feed(ReadOnlySpan<byte> utf8, bool isFinal)
     {
         var reader = new Utf8JsonReader(utf8, isFinal, _json);

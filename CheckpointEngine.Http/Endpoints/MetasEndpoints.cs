@@ -46,7 +46,15 @@ internal sealed class MetasEndpoints(ICheckpointStore store, EncodedMetas encode
     private async Task GatherAsync(HttpContext context)
     {
         string name = CheckpointNames.FromPath(context, segmentsBehind: 1);
-        await store.GatherMetasAsync(name, options.GatherPeers, _gatherClient, context.RequestAborted).ConfigureAwait(false);
+        try
+        {
+            await store.GatherMetasAsync(name, options.GatherPeers, _gatherClient, context.RequestAborted).ConfigureAwait(false);
+        }
+        catch (CheckpointEngineException missing) when (missing.Error == CheckpointError.NotFound)
+        {
+            // A peer lacks it. That is no 404: what this request named is there.
+            throw new HttpProblemException(StatusCodes.Status500InternalServerError, missing.Message, missing);
+        }
         context.Response.ContentLength = 0;
     }
 
@@ -102,7 +110,8 @@ internal sealed class MetasEndpoints(ICheckpointStore store, EncodedMetas encode
             1 => names[0],
             0 => throw new HttpProblemException(StatusCodes.Status404NotFound, "no checkpoint is known here"),
             _ => throw new HttpProblemException(StatusCodes.Status409Conflict,
-                $"{names.Count} checkpoints are known here, say which: ?checkpoint=NAME with one of {string.Join(", ", names)}") { Checkpoints = names },
+                $"{names.Count} checkpoints are known here, say which: ?checkpoint=NAME with one of {string.Join(", ", names)}")
+            { Checkpoints = names },
         };
     }
 

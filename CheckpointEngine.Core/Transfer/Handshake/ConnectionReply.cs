@@ -14,7 +14,7 @@ internal static class ConnectionReply
     /// </summary>
     /// <param name="output">Gets the JSON text with a newline.</param>
     /// <param name="reason">Not empty: an empty one means accepted.</param>
-    /// <remarks>Source: specs/mooncake-wire.md 5.2; capture 05.</remarks>
+    /// <remarks>Source: docs/mooncake-wire.md; capture 05.</remarks>
     internal static void WriteRefusal(IBufferWriter<byte> output, string reason)
     {
         using (var writer = new Utf8JsonWriter(output, HandshakeJson.WriterOptions))

@@ -6,6 +6,6 @@ namespace CheckpointEngine.Transfer.Handshake;
 /// <param name="Others">Names of the others.</param>
 /// <remarks>
 /// Published, every entry should list all devices, preferred then others, in the order of the devices: real initiators number devices by
-/// walking these lists. Read, it is a preference by name and no more. Source: specs/mooncake-wire.md 3.3.
+/// walking these lists. Read, it is a preference by name and no more. Source: docs/mooncake-wire.md.
 /// </remarks>
 internal readonly record struct DeviceAffinity(string Location, string[] Preferred, string[] Others);

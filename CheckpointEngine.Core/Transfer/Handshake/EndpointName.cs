@@ -8,7 +8,7 @@ namespace CheckpointEngine.Transfer.Handshake;
 /// <summary>The name of a Mooncake segment in P2PHANDSHAKE mode: host and port of its owner's handshake port.</summary>
 /// <param name="Host">IPv4 or IPv6 address, the latter without brackets, or a DNS name; as it was given.</param>
 /// <param name="Port">TCP port, 1 to 65535.</param>
-/// <remarks>Nothing here resolves or connects. Source: specs/mooncake-wire.md 2.1.</remarks>
+/// <remarks>Nothing here resolves or connects. Source: docs/mooncake-wire.md.</remarks>
 internal readonly record struct EndpointName(string Host, int Port)
 {
     /// <summary>The port of a name that gives none.</summary>

@@ -4,7 +4,7 @@ using System.Text.Json;
 namespace CheckpointEngine.Transfer.Handshake;
 
 /// <summary>The small bodies of the handshake port: fixed texts, notifications, and what a listener needs to know of the others.</summary>
-/// <remarks>Source: specs/mooncake-wire.md 2.3; captures 02, 03, 33, 34.</remarks>
+/// <remarks>Source: docs/mooncake-wire.md; captures 02, 03, 33, 34.</remarks>
 internal static class HandshakeBodies
 {
     internal static ReadOnlySpan<byte> EmptyObject => "{}\n"u8;

@@ -10,7 +10,7 @@ namespace CheckpointEngine.Transfer.Handshake;
 /// Any number of threads. A Mooncake peer serves one connection at a time, so a call may wait for others before it. All calls throw
 /// <see cref="CheckpointEngineException"/>: <see cref="CheckpointError.Unreachable"/> (no connection, or it broke before the reply was
 /// complete), <see cref="CheckpointError.Timeout"/>, <see cref="CheckpointError.ProtocolViolation"/> (an answer of the wrong form), and
-/// <see cref="OperationCanceledException"/> only by the caller's token. Source: specs/mooncake-wire.md 2.4, 12.
+/// <see cref="OperationCanceledException"/> only by the caller's token. Source: docs/mooncake-wire.md.
 /// </remarks>
 internal static class HandshakeClient
 {

@@ -8,7 +8,7 @@ namespace CheckpointEngine.Transfer.Handshake;
 /// The frame of the handshake port, the same for request and reply: 8 bytes length (little-endian, counting all that follows), one type byte,
 /// JSON text.
 /// </summary>
-/// <remarks>Pure; any number of threads. Source: specs/mooncake-wire.md 2.2.</remarks>
+/// <remarks>Pure; any number of threads. Source: docs/mooncake-wire.md.</remarks>
 internal static class HandshakeFrame
 {
     /// <summary>Bytes before the body: length and type.</summary>

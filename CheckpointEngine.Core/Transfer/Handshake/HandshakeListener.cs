@@ -9,7 +9,7 @@ namespace CheckpointEngine.Transfer.Handshake;
 /// The handshake port of this process. It answers every Mooncake peer and differs from Mooncake's own in that a slow, silent or hostile client
 /// holds up nobody else: one task a connection, a deadline on every step.
 /// </summary>
-/// <remarks>Any number of threads. Source: specs/mooncake-wire.md 2 and 9.</remarks>
+/// <remarks>Any number of threads. Source: docs/mooncake-wire.md.</remarks>
 internal sealed partial class HandshakeListener : IAsyncDisposable
 {
     private const int Backlog = 128;

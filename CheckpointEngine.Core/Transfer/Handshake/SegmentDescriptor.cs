@@ -6,7 +6,7 @@ namespace CheckpointEngine.Transfer.Handshake;
 /// <summary>What a transfer process tells about itself: transport, ports, registered regions, devices.</summary>
 /// <remarks>
 /// Immutable by convention: nobody writes to the arrays; any number of threads. As read from a peer it is well typed and nothing more, see
-/// <see cref="Validate"/>. Source: specs/mooncake-wire.md 3.
+/// <see cref="Validate"/>. Source: docs/mooncake-wire.md.
 /// </remarks>
 internal sealed class SegmentDescriptor
 {
@@ -61,7 +61,7 @@ internal sealed class SegmentDescriptor
     /// or length, a data port out of range, a device without name or GID, or keys that do not match the devices.
     /// </exception>
     /// <remarks>
-    /// Source: specs/mooncake-wire.md 3.2; for the data port 12. An rdma buffer without keys is refused, as by all releases but the newest.
+    /// Source: docs/mooncake-wire.md. An rdma buffer without keys is refused, as by all releases but the newest.
     /// </remarks>
     internal void Validate()
     {

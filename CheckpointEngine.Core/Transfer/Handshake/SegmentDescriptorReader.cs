@@ -7,7 +7,7 @@ namespace CheckpointEngine.Transfer.Handshake;
 /// <remarks>
 /// Total: any bytes give a descriptor or a typed error, in memory proportional to the input. As in Mooncake, a missing key and null mean empty
 /// or 0, of a key that is there twice the last counts, unknown keys are skipped; unlike there, a wrong type is an error and not the end of the
-/// process. Any number of threads. Source: specs/mooncake-wire.md 3.1.
+/// process. Any number of threads. Source: docs/mooncake-wire.md.
 /// </remarks>
 internal static class SegmentDescriptorReader
 {

@@ -6,7 +6,7 @@ namespace CheckpointEngine.Transfer.Handshake;
 /// <summary>Writes a segment descriptor as the real engine does: compact, keys in alphabetical order, one newline at the end.</summary>
 /// <remarks>
 /// Keys that only one protocol has are written for that protocol only; <c>timestamp</c>, <c>rdma_server_name</c> and <c>checkpoint_engine</c>
-/// only when they say something. Any number of threads. Source: specs/mooncake-wire.md 2.2, 3.1; captures 01 and 50.
+/// only when they say something. Any number of threads. Source: docs/mooncake-wire.md; captures 01 and 50.
 /// </remarks>
 internal static class SegmentDescriptorWriter
 {

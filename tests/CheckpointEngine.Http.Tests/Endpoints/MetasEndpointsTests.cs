@@ -251,9 +251,12 @@ public class MetasEndpointsTests
         Assert.Equal(["gather m"], server.Store.Calls);
         Assert.Equal(["http://10.0.0.2:19700"], server.Store.GatherPeers);
         Assert.Same(token, server.Store.GatherClient?.Token);
-        server.Store.Failure = new CheckpointEngineException(CheckpointError.Unreachable, "peer 10.0.0.2 is away");
-        using HttpResponseMessage failed = await server.SendAsync(HttpMethod.Post, "/v1/checkpoints/m/gather-metas", null, ("Authorization", "Bearer t"));
-        await failed.AssertProblemAsync(HttpStatusCode.InternalServerError, "10.0.0.2");
+        foreach (CheckpointError error in new[] { CheckpointError.Unreachable, CheckpointError.NotFound, CheckpointError.Refused, CheckpointError.WrongShape })
+        {
+            server.Store.Failure = new CheckpointEngineException(error, "peer 10.0.0.2 is odd");
+            using HttpResponseMessage failed = await server.SendAsync(HttpMethod.Post, "/v1/checkpoints/m/gather-metas", null, ("Authorization", "Bearer t"));
+            await failed.AssertProblemAsync(HttpStatusCode.InternalServerError, "10.0.0.2");
+        }
     }
 
     private static async Task<HttpResponseMessage> PostCodedAsync(TestServer server, byte[] body, string coding, string type)

@@ -4,7 +4,7 @@ using CsCheck;
 
 namespace CheckpointEngine.Tests;
 
-/// <summary>What aborts, stalls or confuses Mooncake's listener must do nothing to ours: specs/mooncake-wire.md 2.2 to 2.4 and 9.</summary>
+/// <summary>What aborts, stalls or confuses Mooncake's listener must do nothing to ours: docs/mooncake-wire.md.</summary>
 public class HandshakeListenerHostileTests
 {
     private static readonly IPEndPoint s_any = new(IPAddress.Loopback, 0);
