@@ -195,6 +195,7 @@ step_bench() {
 
 step_pack() {
     need_sdk
+    [[ -f README.md ]] || fail "README.md is missing; it goes into the packages"
     local project
     for project in CheckpointEngine.Core CheckpointEngine.Http; do
         dotnet pack "$project" -c "$configuration" -o "$artifacts/packages" --nologo -v quiet

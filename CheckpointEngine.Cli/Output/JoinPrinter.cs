@@ -10,8 +10,10 @@ internal static class JoinPrinter
     /// <param name="json">One JSON document instead of lines and a table.</param>
     public static void Print(JoinReport report, double metasSeconds, bool json)
     {
-        // Only the first round had to fetch metas.
         bool repeated = report.Rounds.Count > 1;
+        // Only the first round had to fetch metas; the report tells the last one's phases.
+        JoinRound[] rounds = [.. report.Rounds.Select((round, index)
+            => index == 0 ? round with { Phases = round.Phases with { Metas = round.Phases.Metas + metasSeconds } } : round)];
         JoinPhases phases = repeated ? report.Phases : report.Phases with { Metas = report.Phases.Metas + metasSeconds };
         double seconds = repeated ? report.Seconds : report.Seconds + metasSeconds;
         double gibPerSecond = seconds > 0 ? report.Bytes / seconds / (1L << 30) : 0;
@@ -26,14 +28,14 @@ internal static class JoinPrinter
         if (json)
         {
             var document = new JoinJson(report.Checkpoint, report.Bytes, report.Tensors, Round(seconds), Round(gibPerSecond), report.Verified,
-                report.UnverifiedReason, report.Transports, Convert(phases), repeated ? [.. report.Rounds.Select(Convert)] : null);
+                report.UnverifiedReason, report.Transports, Convert(phases), repeated ? [.. rounds.Select(Convert)] : null);
             Console.Out.WriteLine(JsonSerializer.Serialize(document, OutputJson.Default.JoinJson));
             Console.Out.Flush();
             return;
         }
         Console.Out.WriteLine($"joined '{report.Checkpoint}': {Quantity.Count(report.Tensors)} tensors, {Quantity.Bytes(report.Bytes)} in {Quantity.Seconds(seconds)} s, "
             + $"{gibPerSecond:0.00} GiB/s, {(report.Verified ? "every byte verified" : $"not verified ({report.UnverifiedReason})")}");
-        PrintPhases(report, phases, seconds);
+        PrintPhases(report.Bytes, repeated ? rounds : [new JoinRound(seconds, phases)]);
         foreach ((string transport, long bytes) in report.Transports)
         {
             Console.Out.WriteLine($"over {transport}: {Quantity.Bytes(bytes)}");
@@ -41,9 +43,8 @@ internal static class JoinPrinter
         Console.Out.Flush();
     }
 
-    private static void PrintPhases(JoinReport report, JoinPhases phases, double seconds)
+    private static void PrintPhases(long bytes, JoinRound[] rounds)
     {
-        JoinRound[] rounds = report.Rounds.Count > 1 ? [.. report.Rounds] : [new JoinRound(seconds, phases)];
         string[] titles = rounds.Length == 1 ? [">seconds"] : [.. rounds.Select((_, round) => $">round {round + 1}")];
         var table = new TextTable(["phase", .. titles]);
         table.Add(["metas", .. rounds.Select(round => Quantity.Seconds(round.Phases.Metas))]);
@@ -53,7 +54,7 @@ internal static class JoinPrinter
         table.Add(["verify", .. rounds.Select(round => Quantity.Seconds(round.Phases.Verify))]);
         table.Add(["write", .. rounds.Select(round => Quantity.Seconds(round.Phases.Write))]);
         table.Add(["all", .. rounds.Select(round => Quantity.Seconds(round.Seconds))]);
-        table.Add(["GiB/s", .. rounds.Select(round => $"{(round.Seconds > 0 ? report.Bytes / round.Seconds / (1L << 30) : 0):0.00}")]);
+        table.Add(["GiB/s", .. rounds.Select(round => $"{(round.Seconds > 0 ? bytes / round.Seconds / (1L << 30) : 0):0.00}")]);
         table.Print(Console.Out);
     }
 
