@@ -96,39 +96,50 @@ step_test() {
     need_sdk
     say "building"
     dotnet build CheckpointEngine.slnx -c "$configuration" --nologo -v quiet
-    local passed=0 failed=0 skipped=0 ran=0 broken=() log project name program
-    log=$(mktemp)
-    # shellcheck disable=SC2064  # the name is known now
-    trap "rm -f '$log'" RETURN
-    for project in tests/*.Tests/*.csproj tests/*AllocationTests/*.csproj; do
-        [[ -f $project ]] || continue
-        name=$(basename "$project" .csproj)
-        program=$(dirname "$project")/bin/$configuration/net10.0/$name
-        [[ -x $program ]] || { broken+=("$name: not built"); continue; }
-        say "$name"
-        local status=0
-        "$program" --progress off --no-ansi --show-test-results failed,skipped 2>&1 | tee "$log" || status=$?
-        local total
-        total=$(summary total "$log")
-        if [[ -z $total ]]; then
-            broken+=("$name: ended with status $status and no summary")
-            continue
-        fi
-        ran=$((ran + total))
-        passed=$((passed + $(summary succeeded "$log")))
-        failed=$((failed + $(summary failed "$log")))
-        skipped=$((skipped + $(summary skipped "$log")))
-        if [[ $status -ne 0 && $(summary failed "$log") -eq 0 ]]; then
-            broken+=("$name: no test failed, but it ended with status $status")
-        fi
+    passed=0 failed=0 skipped=0 broken=()
+    local project
+    for project in tests/*.Tests/*.csproj; do
+        run_tests "$(basename "$project" .csproj)" --progress off --no-ansi --show-test-results failed,skipped
     done
+    run_tests CheckpointEngine.AllocationTests
+    run_tests CheckpointEngine.Fuzz --seconds "${FUZZ_SECONDS:-3}"
     if [[ ${#broken[@]} -ne 0 ]]; then
         printf '\n'
         printf 'broken: %s\n' "${broken[@]}"
     fi
     failed=$((failed + ${#broken[@]}))
     printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
-    [[ $failed -eq 0 && $ran -ne 0 ]]
+    [[ $failed -eq 0 && $passed -ne 0 ]]
+}
+
+# Runs one test program and adds what it counts at its end: "succeeded: N" and so on (xunit), or "N passed, N failed, N skipped" (our own).
+run_tests() {
+    local name=$1 status=0 log counts
+    local program=tests/$name/bin/$configuration/net10.0/$name
+    shift
+    if [[ ! -x $program ]]; then
+        broken+=("$name: not built")
+        return
+    fi
+    say "$name"
+    log=$(mktemp)
+    "$program" "$@" 2>&1 | tee "$log" || status=$?
+    if [[ -n $(summary total "$log") ]]; then
+        counts="$(summary succeeded "$log") $(summary failed "$log") $(summary skipped "$log")"
+    else
+        counts=$(sed -nE 's/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$log" | tail -1)
+    fi
+    rm -f "$log"
+    if [[ -z $counts ]]; then
+        broken+=("$name: ended with status $status and no summary")
+        return
+    fi
+    local p f s
+    read -r p f s <<<"$counts"
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    if [[ $status -ne 0 && $f -eq 0 ]]; then
+        broken+=("$name: no test failed, but it ended with status $status")
+    fi
 }
 
 # A number of the summary that Microsoft.Testing.Platform prints at its end; empty when there is none.
