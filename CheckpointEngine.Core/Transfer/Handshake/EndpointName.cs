@@ -109,7 +109,7 @@ internal readonly record struct EndpointName(string Host, int Port)
 
     // TryParse alone would take brackets and a port as part of an address, and anything at all as the name of a zone.
     private static bool IsIPv6Text(ReadOnlySpan<char> text)
-        => !text.ContainsAnyExcept(s_inIPv6) && text.Contains(':')
+        => text.Length <= MaxHostLength && !text.ContainsAnyExcept(s_inIPv6) && text.Contains(':')
             && IPAddress.TryParse(text, out IPAddress? address) && address.AddressFamily == AddressFamily.InterNetworkV6;
 
     private static bool IsPlainHost(ReadOnlySpan<char> host, ref int offset)
