@@ -116,11 +116,11 @@ internal sealed class Executor : IDisposable
             : null;
     }
 
-    // The message without what comes from the input: its numbers, and all from the first quotation mark to the last.
+    // The message without what comes from the input: its numbers, and all from the first quotation mark to the last (to the end, where it was cut).
     private static string Shape(string message)
     {
         int quote = message.IndexOf('\'');
-        string text = quote < 0 ? message : message[..quote] + message[(message.LastIndexOf('\'') + 1)..];
+        string text = quote < 0 ? message : message[..quote] + (message.Contains('…') ? "" : message[(message.LastIndexOf('\'') + 1)..]);
         return new string([.. text.Where(character => !char.IsAsciiHexDigit(character))]);
     }
 

@@ -77,7 +77,7 @@ internal sealed class PeerClientTarget : FuzzTarget
             }
             catch (CheckpointEngineException refused)
             {
-                Check(!refused.Message.Any(char.IsControl), "a control character in a message");
+                Check(!refused.Message.Any(char.IsControl), $"a control character in a message: {refused.Message}");
                 outcome.Add(refused.Error.ToString());
             }
         }
