@@ -15,6 +15,7 @@ internal static class Program
 
     private static int Main(string[] arguments)
     {
+        arguments = [.. arguments.SelectMany(argument => argument.StartsWith("--", StringComparison.Ordinal) ? argument.Split('=', 2) : [argument])];
         var options = new Dictionary<string, string>();
         var names = new List<string>();
         for (int i = 0; i < arguments.Length; i++)
