@@ -13,6 +13,9 @@ namespace CheckpointEngine.Checkpoints;
 /// </remarks>
 internal sealed class CheckpointDigests
 {
+    // 16 TiB, several times the largest models; at most 140 MB of digests, since a stranger's metas may claim any size.
+    private const int MaxChunks = 1 << 22;
+
     private const byte Untouched = 0;
     private const byte Claimed = 1;
     private const byte Done = 2;
@@ -35,6 +38,12 @@ internal sealed class CheckpointDigests
         _firstChunk = new int[tensors.Count + 1];
         for (int tensor = 0; tensor < tensors.Count; tensor++)
         {
+            long leftBytes = (long)(MaxChunks - _firstChunk[tensor]) * TensorDigest.ChunkBytes;
+            if (tensors.GetByteLength(tensor) > leftBytes)
+            {
+                ThrowHelper.Throw(CheckpointError.OutOfMemory,
+                    $"make room for digests: tensor {TensorNames.Quote(tensors, tensor)} brings the checkpoint above {(long)MaxChunks * TensorDigest.ChunkBytes:N0} bytes");
+            }
             _firstChunk[tensor + 1] = checked(_firstChunk[tensor] + TensorDigest.ChunkCount(tensors.GetByteLength(tensor)));
         }
         _digests = new byte[checked(ChunkCount * _digestBytes)];

@@ -47,7 +47,7 @@ internal ref struct SafetensorsHeaderParser
         }
         catch (JsonException e)
         {
-            ThrowHelper.ThrowInvalidData(_fileName, Offset, $"the header is not JSON: {Reason(e)}");
+            ThrowHelper.ThrowInvalidData(_fileName, Offset, $"the header is not JSON: {MessageText.Reason(e)}");
         }
         catch (InvalidOperationException)   // what the reader throws for half of a surrogate pair in an escape
         {
@@ -243,11 +243,4 @@ internal ref struct SafetensorsHeaderParser
 
     private readonly void Refuse(ReadOnlySpan<byte> name, string reason)
         => ThrowHelper.ThrowInvalidData(_fileName, Offset, $"tensor {TensorNames.Quote(name)} {reason}");
-
-    // The message ends with line and position of the reader's own counting; ours is the offset in the file.
-    private static string Reason(JsonException e)
-    {
-        int cut = e.Message.IndexOf(" LineNumber:", StringComparison.Ordinal);
-        return cut < 0 ? e.Message : e.Message[..cut];
-    }
 }

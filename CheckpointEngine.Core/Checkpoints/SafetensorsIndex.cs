@@ -48,7 +48,7 @@ public sealed partial class SafetensorsIndex
         }
         catch (JsonException e)
         {
-            ThrowHelper.ThrowInvalidData(fileName, reader.BytesConsumed, $"the index is not JSON: {e.Message}");
+            ThrowHelper.ThrowInvalidData(fileName, reader.BytesConsumed, $"the index is not JSON: {MessageText.Reason(e)}");
         }
         catch (InvalidOperationException)   // what the reader throws for half of a surrogate pair in an escape
         {

@@ -33,7 +33,7 @@ public static class TensorDigest
     };
 
     /// <summary>Number of chunks of a tensor of <paramref name="lengthBytes"/>.</summary>
-    public static int ChunkCount(long lengthBytes) => checked((int)((lengthBytes + ChunkBytes - 1) / ChunkBytes));
+    public static int ChunkCount(long lengthBytes) => checked((int)(lengthBytes / ChunkBytes + (lengthBytes % ChunkBytes == 0 ? 0 : 1)));
 
     /// <summary>Hashes one chunk, or the concatenated chunk digests into the root.</summary>
     /// <param name="algorithm">Not <see cref="DigestAlgorithm.None"/>.</param>

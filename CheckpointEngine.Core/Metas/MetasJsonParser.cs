@@ -81,7 +81,7 @@ internal sealed partial class MetasJsonParser : IDisposable
         }
         catch (JsonException failure)
         {
-            ThrowHelper.Throw(CheckpointError.InvalidData, $"{What}: {failure.Message} (at byte {_fedBytes + reader.BytesConsumed})", failure);
+            ThrowHelper.Throw(CheckpointError.InvalidData, $"{What}: {MessageText.Reason(failure)} (at byte {_fedBytes + reader.BytesConsumed})", failure);
         }
         int consumed = (int)reader.BytesConsumed;
         _json = reader.CurrentState;

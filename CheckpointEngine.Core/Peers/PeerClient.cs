@@ -16,6 +16,9 @@ namespace CheckpointEngine.Peers;
 /// <remarks>One request at a time; later ones wait their turn. Dispose ends it.</remarks>
 internal sealed class PeerClient : IDisposable
 {
+    // Of the reason that a peer gives for an error; ours are shorter.
+    private const int MaxReasonChars = 1024;
+
     private readonly Socket _socket;
     private readonly NetworkStream _stream;
     private readonly string _peer;
@@ -65,7 +68,15 @@ internal sealed class PeerClient : IDisposable
                 await SendAsync(PeerMessage.Metas, Encoding.UTF8.GetBytes(name), token).ConfigureAwait(false);
                 PeerFrame frame = await ReceiveHeaderAsync(PeerMessage.Metas, (int)Math.Min(maxBytes, int.MaxValue), token).ConfigureAwait(false);
                 using var body = new PayloadStream(_stream, frame.LengthBytes);
-                return await MetasJsonReader.ReadAsync(body, maxBytes, token).ConfigureAwait(false);
+                try
+                {
+                    return await MetasJsonReader.ReadAsync(body, maxBytes, token).ConfigureAwait(false);
+                }
+                catch (CheckpointEngineException)
+                {
+                    _socket.Dispose();    // the rest of the payload would be taken for the next answer
+                    throw;
+                }
             }, cancellationToken).ConfigureAwait(false);
         }
         finally
@@ -124,9 +135,10 @@ internal sealed class PeerClient : IDisposable
         {
             Violated("its side files are malformed");
         }
+        var names = new HashSet<string>(StringComparer.Ordinal);
         while (files.Count < count)
         {
-            files.Add(TryReadSideFile(ref reader, out SideFile? file) ? file : Violated<SideFile>("its side files are malformed"));
+            files.Add(TryReadSideFile(ref reader, out SideFile? file) && names.Add(file.Name) ? file : Violated<SideFile>("its side files are malformed"));
         }
         return files;
     }
@@ -143,7 +155,7 @@ internal sealed class PeerClient : IDisposable
         }
         // The name becomes a file's: a plain one, of a kind that belongs to a checkpoint, and no weights.
         string name = Encoding.UTF8.GetString(nameUtf8);
-        if (name.Length is 0 or > 255 || name[0] == '.' || name.AsSpan().ContainsAny('/', '\\', '\0') || !CheckpointFiles.IsSideFile(name))
+        if (name.Length is 0 or > 255 || name[0] == '.' || name.Any(char.IsControl) || name.AsSpan().ContainsAny('/', '\\') || !CheckpointFiles.IsSideFile(name))
         {
             return false;
         }
@@ -227,7 +239,7 @@ internal sealed class PeerClient : IDisposable
         catch (Exception failure) when (failure is IOException or SocketException or ObjectDisposedException)
         {
             _socket.Dispose();
-            throw new CheckpointEngineException(CheckpointError.Unreachable, $"{what}: the connection to {_peer} broke: {failure.Message}", 0, failure);
+            throw new CheckpointEngineException(CheckpointError.Unreachable, $"{what}: the connection to {_peer} broke: {failure.Message.ReplaceLineEndings(" ")}", 0, failure);
         }
     }
 
@@ -249,11 +261,15 @@ internal sealed class PeerClient : IDisposable
         }
         if (frame.Type == PeerMessage.Error)
         {
-            byte[] payload = await ReceivePayloadAsync(frame with { LengthBytes = Math.Min(frame.LengthBytes, PeerFrame.MaxSmallBytes) }, cancellationToken).ConfigureAwait(false);
+            if (frame.LengthBytes > PeerFrame.MaxSmallBytes)
+            {
+                Violated($"it answers with an error of {frame.LengthBytes:N0} bytes");
+            }
+            byte[] payload = await ReceivePayloadAsync(frame, cancellationToken).ConfigureAwait(false);
             CheckpointError error = payload.Length >= 2 && Enum.IsDefined((CheckpointError)BinaryPrimitives.ReadUInt16LittleEndian(payload))
                 ? (CheckpointError)BinaryPrimitives.ReadUInt16LittleEndian(payload)
                 : CheckpointError.ProtocolViolation;
-            string text = payload.Length > 2 ? Encoding.UTF8.GetString(payload, 2, Math.Min(payload.Length - 2, 4096)) : "no reason";
+            string text = payload.Length > 2 ? MessageText.Clean(Encoding.UTF8.GetString(payload.AsSpan(2)), MaxReasonChars) : "no reason";
             throw new CheckpointEngineException(error, $"{_peer} answers: {text}");
         }
         if (frame.Type != expected || frame.LengthBytes > maxBytes)
@@ -265,8 +281,15 @@ internal sealed class PeerClient : IDisposable
 
     private async Task<byte[]> ReceivePayloadAsync(PeerFrame frame, CancellationToken cancellationToken)
     {
-        byte[] payload = GC.AllocateUninitializedArray<byte>(frame.LengthBytes);
+        // A length is a claim: memory grows with what has come.
+        byte[] payload = GC.AllocateUninitializedArray<byte>(Math.Min(frame.LengthBytes, PeerFrame.MaxSmallBytes));
         await _stream.ReadExactlyAsync(payload, cancellationToken).ConfigureAwait(false);
+        while (payload.Length < frame.LengthBytes)
+        {
+            int had = payload.Length;
+            Array.Resize(ref payload, (int)Math.Min(frame.LengthBytes, had * 2L));
+            await _stream.ReadExactlyAsync(payload.AsMemory(had), cancellationToken).ConfigureAwait(false);
+        }
         return payload;
     }
 

@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
@@ -17,6 +18,9 @@ internal readonly record struct EndpointName(string Host, int Port)
     // The longest DNS name has 253 characters; the longest name then needs ":65535" as well.
     private const int MaxHostLength = 253;
     private const int MaxNameLength = MaxHostLength + 8;
+
+    private static readonly SearchValues<char> s_inIPv6
+        = SearchValues.Create("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:.%-_");
 
     private bool IsIPv6 => Host is not null && Host.Contains(':');
 
@@ -103,9 +107,9 @@ internal readonly record struct EndpointName(string Host, int Port)
         return null;
     }
 
-    // TryParse alone would take brackets and a port as part of an address.
+    // TryParse alone would take brackets and a port as part of an address, and anything at all as the name of a zone.
     private static bool IsIPv6Text(ReadOnlySpan<char> text)
-        => text.IndexOfAny('[', ']', '/') < 0 && text.Contains(':')
+        => text.Length <= MaxHostLength && !text.ContainsAnyExcept(s_inIPv6) && text.Contains(':')
             && IPAddress.TryParse(text, out IPAddress? address) && address.AddressFamily == AddressFamily.InterNetworkV6;
 
     private static bool IsPlainHost(ReadOnlySpan<char> host, ref int offset)

@@ -42,7 +42,7 @@ internal static class HandshakeBodies
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.InvalidData"/>: no JSON.</exception>
     internal static string? ReadAskerProtocol(ReadOnlySequence<byte> body)
     {
-        var reader = new Utf8JsonReader(body, HandshakeJson.ReaderOptions);
+        var reader = new Utf8JsonReader(Contiguous(body), HandshakeJson.ReaderOptions);
         string? protocol = null;
         try
         {
@@ -65,9 +65,12 @@ internal static class HandshakeBodies
         return protocol;
     }
 
+    // Over several segments the reader of .NET 10 fails with IndexOutOfRangeException on a literal cut short ("tr", split behind the t).
+    private static ReadOnlySpan<byte> Contiguous(in ReadOnlySequence<byte> body) => body.IsSingleSegment ? body.FirstSpan : body.ToArray();
+
     private static (string First, string Second) ReadTexts(ReadOnlySequence<byte> body, ReadOnlySpan<byte> firstKey, ReadOnlySpan<byte> secondKey)
     {
-        var reader = new Utf8JsonReader(body, HandshakeJson.ReaderOptions);
+        var reader = new Utf8JsonReader(Contiguous(body), HandshakeJson.ReaderOptions);
         string first = "", second = "";
         try
         {
