@@ -100,7 +100,7 @@ internal sealed class DigestVerifier
     /// <summary>Fetches the chunk digests of all owners that have a conversation, in the order in which their bytes come.</summary>
     internal Task FetchAsync(CancellationToken cancellationToken)
         => Task.WhenAll(Enumerable.Range(0, _links.Length)
-            .Where(owner => _links[owner]?.Peer is not null && _expectedByOwner[owner] is not null)
+            .Where(owner => _links[owner] is { Peer: not null, Digest: not DigestAlgorithm.None } && _expectedByOwner[owner] is not null)
             .Select(owner => FetchAsync(owner, _links[owner]!.Peer!, cancellationToken)));
 
     /// <summary>Compares what could not be compared on arrival.</summary>

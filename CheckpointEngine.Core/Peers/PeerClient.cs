@@ -65,7 +65,15 @@ internal sealed class PeerClient : IDisposable
                 await SendAsync(PeerMessage.Metas, Encoding.UTF8.GetBytes(name), token).ConfigureAwait(false);
                 PeerFrame frame = await ReceiveHeaderAsync(PeerMessage.Metas, (int)Math.Min(maxBytes, int.MaxValue), token).ConfigureAwait(false);
                 using var body = new PayloadStream(_stream, frame.LengthBytes);
-                return await MetasJsonReader.ReadAsync(body, maxBytes, token).ConfigureAwait(false);
+                try
+                {
+                    return await MetasJsonReader.ReadAsync(body, maxBytes, token).ConfigureAwait(false);
+                }
+                catch (CheckpointEngineException)
+                {
+                    _socket.Dispose();      // what is left of the payload would be taken for the next answer
+                    throw;
+                }
             }, cancellationToken).ConfigureAwait(false);
         }
         finally
@@ -80,6 +88,10 @@ internal sealed class PeerClient : IDisposable
     /// <returns>For each tensor its digests, one after the other, or null when the owner has none.</returns>
     internal async Task<byte[]?[]> GetDigestsAsync(ReadOnlyMemory<(ulong Address, long LengthBytes)> tensors, CancellationToken cancellationToken)
     {
+        if (Digest == DigestAlgorithm.None)
+        {
+            return new byte[]?[tensors.Length];
+        }
         byte[] request = new byte[4 + tensors.Length * 16];
         BinaryPrimitives.WriteInt32LittleEndian(request, tensors.Length);
         long maxBytes = 0;
@@ -109,6 +121,10 @@ internal sealed class PeerClient : IDisposable
             digests[i] = answer.AsSpan(at, (int)bytes).ToArray();
             at += (int)bytes;
         }
+        if (at != answer.Length)
+        {
+            Violated("its digests do not match what was asked");
+        }
         return digests;
     }
 
@@ -127,6 +143,10 @@ internal sealed class PeerClient : IDisposable
         while (files.Count < count)
         {
             files.Add(TryReadSideFile(ref reader, out SideFile? file) ? file : Violated<SideFile>("its side files are malformed"));
+        }
+        if (!reader.End)
+        {
+            Violated("its side files are malformed");
         }
         return files;
     }
@@ -249,7 +269,11 @@ internal sealed class PeerClient : IDisposable
         }
         if (frame.Type == PeerMessage.Error)
         {
-            byte[] payload = await ReceivePayloadAsync(frame with { LengthBytes = Math.Min(frame.LengthBytes, PeerFrame.MaxSmallBytes) }, cancellationToken).ConfigureAwait(false);
+            if (frame.LengthBytes > PeerFrame.MaxSmallBytes)
+            {
+                Violated($"its error has {frame.LengthBytes:N0} bytes");
+            }
+            byte[] payload = await ReceivePayloadAsync(frame, cancellationToken).ConfigureAwait(false);
             CheckpointError error = payload.Length >= 2 && Enum.IsDefined((CheckpointError)BinaryPrimitives.ReadUInt16LittleEndian(payload))
                 ? (CheckpointError)BinaryPrimitives.ReadUInt16LittleEndian(payload)
                 : CheckpointError.ProtocolViolation;
