@@ -89,7 +89,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             HeldCheckpoint held = await Task.Run(() => paths.Count == 1
                 ? CheckpointLoader.Load(name, paths[0], Options.Hold, Options.Pin, cancellationToken: cancellationToken)
-                : CheckpointLoader.Load(name, paths, Options.Hold, Options.Pin, cancellationToken: cancellationToken), cancellationToken).ConfigureAwait(false);
+                : CheckpointLoader.Load(name, paths, Options.Hold, Options.Pin, null, cancellationToken), cancellationToken).ConfigureAwait(false);
             await PublishAsync(held, null).ConfigureAwait(false);
             LogRegistered(name, held.Tensors.Count, held.DataBytes);
             return held;

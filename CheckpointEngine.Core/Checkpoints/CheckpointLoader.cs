@@ -31,8 +31,7 @@ public static class CheckpointLoader
     /// <param name="cancellationToken">Ends a copy after the pieces in hand.</param>
     /// <exception cref="CheckpointEngineException">NotFound, Io, InvalidData (also for a tensor name in two files), OutOfMemory, Native.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
-    public static HeldCheckpoint Load(string name, IReadOnlyList<string> files, HoldMode mode = HoldMode.Map, PinMode pin = PinMode.Auto,
-        IProgress<long>? progress = null, CancellationToken cancellationToken = default)
+    public static HeldCheckpoint Load(string name, IReadOnlyList<string> files, HoldMode mode, PinMode pin, IProgress<long>? progress, CancellationToken cancellationToken)
         => Load(name, files, null, mode, pin, progress, cancellationToken);
 
     private static HeldCheckpoint Load(string name, IReadOnlyList<string> paths, CheckpointFiles? found, HoldMode mode, PinMode pin,

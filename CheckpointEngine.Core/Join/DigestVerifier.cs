@@ -21,23 +21,31 @@ internal sealed class DigestVerifier
 
     private readonly TransferPlan _plan;
     private readonly OwnerLink?[] _links;
-    private readonly DigestAlgorithm[] _algorithms;                              // per owner
     private readonly Dictionary<DigestAlgorithm, CheckpointDigests> _received = [];
     private readonly Dictionary<DigestAlgorithm, CheckpointDigests> _expected = [];
     private readonly CheckpointDigests?[] _receivedByOwner;
     private readonly CheckpointDigests?[] _expectedByOwner;
 
     internal DigestVerifier(TransferPlan plan, OwnerLink?[] links)
+        : this(plan, links, [.. Enumerable.Range(0, links.Length).Select(owner => links[owner] is null ? DigestAlgorithm.None : ChooseAlgorithm(plan, links, owner))])
+    {
+    }
+
+    /// <summary>Without owners to ask: what arrives is compared with the roots in the metas.</summary>
+    internal DigestVerifier(TransferPlan plan, DigestAlgorithm[] algorithms)
+        : this(plan, new OwnerLink?[algorithms.Length], algorithms)
+    {
+    }
+
+    private DigestVerifier(TransferPlan plan, OwnerLink?[] links, DigestAlgorithm[] algorithms)
     {
         _plan = plan;
         _links = links;
-        _algorithms = new DigestAlgorithm[links.Length];
         _receivedByOwner = new CheckpointDigests?[links.Length];
         _expectedByOwner = new CheckpointDigests?[links.Length];
         for (int owner = 0; owner < links.Length; owner++)
         {
-            DigestAlgorithm algorithm = links[owner] is null ? DigestAlgorithm.None : ChooseAlgorithm(owner);
-            _algorithms[owner] = algorithm;
+            DigestAlgorithm algorithm = algorithms[owner];
             if (algorithm == DigestAlgorithm.None)
             {
                 continue;
@@ -103,7 +111,7 @@ internal sealed class DigestVerifier
     /// <summary>Fetches the chunk digests of all owners that have a conversation, in the order in which their bytes come.</summary>
     internal Task FetchAsync(CancellationToken cancellationToken)
         => Task.WhenAll(Enumerable.Range(0, _links.Length)
-            .Where(owner => _links[owner]?.Peer is not null && _expectedByOwner[owner] is not null)
+            .Where(owner => _links[owner] is { Peer: not null, Digest: not DigestAlgorithm.None } && _expectedByOwner[owner] is not null)
             .Select(owner => FetchAsync(owner, _links[owner]!.Peer!, cancellationToken)));
 
     /// <summary>Compares what could not be compared on arrival.</summary>
@@ -223,17 +231,17 @@ internal sealed class DigestVerifier
         }
     }
 
-    private DigestAlgorithm ChooseAlgorithm(int owner)
+    private static DigestAlgorithm ChooseAlgorithm(TransferPlan plan, OwnerLink?[] links, int owner)
     {
-        if (_links[owner]!.Digest != DigestAlgorithm.None)
+        if (links[owner]!.Digest != DigestAlgorithm.None)
         {
-            return _links[owner]!.Digest;
+            return links[owner]!.Digest;
         }
-        foreach (MetasBuffer buffer in _plan.Metas.Owners[owner].Buffers)
+        foreach (MetasBuffer buffer in plan.Metas.Owners[owner].Buffers)
         {
             for (int tensor = buffer.FirstTensor; tensor < buffer.FirstTensor + buffer.TensorCount; tensor++)
             {
-                if (_plan.Metas.GetDigestAlgorithm(tensor) is not DigestAlgorithm.None and DigestAlgorithm algorithm)
+                if (plan.Metas.GetDigestAlgorithm(tensor) is not DigestAlgorithm.None and DigestAlgorithm algorithm)
                 {
                     return algorithm;
                 }

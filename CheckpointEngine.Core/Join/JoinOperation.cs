@@ -44,6 +44,10 @@ internal sealed partial class JoinOperation
         CheckpointMetas metas = _metas.WithoutEmptyOwners();
         metas.ValidateForLoading();
         TransferPlan plan = TransferPlanner.Plan(metas, new TensorFilter(_options.Include, _options.Exclude));
+        if (_options.Destination == JoinDestinationKind.Memory)
+        {
+            MemoryDestination.ThrowIfBeyondHost(plan);      // before anything is made whose size the metas decide
+        }
         OwnerLink?[] links = new OwnerLink?[metas.Owners.Length];
         try
         {

@@ -21,23 +21,25 @@ internal sealed class LaneCountController
     private TimeSpan _windowStart;
     private TimeSpan _restUntil;
 
-    /// <param name="links">The owners; null for those that are not needed.</param>
+    /// <param name="owners">Owners that are read from.</param>
+    /// <param name="allHere">Whether all of them run on this host.</param>
+    /// <param name="cores">Cores of this host.</param>
     /// <param name="fixedLanes">What the user asked for; 0 to find out.</param>
     /// <param name="limit">The most there may ever be.</param>
-    internal LaneCountController(OwnerLink?[] links, int fixedLanes, int limit)
+    internal LaneCountController(int owners, bool allHere, int cores, int fixedLanes, int limit)
     {
-        int owners = 0;
-        bool allHere = true;
-        foreach (OwnerLink? link in links)
-        {
-            owners += link is null ? 0 : 1;
-            allHere &= link is null || link.IsSameHost;
-        }
-        int cores = Environment.ProcessorCount;
         // On one host sender and receiver share the cores, so half of them can receive. Over a network every owner has a link of its own.
         _most = fixedLanes != 0 ? fixedLanes : Math.Clamp(allHere ? cores / 2 : Math.Max(4, cores), 1, limit);
         _least = fixedLanes != 0 ? fixedLanes : Math.Min(_most, allHere ? Math.Clamp(cores / 8, 1, 4) : Math.Clamp(owners, 4, 8));
         _lanes = _least;
+    }
+
+    /// <param name="links">The owners; null for those that are not needed.</param>
+    /// <param name="fixedLanes">What the user asked for; 0 to find out.</param>
+    /// <param name="limit">The most there may ever be.</param>
+    internal LaneCountController(OwnerLink?[] links, int fixedLanes, int limit)
+        : this(links.Count(link => link is not null), Array.TrueForAll(links, link => link is null || link.IsSameHost), Environment.ProcessorCount, fixedLanes, limit)
+    {
     }
 
     /// <summary>With how many to begin.</summary>

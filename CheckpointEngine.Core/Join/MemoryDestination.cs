@@ -13,12 +13,7 @@ internal sealed class MemoryDestination : IJoinDestination
     internal MemoryDestination(TransferPlan plan)
     {
         _plan = plan;
-        long total = 0;
-        foreach (PlannedBuffer buffer in plan.Buffers)
-        {
-            total += buffer.SizeBytes;
-        }
-        HostMemory.ThrowIfBeyond(total, "the joined checkpoint");
+        ThrowIfBeyondHost(plan);
         var buffers = new List<MemoryBuffer>(plan.Buffers.Length);
         try
         {
@@ -33,6 +28,18 @@ internal sealed class MemoryDestination : IJoinDestination
             throw;
         }
         _buffers = [.. buffers];
+    }
+
+    /// <summary>Refuses what this host cannot hold.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/>.</exception>
+    internal static void ThrowIfBeyondHost(TransferPlan plan)
+    {
+        long total = 0;
+        foreach (PlannedBuffer buffer in plan.Buffers)
+        {
+            total += buffer.SizeBytes;
+        }
+        HostMemory.ThrowIfBeyond(total, "the joined checkpoint");
     }
 
     public nint AddressOf(in ReadUnit unit)

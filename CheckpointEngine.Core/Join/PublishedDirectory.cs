@@ -1,7 +1,9 @@
 using System.Runtime.InteropServices;
+using System.Text;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Interop;
+using Microsoft.Win32.SafeHandles;
 
 namespace CheckpointEngine.Join;
 
@@ -9,10 +11,13 @@ namespace CheckpointEngine.Join;
 /// A directory that is filled beside its place and put there when it is complete: by one rename when the place is free, by exchanging the two names
 /// when it is not, file by file with the index last where a file system can do neither.
 /// </summary>
-/// <remarks>One join at a time works on a place: it holds a lock on the partial directory. Dispose removes what was not published.</remarks>
+/// <remarks>
+/// One join at a time works on a place: it holds a lock on a file beside the partial directory, which changes its name, from the first to the last
+/// step. Dispose removes what was not published.
+/// </remarks>
 internal sealed class PublishedDirectory : IDisposable
 {
-    private const string LockFileName = ".lock";
+    private const string LockSuffix = ".ce-lock";
 
     private readonly string _place;
     private readonly bool _keepPartial;
@@ -30,27 +35,22 @@ internal sealed class PublishedDirectory : IDisposable
             _place = Path.TrimEndingDirectorySeparator(target.FullName);
         }
         CheckPlace();
-        string name = $".{Path.GetFileName(_place)}.ce-partial";
+        string name = $".{Path.GetFileName(_place)}";
         string parent = IsMountPoint(_place) ? _place : Path.GetDirectoryName(_place) ?? "/";
-        PartialPath = Path.Combine(parent, name);
+        PartialPath = Path.Combine(parent, name + ".ce-partial");
+        _lock = Lock(Path.Combine(parent, name + LockSuffix));
         try
         {
+            if (Directory.Exists(PartialPath))
+            {
+                Directory.Delete(PartialPath, recursive: true);
+            }
             Directory.CreateDirectory(PartialPath);
-            _lock = new FileStream(Path.Combine(PartialPath, LockFileName), FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None);
         }
         catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
         {
-            bool taken = failure is IOException && File.Exists(Path.Combine(PartialPath, LockFileName));
-            throw new CheckpointEngineException(taken ? CheckpointError.AlreadyExists : CheckpointError.Io, taken
-                ? $"write to {_place}: another join is at work on it ({PartialPath} is locked)"
-                : $"write to {_place}: cannot make {PartialPath}: {failure.Message}; its parent directory must exist and be writable", failure.HResult, failure);
-        }
-        foreach (FileSystemInfo left in new DirectoryInfo(PartialPath).EnumerateFileSystemInfos())
-        {
-            if (left.Name != LockFileName)
-            {
-                left.Delete();
-            }
+            Unlock();
+            throw CannotMake(PartialPath, failure);
         }
     }
 
@@ -61,7 +61,6 @@ internal sealed class PublishedDirectory : IDisposable
     /// <returns>Null when that was one step; else a remark that it was not.</returns>
     internal string? Publish()
     {
-        File.Delete(Path.Combine(PartialPath, LockFileName));
         FlushDirectory(PartialPath);
         string? remark = null;
         bool exists = Directory.Exists(_place);
@@ -90,20 +89,64 @@ internal sealed class PublishedDirectory : IDisposable
 
     public void Dispose()
     {
-        _lock.Dispose();
-        if (_published || _keepPartial)
-        {
-            return;
-        }
         try
         {
-            Directory.Delete(PartialPath, recursive: true);
+            if (!_published && !_keepPartial && Directory.Exists(PartialPath))
+            {
+                Directory.Delete(PartialPath, recursive: true);
+            }
         }
         catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
         {
             // It stays, and the next join to this place removes it.
         }
+        Unlock();
     }
+
+    private FileStream Lock(string path)
+    {
+        while (true)
+        {
+            FileStream? file = null;
+            try
+            {
+                file = new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, bufferSize: 0);
+                // Who had the lock before may have removed the file after it was opened here: then it guards nothing any more.
+                string? name = new FileInfo($"/proc/self/fd/{file.SafeFileHandle.DangerousGetHandle()}").LinkTarget;
+                if (name?.EndsWith(" (deleted)", StringComparison.Ordinal) != true)
+                {
+                    return file;
+                }
+                file.Dispose();
+            }
+            catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
+            {
+                file?.Dispose();
+                if (failure is IOException && File.Exists(path) && failure is not PathTooLongException)
+                {
+                    throw new CheckpointEngineException(CheckpointError.AlreadyExists, $"write to {_place}: another join is at work on it ({path} is locked)", failure.HResult, failure);
+                }
+                throw CannotMake(path, failure);
+            }
+        }
+    }
+
+    // Removed while it is still locked: nobody else can take it for his own in between.
+    private void Unlock()
+    {
+        try
+        {
+            File.Delete(_lock.Name);
+        }
+        catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
+        {
+            // It stays, unlocked.
+        }
+        _lock.Dispose();
+    }
+
+    private CheckpointEngineException CannotMake(string path, Exception failure) => new(CheckpointError.Io,
+        $"write to {_place}: cannot make {path}: {failure.Message}; its parent directory must exist and be writable", failure.HResult, failure);
 
     // What is in the place is deleted in the end, so it must be a checkpoint, or nothing.
     private void CheckPlace()
@@ -119,7 +162,7 @@ internal sealed class PublishedDirectory : IDisposable
         foreach (FileSystemInfo entry in new DirectoryInfo(_place).EnumerateFileSystemInfos())
         {
             bool ours = entry is FileInfo
-                ? CheckpointFiles.IsPartOfCheckpoint(entry.Name)
+                ? CheckpointFiles.IsPartOfCheckpoint(entry.Name) || entry.Name.EndsWith(LockSuffix, StringComparison.Ordinal)
                 : entry.Name.EndsWith(".ce-partial", StringComparison.Ordinal) || entry.Name == "lost+found";
             if (!ours)
             {
@@ -149,7 +192,7 @@ internal sealed class PublishedDirectory : IDisposable
         var names = files.Select(file => Path.GetFileName(file)!).ToHashSet();
         foreach (string old in Directory.GetFiles(_place))
         {
-            if (!names.Contains(Path.GetFileName(old)))
+            if (!names.Contains(Path.GetFileName(old)) && old != _lock.Name)
             {
                 File.Delete(old);
             }
@@ -176,16 +219,17 @@ internal sealed class PublishedDirectory : IDisposable
     }
 
     // A rename is durable once the directory that holds the name is.
-    private static void FlushDirectory(string path)
+    // Not File.OpenHandle, which opens no directory. Some file systems cannot; the names are then as durable as they make them.
+    private static unsafe void FlushDirectory(string path)
     {
-        try
+        fixed (byte* name = Encoding.UTF8.GetBytes(path + '\0'))
         {
-            using var directory = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
-            RandomAccess.FlushToDisk(directory);
-        }
-        catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
-        {
-            // Some file systems cannot; the names are then as durable as they make them.
+            int fd = Libc.open(name, Libc.O_RDONLY | Libc.O_CLOEXEC);
+            if (fd >= 0)
+            {
+                _ = Libc.fsync(fd);
+                new SafeFileHandle(fd, ownsHandle: true).Dispose();
+            }
         }
     }
 }

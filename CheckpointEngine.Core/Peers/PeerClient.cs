@@ -91,6 +91,10 @@ internal sealed class PeerClient : IDisposable
     /// <returns>For each tensor its digests, one after the other, or null when the owner has none.</returns>
     internal async Task<byte[]?[]> GetDigestsAsync(ReadOnlyMemory<(ulong Address, long LengthBytes)> tensors, CancellationToken cancellationToken)
     {
+        if (Digest == DigestAlgorithm.None)
+        {
+            return new byte[]?[tensors.Length];
+        }
         byte[] request = new byte[4 + tensors.Length * 16];
         BinaryPrimitives.WriteInt32LittleEndian(request, tensors.Length);
         long maxBytes = 0;
@@ -120,6 +124,10 @@ internal sealed class PeerClient : IDisposable
             digests[i] = answer.AsSpan(at, (int)bytes).ToArray();
             at += (int)bytes;
         }
+        if (at != answer.Length)
+        {
+            Violated("its digests do not match what was asked");
+        }
         return digests;
     }
 
@@ -139,6 +147,10 @@ internal sealed class PeerClient : IDisposable
         while (files.Count < count)
         {
             files.Add(TryReadSideFile(ref reader, out SideFile? file) && names.Add(file.Name) ? file : Violated<SideFile>("its side files are malformed"));
+        }
+        if (!reader.End)
+        {
+            Violated("its side files are malformed");
         }
         return files;
     }

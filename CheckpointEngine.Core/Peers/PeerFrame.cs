@@ -33,6 +33,9 @@ internal readonly record struct PeerFrame(PeerMessage Type, int LengthBytes)
     /// <summary>The largest payload of a request, and of an answer that is read whole.</summary>
     internal const int MaxSmallBytes = 1 << 20;
 
+    /// <summary>The largest payload before the token is proved.</summary>
+    internal const int MaxIntroductionBytes = 16 << 10;
+
     internal void Encode(Span<byte> destination)
     {
         BinaryPrimitives.WriteInt32LittleEndian(destination, LengthBytes);

@@ -5,26 +5,41 @@ using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Peers;
 
+/// <summary>Limits of a <see cref="PeerListener"/>.</summary>
+internal sealed record PeerListenerOptions
+{
+    /// <summary>For hello and proof together.</summary>
+    internal TimeSpan IntroductionTimeout { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>How long a conversation may rest between two requests.</summary>
+    internal TimeSpan IdleTimeout { get; init; } = TimeSpan.FromMinutes(10);
+
+    /// <summary>How long a client may leave a piece of an answer where it is.</summary>
+    internal TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(60);
+
+    /// <summary>The most conversations at a time. A joiner has one with each owner; thousands of joiners at a time are served by other holders.</summary>
+    internal int MaxConnections { get; init; } = 2048;
+}
+
 /// <summary>The peer service: the one side channel between two of our own processes.</summary>
 /// <remarks>One task per connection. See <see cref="PeerSession"/> for what is said.</remarks>
 internal sealed partial class PeerListener : IAsyncDisposable
 {
-    /// <summary>A joiner has one conversation with each owner; thousands of joiners at a time are served by other holders.</summary>
-    private const int MaxConnections = 2048;
-
     private readonly Socket _listener;
     private readonly IPeerResponder _responder;
     private readonly AccessToken? _token;
+    private readonly PeerListenerOptions _options;
     private readonly ILogger _logger;
     private readonly CancellationTokenSource _stop = new();
     private readonly Lock _lock = new();
     private readonly HashSet<Task> _sessions = [];
     private readonly Task _acceptLoop;
 
-    internal PeerListener(IPEndPoint bind, IPeerResponder responder, AccessToken? token, ILogger logger)
+    internal PeerListener(IPEndPoint bind, IPeerResponder responder, AccessToken? token, ILogger logger, PeerListenerOptions? options = null)
     {
         _responder = responder;
         _token = token;
+        _options = options ?? new PeerListenerOptions();
         _logger = logger;
         _listener = SocketTools.Listen(bind, backlog: 512);
         LocalEndPoint = (IPEndPoint)_listener.LocalEndPoint!;
@@ -32,6 +47,18 @@ internal sealed partial class PeerListener : IAsyncDisposable
     }
 
     internal IPEndPoint LocalEndPoint { get; }
+
+    /// <summary>Conversations open now.</summary>
+    internal int SessionCount
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _sessions.Count;
+            }
+        }
+    }
 
     public async ValueTask DisposeAsync()
     {
@@ -67,7 +94,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
             }
             lock (_lock)
             {
-                if (_sessions.Count >= MaxConnections)
+                if (_sessions.Count >= _options.MaxConnections)
                 {
                     socket.Dispose();
                     continue;
@@ -94,7 +121,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         {
             peer = socket.RemoteEndPoint?.ToString() ?? "";
             socket.NoDelay = true;
-            using var session = new PeerSession(socket, _responder, _token);
+            using var session = new PeerSession(socket, _responder, _token, _options);
             await session.RunAsync(_stop.Token).ConfigureAwait(false);
         }
         catch (CheckpointEngineException refused)

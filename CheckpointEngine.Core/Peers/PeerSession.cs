@@ -14,8 +14,8 @@ namespace CheckpointEngine.Peers;
 /// <summary>The server's side of a peer conversation: hello, proof if demanded, then requests, one after the other.</summary>
 internal sealed class PeerSession : IDisposable
 {
-    private static readonly TimeSpan s_introductionTimeout = TimeSpan.FromSeconds(10);
-    private static readonly TimeSpan s_idleTimeout = TimeSpan.FromMinutes(10);
+    // An answer goes out in pieces, each with the stall timeout of its own.
+    private const int WritePieceBytes = 256 << 10;
 
     /// <summary>The most tensors of one digest request.</summary>
     internal const int MaxTensorsPerRequest = 4096;
@@ -29,12 +29,14 @@ internal sealed class PeerSession : IDisposable
     private readonly PipeWriter _writer;
     private readonly IPeerResponder _responder;
     private readonly AccessToken? _token;
+    private readonly PeerListenerOptions _options;
 
-    internal PeerSession(Socket socket, IPeerResponder responder, AccessToken? token)
+    internal PeerSession(Socket socket, IPeerResponder responder, AccessToken? token, PeerListenerOptions options)
     {
         _socket = socket;
         _responder = responder;
         _token = token;
+        _options = options;
         _stream = new NetworkStream(socket, ownsSocket: false);
         _reader = PipeReader.Create(_stream, new StreamPipeReaderOptions(leaveOpen: true));
         _writer = PipeWriter.Create(_stream, new StreamPipeWriterOptions(leaveOpen: true));
@@ -44,7 +46,7 @@ internal sealed class PeerSession : IDisposable
     {
         using (var introduction = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken))
         {
-            introduction.CancelAfter(s_introductionTimeout);
+            introduction.CancelAfter(_options.IntroductionTimeout);
             if (!await IntroduceAsync(introduction.Token).ConfigureAwait(false))
             {
                 return;
@@ -56,8 +58,8 @@ internal sealed class PeerSession : IDisposable
             byte[] payload;
             using (var idle = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken))
             {
-                idle.CancelAfter(s_idleTimeout);
-                (bool there, frame, payload) = await ReadAsync(idle.Token).ConfigureAwait(false);
+                idle.CancelAfter(_options.IdleTimeout);
+                (bool there, frame, payload) = await ReadAsync(PeerFrame.MaxSmallBytes, idle.Token).ConfigureAwait(false);
                 if (!there)
                 {
                     return;
@@ -83,7 +85,7 @@ internal sealed class PeerSession : IDisposable
 
     private async ValueTask<bool> IntroduceAsync(CancellationToken cancellationToken)
     {
-        (bool there, PeerFrame frame, byte[] payload) = await ReadAsync(cancellationToken).ConfigureAwait(false);
+        (bool there, PeerFrame frame, byte[] payload) = await ReadAsync(PeerFrame.MaxIntroductionBytes, cancellationToken).ConfigureAwait(false);
         if (!there)
         {
             return false;
@@ -111,7 +113,7 @@ internal sealed class PeerSession : IDisposable
             return true;
         }
 
-        (there, frame, payload) = await ReadAsync(cancellationToken).ConfigureAwait(false);
+        (there, frame, payload) = await ReadAsync(PeerFrame.MaxIntroductionBytes, cancellationToken).ConfigureAwait(false);
         if (!there)
         {
             return false;
@@ -214,14 +216,14 @@ internal sealed class PeerSession : IDisposable
         await WriteAsync(PeerMessage.SideFiles, answer.WrittenMemory, cancellationToken).ConfigureAwait(false);
     }
 
-    private async ValueTask<(bool There, PeerFrame Frame, byte[] Payload)> ReadAsync(CancellationToken cancellationToken)
+    private async ValueTask<(bool There, PeerFrame Frame, byte[] Payload)> ReadAsync(int maxBytes, CancellationToken cancellationToken)
     {
         ReadResult result = await _reader.ReadAtLeastAsync(PeerFrame.HeaderBytes, cancellationToken).ConfigureAwait(false);
         if (result.Buffer.Length < PeerFrame.HeaderBytes)
         {
             return default;
         }
-        if (!PeerFrame.TryDecode(result.Buffer, PeerFrame.MaxSmallBytes, out PeerFrame frame))
+        if (!PeerFrame.TryDecode(result.Buffer, maxBytes, out PeerFrame frame))
         {
             ThrowHelper.Throw(CheckpointError.ProtocolViolation, "a frame that is malformed or too long");
         }
@@ -244,7 +246,15 @@ internal sealed class PeerSession : IDisposable
     {
         new PeerFrame(type, payload.Length).Encode(_writer.GetSpan(PeerFrame.HeaderBytes));
         _writer.Advance(PeerFrame.HeaderBytes);
-        await _writer.WriteAsync(payload, cancellationToken).ConfigureAwait(false);
+        do
+        {
+            ReadOnlyMemory<byte> piece = payload[..Math.Min(payload.Length, WritePieceBytes)];
+            using var stall = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+            stall.CancelAfter(_options.StallTimeout);
+            await _writer.WriteAsync(piece, stall.Token).ConfigureAwait(false);
+            payload = payload[piece.Length..];
+        }
+        while (payload.Length != 0);
     }
 
     private ValueTask WriteErrorAsync(CheckpointError error, string message, CancellationToken cancellationToken)

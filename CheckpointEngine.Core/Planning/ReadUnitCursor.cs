@@ -44,6 +44,10 @@ internal struct ReadUnitCursor
         ref readonly ReadRange range = ref _plan.Ranges[_range];
         TensorTable tensors = _plan.Tensors;
         int endTensor = range.FirstTensor + range.TensorCount;
+        while (_tensor + 1 < endTensor && tensors.GetByteLength(_tensor) == 0)
+        {
+            _tensor++;        // an empty tensor's padding before a whole chunk would make a unit longer than a lane's staging memory
+        }
         int firstTensor = _tensor;
         long firstOffset = _tensorOffset;
         long start = tensors.GetOffset(_tensor) + _tensorOffset - range.DestinationOffset;

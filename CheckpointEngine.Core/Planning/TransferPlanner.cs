@@ -17,15 +17,19 @@ public static class TransferPlanner
     // Where a run ends, the next tensor starts at a fresh boundary, as in the buffers that checkpoint-engine packs.
     private const long RunAlignment = 256;
 
+    // What the address space of a process holds. Beyond, sums of lengths and paddings, and the number of chunks, would overflow.
+    private const long MostBytes = 1L << 47;
+
     /// <summary>Plans the reading of what <paramref name="filter"/> takes.</summary>
     /// <param name="metas">Who holds what.</param>
     /// <param name="filter">What is wanted.</param>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotFound"/>: nothing matches. <see cref="CheckpointError.InvalidData"/>: two owners tell of one name different tensors.</exception>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotFound"/>: nothing matches. <see cref="CheckpointError.InvalidData"/>: two owners tell of one name different tensors, or the tensors have more than 2^47 bytes.</exception>
     public static TransferPlan Plan(CheckpointMetas metas, TensorFilter filter)
     {
         ArgumentNullException.ThrowIfNull(metas);
         ArgumentNullException.ThrowIfNull(filter);
         TensorTable source = metas.Tensors;
+        ThrowIfTooLarge(source);
         bool[]? wanted = Choose(metas, filter);
 
         var ownerBytes = new long[metas.Owners.Length];
@@ -94,6 +98,19 @@ public static class TransferPlanner
         if (table.Count != first)
         {
             buffers.Add(new PlannedBuffer(owner, sourceBuffer, used, first, table.Count - first));
+        }
+    }
+
+    private static void ThrowIfTooLarge(TensorTable source)
+    {
+        long bytes = 0;
+        for (int tensor = 0; tensor < source.Count; tensor++)
+        {
+            if (source.GetByteLength(tensor) > MostBytes - bytes)
+            {
+                ThrowHelper.Throw(CheckpointError.InvalidData, $"plan: the tensors up to '{source.GetName(tensor)}' have more than {MostBytes:N0} bytes, more than any process can hold");
+            }
+            bytes += source.GetByteLength(tensor);
         }
     }
 

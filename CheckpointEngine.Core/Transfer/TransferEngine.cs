@@ -12,6 +12,8 @@ namespace CheckpointEngine.Transfer;
 /// <remarks>Any number of threads.</remarks>
 internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDisposable
 {
+    private static readonly TimeSpan s_cutInterval = TimeSpan.FromMilliseconds(50);
+
     private readonly ParameterServerOptions _options;
     private readonly ILogger _logger;
     private readonly PlainPeers _plainPeers;
@@ -57,14 +59,19 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     {
         Task<bool>[] draining = [.. ranges.Select(range => Registry.UnregisterAsync(range, _options.DrainTimeout))];
         await Task.WhenAll(draining).ConfigureAwait(false);
-        foreach (RegisteredRange range in ranges)
+        Task drained = Task.WhenAll(ranges.Select(range => range.Drained));
+        while (!drained.IsCompleted)
         {
-            if (!range.Drained.IsCompleted)
+            foreach (RegisteredRange range in ranges)
             {
-                _data.CutReadersOf(range);
+                if (!range.Drained.IsCompleted)
+                {
+                    _data.CutReadersOf(range);
+                }
             }
+            // Again and again: a read counts a moment before its connection tells which range it reads.
+            await Task.WhenAny(drained, Task.Delay(s_cutInterval, CancellationToken.None)).ConfigureAwait(false);
         }
-        await Task.WhenAll(ranges.Select(range => range.Drained)).ConfigureAwait(false);
     }
 
     void IHandshakeResponder.WriteDescriptor(IBufferWriter<byte> output, in PeerRequest request)

@@ -68,7 +68,10 @@ internal sealed class TcpDataConnection : IDisposable
                     return;
                 }
                 _reader.AdvanceTo(result.Buffer.Start, result.Buffer.End);
-                StartBusy();          // a header has begun: the rest may not take for ever
+                if (BusySince is null)
+                {
+                    StartBusy();      // a header has begun: all of it has one stall timeout, or a byte a minute would last for ever
+                }
                 continue;
             }
             DataHeader header = DataHeader.Decode(result.Buffer);

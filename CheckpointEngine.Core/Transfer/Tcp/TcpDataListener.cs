@@ -124,7 +124,17 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
                 await Task.Delay(TimeSpan.FromMilliseconds(50)).ConfigureAwait(false);
                 continue;
             }
-            var connection = new TcpDataConnection(socket, _registry, _options);
+            TcpDataConnection connection;
+            try
+            {
+                connection = new TcpDataConnection(socket, _registry, _options);
+            }
+            catch (Exception failure) when (failure is SocketException or IOException or ObjectDisposedException)
+            {
+                LogAcceptFailed(failure.Message);    // it was reset before it could be served
+                socket.Dispose();
+                continue;
+            }
             lock (_lock)
             {
                 if (_disposed || _connections.Count >= _options.MaxConnections)
@@ -140,6 +150,8 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
 
     private async Task ServeAsync(TcpDataConnection connection)
     {
+        // Requests that are all there are answered without a wait: the first connection would keep the accept loop for itself.
+        await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding);
         try
         {
             await connection.ServeAsync().ConfigureAwait(false);

@@ -237,8 +237,13 @@ internal sealed unsafe class TcpReadLane : IReadLane
         socket.Send(hello);
         Span<byte> answer = stackalloc byte[DataHeader.StatusSize + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes];
         bool first = true;
-        if (ReceiveExactly(socket, answer, ref first) != ReadStatus.Done
-            || BinaryPrimitives.ReadUInt64LittleEndian(answer) != DataHeader.StatusOk)
+        ReadStatus answered = ReceiveExactly(socket, answer[..DataHeader.StatusSize], ref first);
+        if (answered == ReadStatus.Done && BinaryPrimitives.ReadUInt64LittleEndian(answer) == DataHeader.StatusOk)
+        {
+            answered = ReceiveExactly(socket, answer[DataHeader.StatusSize..], ref first);
+        }
+        ThrowIfStalled(answered);
+        if (answered != ReadStatus.Done || BinaryPrimitives.ReadUInt64LittleEndian(answer) != DataHeader.StatusOk)
         {
             Refuse("it did not answer the token challenge");
         }
@@ -251,9 +256,21 @@ internal sealed unsafe class TcpReadLane : IReadLane
         TokenChallenge.Prove(token, TokenChallenge.Purpose.TcpLane, asServer: false, clientNonce, serverNonce, proof);
         socket.Send(proof);
         Span<byte> status = stackalloc byte[DataHeader.StatusSize];
-        if (ReceiveExactly(socket, status, ref first) != ReadStatus.Done || BinaryPrimitives.ReadUInt64LittleEndian(status) != DataHeader.StatusOk)
+        answered = ReceiveExactly(socket, status, ref first);
+        ThrowIfStalled(answered);
+        if (answered != ReadStatus.Done || BinaryPrimitives.ReadUInt64LittleEndian(status) != DataHeader.StatusOk)
         {
             Refuse("it did not take our token");
+        }
+
+        void ThrowIfStalled(ReadStatus status)
+        {
+            if (status == ReadStatus.Stalled)
+            {
+                DropConnection();
+                ThrowHelper.Throw(CheckpointError.Timeout,
+                    $"connect a TCP lane to {_target.PeerName}: it did not answer the token challenge within {_target.StallTimeout.TotalSeconds:0.#} s");
+            }
         }
 
         void Refuse(string reason)

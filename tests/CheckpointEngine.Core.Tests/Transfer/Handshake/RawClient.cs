@@ -26,6 +26,19 @@ internal sealed class RawClient : IDisposable
 
     internal async Task SendAsync(ReadOnlyMemory<byte> bytes) => await _socket.SendAsync(bytes, TestContext.Current.CancellationToken);
 
+    /// <summary>Something, at least one byte.</summary>
+    internal async Task<int> ReadSomeAsync() => await _socket.ReceiveAsync(new byte[1], TestContext.Current.CancellationToken);
+
+    internal async Task<byte[]> ReadExactlyAsync(int count)
+    {
+        using var limit = CancellationTokenSource.CreateLinkedTokenSource(TestContext.Current.CancellationToken);
+        limit.CancelAfter(TimeSpan.FromSeconds(20));
+        byte[] bytes = new byte[count];
+        using var stream = new NetworkStream(_socket, ownsSocket: false);
+        await stream.ReadExactlyAsync(bytes, limit.Token);
+        return bytes;
+    }
+
     internal void HalfClose() => _socket.Shutdown(SocketShutdown.Send);
 
     /// <summary>All that comes until the other end closes, by FIN or by reset; fails after 20 s.</summary>

@@ -1,0 +1,222 @@
+using System.Buffers;
+using System.Globalization;
+using System.Net;
+using System.Text;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Join;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Planning;
+using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Tcp;
+using Microsoft.Extensions.Logging.Abstractions;
+
+namespace CheckpointEngine.AllocationTests;
+
+/// <summary>Each measurement warms up, then counts what its thread, or the whole process, allocates over many operations.</summary>
+internal static class Program
+{
+    private const int UnitBytes = 1 << 20;
+
+    private static int s_passed;
+    private static int s_failed;
+
+    private static int Main()
+    {
+        MeasureLane(version: 2, unitBytes: UnitBytes, operations: 2000);
+        MeasureLane(version: 1, unitBytes: 4096, operations: 20_000);
+        MeasureVerifier(DigestAlgorithm.Xxh3);
+        MeasureVerifier(DigestAlgorithm.Sha256);
+        MeasureLookUps();
+        MeasureCursor();
+        MeasureMetas();
+        Console.WriteLine($"{s_passed} passed, {s_failed} failed, 0 skipped");
+        return s_failed == 0 ? 0 : 1;
+    }
+
+    private static void MeasureLane(int version, int unitBytes, int operations)
+    {
+        using var source = MemoryBuffer.AllocateAnonymous(16 << 20);
+        using var destination = MemoryBuffer.AllocateAnonymous(16 << 20);
+        var registry = new MemoryRegistry();
+        registry.Register(source, (ulong)source.Address, (ulong)source.LengthBytes);
+        var listener = new TcpDataListener(new IPEndPoint(IPAddress.Loopback, 0), registry, new TcpDataListenerOptions(), NullLogger.Instance);
+        var target = new TcpLaneTarget([listener.LocalEndPoint], "measured", version, IsOurs: true, null, TimeSpan.FromSeconds(5), TimeSpan.FromSeconds(30));
+        using (IReadLane lane = TcpReadLane.Open(target))
+        {
+            Pump(operations);                              // warm-up: sockets, pools, state machines
+            long process = GC.GetTotalAllocatedBytes(precise: true);
+            long thread = GC.GetAllocatedBytesForCurrentThread();
+            Pump(operations);
+            thread = GC.GetAllocatedBytesForCurrentThread() - thread;
+            process = GC.GetTotalAllocatedBytes(precise: true) - process;
+            Report($"lane thread, version {version}, {unitBytes:N0} bytes a read", thread, operations, 0);
+            Report($"lane and data port, whole process, version {version}, {unitBytes:N0} bytes a read", process, operations, 8);
+
+            void Pump(int count)
+            {
+                int submitted = 0;
+                int done = 0;
+                while (done < count)
+                {
+                    while (submitted < count && submitted - done < lane.QueueDepth)
+                    {
+                        int slot = submitted % 4 * unitBytes;
+                        lane.Submit(new ReadRequest((ulong)(source.Address + slot), destination.Address + slot, unitBytes, submitted % 4));
+                        submitted++;
+                    }
+                    if (lane.Wait().Status != ReadStatus.Done)
+                    {
+                        throw new InvalidOperationException("a read failed");
+                    }
+                    done++;
+                }
+            }
+        }
+        listener.DisposeAsync().AsTask().GetAwaiter().GetResult();
+    }
+
+    private static void MeasureVerifier(DigestAlgorithm algorithm)
+    {
+        CheckpointMetas metas = Sample(tensors: 2000, digest: algorithm);
+        TransferPlan plan = TransferPlanner.Plan(metas, TensorFilter.All);
+        DigestVerifier verifier = new(plan, [algorithm]);
+        byte[] bytes = new byte[TensorDigest.ChunkBytes];
+        long checkedUnits = Walk(plan, unit => verifier.Check(unit, bytes.AsSpan(0, unit.LengthBytes)));
+        var check = new UnitCheck(verifier, bytes);
+        check.Run(plan);
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        check.Run(plan);
+        long bytesAllocated = GC.GetAllocatedBytesForCurrentThread() - before;
+        Report($"DigestVerifier.Check, {DigestNames.ToWord(algorithm)}", bytesAllocated, (int)checkedUnits, 0);
+    }
+
+    private sealed class UnitCheck(DigestVerifier verifier, byte[] bytes)
+    {
+        internal void Run(TransferPlan plan)
+        {
+            var cursor = new ReadUnitCursor(plan, 0);
+            while (cursor.TryTake(out ReadUnit unit))
+            {
+                verifier.Check(unit, bytes.AsSpan(0, unit.LengthBytes));
+            }
+        }
+    }
+
+    private static long Walk(TransferPlan plan, Action<ReadUnit> action)
+    {
+        long units = 0;
+        var cursor = new ReadUnitCursor(plan, 0);
+        while (cursor.TryTake(out ReadUnit unit))
+        {
+            action(unit);
+            units++;
+        }
+        return units;
+    }
+
+    private static void MeasureLookUps()
+    {
+        CheckpointMetas metas = Sample(tensors: 10_000, DigestAlgorithm.None);
+        byte[][] names = [.. Enumerable.Range(0, 10_000).Select(tensor => Encoding.UTF8.GetBytes(metas.Tensors.GetName(tensor)))];
+        Measure("TensorTable.IndexOf", 100_000, i =>
+        {
+            if (metas.Tensors.IndexOf(names[i % names.Length]) != i % names.Length)
+            {
+                throw new InvalidOperationException("another tensor");
+            }
+        });
+
+        using MemoryBuffer nobody = MemoryBuffer.AllocateAnonymous(4096);
+        var registry = new MemoryRegistry();
+        for (ulong i = 1; i <= 1000; i++)
+        {
+            registry.Register(nobody, i * 8192, 4096);
+        }
+        Measure("MemoryRegistry.TryBeginRead", 100_000, i =>
+        {
+            if (!registry.TryBeginRead((ulong)(i % 1000 + 1) * 8192 + 5, 100, out RegisteredRange? range) || registry.TryBeginRead((ulong)(i % 1000 + 1) * 8192 + 4000, 100, out _))
+            {
+                throw new InvalidOperationException("another answer");
+            }
+            range.EndRead();
+        });
+    }
+
+    private static void MeasureCursor()
+    {
+        TransferPlan plan = TransferPlanner.Plan(Sample(tensors: 10_000, DigestAlgorithm.None), TensorFilter.All);
+        var work = new OwnerWork(plan, 0);
+        var cursor = new ReadUnitCursor(plan, 0);
+        cursor.TryTake(out ReadUnit unit);
+        work.TryTake(out unit);
+        work.GiveBack(unit);
+        work.TryTake(out unit);
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        int units = 0;
+        while (cursor.TryTake(out unit))
+        {
+            units++;
+        }
+        while (work.TryTake(out unit))
+        {
+            work.GiveBack(unit);
+            work.TryTake(out unit);
+        }
+        Report("ReadUnitCursor and OwnerWork", GC.GetAllocatedBytesForCurrentThread() - before, units, 0);
+    }
+
+    private static void MeasureMetas()
+    {
+        const int Tensors = 100_000;
+        var json = new ArrayBufferWriter<byte>();
+        MetasJsonWriter.Write(Sample(Tensors, DigestAlgorithm.Xxh3), json);
+        MetasJsonReader.Read(json.WrittenSpan);
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        CheckpointMetas metas = MetasJsonReader.Read(json.WrittenSpan);
+        long bytes = GC.GetAllocatedBytesForCurrentThread() - before;
+        int names = Enumerable.Range(0, Tensors).Sum(tensor => metas.Tensors.GetNameUtf8(tensor).Length);
+        // Its name, and in columns: name end, type, shape, slot, offset, digest and its kind; nothing that is thrown away.
+        Report($"metas from JSON, {(double)names / Tensors:0.0} bytes of name a tensor", bytes, Tensors, (double)names / Tensors + 64);
+    }
+
+    private static CheckpointMetas Sample(int tensors, DigestAlgorithm digest)
+    {
+        using var builder = new CheckpointMetasBuilder();
+        long size = 0;
+        byte[] root = new byte[digest.DigestBytes()];
+        for (int tensor = 0; tensor < tensors; tensor++)
+        {
+            long length = tensor % 100 == 0 ? (4 << 20) + 3 : 1024 + tensor % 7;
+            long slot = (length + 255) / 256 * 256;
+            builder.AddTensor(Encoding.UTF8.GetBytes($"model.layers.{tensor / 100}.experts.{tensor % 100}.weight"), TensorDtype.U8, [length], slot);
+            builder.SetDigest(digest, root);
+            size += slot;
+        }
+        builder.EndBuffer(0x7f00_0000_0000, size);
+        builder.EndOwner(0, "127.0.0.1:12001", "");
+        return builder.Build();
+    }
+
+    private static void Measure(string what, int operations, Action<int> operation)
+    {
+        for (int i = 0; i < operations; i++)
+        {
+            operation(i);
+        }
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        for (int i = 0; i < operations; i++)
+        {
+            operation(i);
+        }
+        Report(what, GC.GetAllocatedBytesForCurrentThread() - before, operations, 0);
+    }
+
+    private static void Report(string what, long bytes, int operations, double mostPerOperation)
+    {
+        bool good = bytes <= mostPerOperation * operations;
+        _ = good ? s_passed++ : s_failed++;
+        string line = string.Create(CultureInfo.InvariantCulture,
+            $"{(good ? "ok  " : "FAIL")} {what}: {bytes:N0} bytes in {operations:N0} operations, {(double)bytes / operations:0.###} each, {mostPerOperation:0.#} allowed");
+        Console.WriteLine(line);
+    }
+}

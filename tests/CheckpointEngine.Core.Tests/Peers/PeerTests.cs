@@ -1,0 +1,442 @@
+using System.Buffers.Binary;
+using System.Diagnostics;
+using System.Net;
+using System.Net.Sockets;
+using System.Text;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
+using CheckpointEngine.Transfer.Handshake;
+using Microsoft.Extensions.Logging.Abstractions;
+
+namespace CheckpointEngine.Tests;
+
+/// <summary>The peer service against clients that break rules.</summary>
+public sealed class PeerSessionTests
+{
+    private static readonly AccessToken s_token = AccessToken.FromText("correct horse");
+    private static readonly byte[] s_nonce = [.. Enumerable.Range(1, 32).Select(i => (byte)i)];
+
+    internal sealed class Responder : IPeerResponder
+    {
+        internal byte[] SideFile { get; init; } = [];
+
+        internal CheckpointMetas Metas { get; init; } = MetasSamples.KimiK2(100, 2);
+
+        public DigestAlgorithm Digest => DigestAlgorithm.Xxh3;
+
+        public PublishedMetas GetMetas(string name) => name == "model" ? new PublishedMetas(Metas, "\"1\"")
+            : throw new CheckpointEngineException(CheckpointError.NotFound, $"no checkpoint '{name}' here");
+
+        public HeldTensor? AcquireTensor(ulong address, ulong lengthBytes) => null;
+
+        public IReadOnlyList<SideFile>? FindSideFiles(ulong address) => address == 1 ? [new SideFile("config.json", SideFile)] : null;
+    }
+
+    internal static PeerListener Listen(AccessToken? token = null, PeerListenerOptions? options = null, Responder? responder = null)
+        => new(new IPEndPoint(IPAddress.Loopback, 0), responder ?? new Responder(), token, NullLogger.Instance, options);
+
+    internal static byte[] Frame(PeerMessage type, params ReadOnlySpan<byte> payload)
+    {
+        byte[] frame = new byte[8 + payload.Length];
+        new PeerFrame(type, payload.Length).Encode(frame);
+        payload.CopyTo(frame.AsSpan(8));
+        return frame;
+    }
+
+    private static byte[] Hello(int protocol = 1, string? nonce = null)
+        => Frame(PeerMessage.Hello, Encoding.UTF8.GetBytes($$"""{"protocol":{{protocol}},"nonce":"{{nonce ?? Convert.ToHexStringLower(s_nonce)}}","later":[1]}"""));
+
+    private static async Task<(PeerMessage Type, byte[] Payload)> ReadFrameAsync(RawClient client)
+    {
+        byte[] header = await client.ReadExactlyAsync(8);
+        Assert.True(PeerFrame.TryDecode(header, int.MaxValue, out PeerFrame frame));
+        return (frame.Type, await client.ReadExactlyAsync(frame.LengthBytes));
+    }
+
+    private static async Task<RawClient> IntroduceAsync(PeerListener listener)
+    {
+        RawClient client = await RawClient.ConnectAsync(listener.LocalEndPoint);
+        await client.SendAsync(Hello());
+        Assert.Equal(PeerMessage.Hello, (await ReadFrameAsync(client)).Type);
+        return client;
+    }
+
+    private static CheckpointError ErrorOf(byte[] payload) => (CheckpointError)BinaryPrimitives.ReadUInt16LittleEndian(payload);
+
+    private static EndpointName NameOf(PeerListener listener) => EndpointName.FromEndPoint(listener.LocalEndPoint);
+
+    private static Task<PeerClient> ConnectAsync(PeerListener listener, AccessToken? token)
+        => PeerClient.ConnectAsync(NameOf(listener), token, TimeSpan.FromSeconds(20), TestContext.Current.CancellationToken);
+
+    public static TheoryData<byte[]> NoHello => new(
+        [1, 2, 3],
+        Frame(PeerMessage.Metas, "model"u8),
+        Frame(PeerMessage.Hello),
+        Frame(PeerMessage.Hello, "{"u8),
+        Frame(PeerMessage.Hello, "null"u8),
+        Frame(PeerMessage.Hello, "[]"u8),
+        Frame(PeerMessage.Hello, "{\"protocol\":\"1\"}"u8),
+        Hello(protocol: 0),
+        Hello(nonce: "00"),
+        Hello(nonce: new string('0', 66)),
+        Hello(nonce: new string('x', 64)),
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n"u8.ToArray(),
+        [0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0],             // a negative length
+        [0xff, 0xff, 0xff, 0x7f, 1, 0, 0, 0],             // 2 GiB
+        [1, 0x40, 0, 0, 1, 0, 0, 0],                      // a byte more than a hello may have
+        [2, 0, 0, 0, 1, 0, 1, 0, (byte)'{', (byte)'}']);  // reserved bytes that are not zero
+
+    [Theory]
+    [MemberData(nameof(NoHello))]
+    public async Task Session_NoHello_IsClosedWithoutAnAnswer(byte[] bytes)
+    {
+        await using PeerListener listener = Listen();
+        using RawClient client = await RawClient.ConnectAsync(listener.LocalEndPoint);
+        await client.SendAsync(bytes);
+        if (bytes.Length == 3)
+        {
+            client.HalfClose();
+        }
+        Assert.Empty(await client.ReadToEndAsync());
+    }
+
+    [Theory]
+    [InlineData(0)]
+    [InlineData(10)]
+    public async Task Session_SilenceBeforeHello_IsClosedAfterTheIntroductionTimeout(int bytes)
+    {
+        await using PeerListener listener = Listen(options: new PeerListenerOptions { IntroductionTimeout = TimeSpan.FromMilliseconds(200) });
+        using RawClient client = await RawClient.ConnectAsync(listener.LocalEndPoint);
+        long start = Stopwatch.GetTimestamp();
+        await client.SendAsync(Hello().AsMemory(0, bytes));
+        Assert.Empty(await client.ReadToEndAsync());
+        Assert.True(Stopwatch.GetElapsedTime(start) >= TimeSpan.FromMilliseconds(150));
+    }
+
+    [Fact]
+    public async Task Session_SilenceAfterHello_IsClosedAfterTheIdleTimeout()
+    {
+        await using PeerListener listener = Listen(options: new PeerListenerOptions { IdleTimeout = TimeSpan.FromMilliseconds(200) });
+        using RawClient client = await IntroduceAsync(listener);
+        Assert.Empty(await client.ReadToEndAsync());
+    }
+
+    [Fact]
+    public async Task Session_ClientThatNeverReads_IsClosedAfterTheStallTimeout()
+    {
+        await using PeerListener listener = Listen(options: new PeerListenerOptions { StallTimeout = TimeSpan.FromMilliseconds(300) }, responder: new Responder { SideFile = new byte[48 << 20] });
+        using RawClient client = await IntroduceAsync(listener);
+        await client.SendAsync(Frame(PeerMessage.SideFiles, 1, 0, 0, 0, 0, 0, 0, 0));
+        await TcpDataListenerHostileTests.Until(() => listener.SessionCount == 0);
+        Assert.True((await client.ReadToEndAsync()).Length < 48 << 20);
+    }
+
+    [Fact]
+    public async Task Session_MoreThanAllowed_AreClosed()
+    {
+        await using PeerListener listener = Listen(options: new PeerListenerOptions { MaxConnections = 1 });
+        using RawClient first = await IntroduceAsync(listener);
+        using RawClient second = await RawClient.ConnectAsync(listener.LocalEndPoint);
+        Assert.Empty(await second.ReadToEndAsync());
+        await first.SendAsync(Frame(PeerMessage.Metas, "nothing"u8));
+        Assert.Equal(PeerMessage.Error, (await ReadFrameAsync(first)).Type);
+    }
+
+    [Fact]
+    public async Task Session_BadRequests_AreAnsweredByErrorsAndTheConversationGoesOn()
+    {
+        await using PeerListener listener = Listen();
+        using RawClient client = await IntroduceAsync(listener);
+        (byte[] Request, CheckpointError Error)[] requests =
+        [
+            (Frame((PeerMessage)99, 1, 2), CheckpointError.NotSupported),
+            (Frame(PeerMessage.Metas, "other"u8), CheckpointError.NotFound),
+            (Frame(PeerMessage.Metas, 0xff, 0xfe), CheckpointError.NotFound),
+            (Frame(PeerMessage.Digests), CheckpointError.ProtocolViolation),
+            (Frame(PeerMessage.Digests, 2, 0, 0, 0, 1), CheckpointError.ProtocolViolation),
+            (Frame(PeerMessage.Digests, [0xff, 0xff, 0xff, 0xff, .. new byte[32]]), CheckpointError.ProtocolViolation),
+            (Frame(PeerMessage.Digests, [1, 0x10, 0, 0, .. new byte[4097 * 16]]), CheckpointError.ProtocolViolation),
+            (Frame(PeerMessage.SideFiles, 1, 2, 3), CheckpointError.ProtocolViolation),
+        ];
+        foreach ((byte[] request, CheckpointError error) in requests)
+        {
+            await client.SendAsync(request);
+            (PeerMessage type, byte[] payload) = await ReadFrameAsync(client);
+            Assert.Equal(PeerMessage.Error, type);
+            Assert.Equal(error, ErrorOf(payload));
+        }
+        await client.SendAsync(Frame(PeerMessage.Digests, [1, 0, 0, 0, .. new byte[16]]));      // of nothing that is held
+        Assert.Equal([0xff, 0xff, 0xff, 0xff], (await ReadFrameAsync(client)).Payload);
+        await client.SendAsync(Frame(PeerMessage.SideFiles, 9, 0, 0, 0, 0, 0, 0, 0));
+        Assert.Equal([0, 0, 0, 0], (await ReadFrameAsync(client)).Payload);
+        await client.SendAsync((byte[])[1, 0, 0x10, 0, 3, 0, 0, 0]);                                // a byte above 1 MiB
+        Assert.Empty(await client.ReadToEndAsync());
+    }
+
+    [Fact]
+    public async Task Token_RightWrongAndMissing_OnlyTheRightOneIsLetIn()
+    {
+        await using PeerListener listener = Listen(s_token);
+        using (PeerClient right = await ConnectAsync(listener, s_token))
+        {
+            Assert.Equal(100, (await right.GetMetasAsync("model", 1 << 20, TestContext.Current.CancellationToken)).Tensors.Count);
+        }
+        foreach (AccessToken? wrong in new[] { null, AccessToken.FromText("battery staple") })
+        {
+            var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => ConnectAsync(listener, wrong));
+            Assert.Equal(CheckpointError.Refused, failure.Error);
+            Assert.DoesNotContain("staple", failure.Message, StringComparison.Ordinal);
+        }
+    }
+
+    [Fact]
+    public async Task Token_RequestBeforeTheProof_IsRefusedAndClosed()
+    {
+        await using PeerListener listener = Listen(s_token);
+        using RawClient client = await IntroduceAsync(listener);
+        await client.SendAsync(Frame(PeerMessage.Metas, "model"u8));
+        (PeerMessage type, byte[] payload) = await ReadFrameAsync(client);
+        Assert.Equal((PeerMessage.Error, CheckpointError.Refused), (type, ErrorOf(payload)));
+        Assert.Empty(await client.ReadToEndAsync());
+    }
+
+    [Fact]
+    public async Task Token_ReplayedProofOrOneForALane_IsRefused()
+    {
+        await using PeerListener listener = Listen(s_token);
+        byte[] proof = new byte[32];
+        Assert.Equal(PeerMessage.Proof, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token, TokenChallenge.Purpose.PeerService, false, s_nonce, serverNonce, proof)));
+        Assert.Equal(PeerMessage.Error, await ProveAsync(_ => { }));
+        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token, TokenChallenge.Purpose.TcpLane, false, s_nonce, serverNonce, proof)));
+        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token, TokenChallenge.Purpose.PeerService, true, s_nonce, serverNonce, proof)));
+
+        async Task<PeerMessage> ProveAsync(Action<byte[]> prove)
+        {
+            using RawClient client = await RawClient.ConnectAsync(listener.LocalEndPoint);
+            await client.SendAsync(Hello());
+            using var hello = System.Text.Json.JsonDocument.Parse((await ReadFrameAsync(client)).Payload);
+            Assert.True(hello.RootElement.GetProperty("token_required").GetBoolean());
+            prove(Convert.FromHexString(hello.RootElement.GetProperty("nonce").GetString()!));
+            await client.SendAsync(Frame(PeerMessage.Proof, proof));
+            return (await ReadFrameAsync(client)).Type;
+        }
+    }
+
+    [Fact]
+    public async Task Dispose_WithOpenSessions_ClosesThemAndEnds()
+    {
+        PeerListener listener = Listen(responder: new Responder { SideFile = new byte[48 << 20] });
+        using RawClient silent = await RawClient.ConnectAsync(listener.LocalEndPoint);
+        using RawClient idle = await IntroduceAsync(listener);
+        using RawClient busy = await IntroduceAsync(listener);
+        await busy.SendAsync(Frame(PeerMessage.SideFiles, 1, 0, 0, 0, 0, 0, 0, 0));
+        await busy.ReadSomeAsync();
+        await listener.DisposeAsync().AsTask().WaitAsync(TimeSpan.FromSeconds(20), TestContext.Current.CancellationToken);
+        Assert.Empty(await silent.ReadToEndAsync());
+        Assert.Empty(await idle.ReadToEndAsync());
+    }
+}
+
+/// <summary>The client's side against servers that break rules.</summary>
+public sealed class PeerClientTests
+{
+    private static readonly byte[] s_hello = HelloWith("xxh3");
+
+    private static byte[] HelloWith(string digest, bool tokenRequired = false)
+        => PeerSessionTests.Frame(PeerMessage.Hello, Encoding.UTF8.GetBytes(
+            $$"""{"protocol":1,"nonce":"{{new string('0', 64)}}","digest":"{{digest}}","token_required":{{(tokenRequired ? "true" : "false")}}}"""));
+
+    // Answers each frame of the client with the next of the answers, then waits.
+    private static ScriptedPort Answering(params byte[][] answers) => new(async (stream, _, token) =>
+    {
+        foreach (byte[] answer in answers)
+        {
+            byte[] header = new byte[8];
+            await stream.ReadExactlyAsync(header, token);
+            await stream.ReadExactlyAsync(new byte[BinaryPrimitives.ReadInt32LittleEndian(header)], token);
+            await stream.WriteAsync(answer, token);
+        }
+        await Task.Delay(Timeout.Infinite, token);
+    });
+
+    private static Task<PeerClient> ConnectAsync(ScriptedPort port, TimeSpan? timeout = null, AccessToken? token = null)
+        => PeerClient.ConnectAsync(EndpointName.FromEndPoint(port.EndPoint), token, timeout ?? TimeSpan.FromSeconds(20), TestContext.Current.CancellationToken);
+
+    private static async Task<CheckpointEngineException> FailAsync(Func<PeerClient, CancellationToken, Task> ask, params byte[][] answers)
+    {
+        await using ScriptedPort port = Answering([s_hello, .. answers]);
+        using PeerClient client = await ConnectAsync(port);
+        return await Assert.ThrowsAsync<CheckpointEngineException>(() => ask(client, TestContext.Current.CancellationToken));
+    }
+
+    public static TheoryData<byte[]> BadHellos => new(
+        PeerSessionTests.Frame(PeerMessage.Hello, "{}"u8),
+        PeerSessionTests.Frame(PeerMessage.Hello, "null"u8),
+        PeerSessionTests.Frame(PeerMessage.Hello, "not json"u8),
+        PeerSessionTests.Frame(PeerMessage.Hello, "{\"protocol\":1,\"nonce\":\"0\"}"u8),
+        PeerSessionTests.Frame(PeerMessage.Proof, new byte[32]),
+        [0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0],
+        [0xff, 0xff, 0xff, 0x7f, 1, 0, 0, 0],
+        "HTTP/1.1 400 Bad Request\r\n\r\n"u8.ToArray());
+
+    [Theory]
+    [MemberData(nameof(BadHellos))]
+    public async Task Connect_BadHello_IsAProtocolViolation(byte[] hello)
+    {
+        await using ScriptedPort port = Answering(hello);
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => ConnectAsync(port));
+        Assert.Equal(CheckpointError.ProtocolViolation, failure.Error);
+    }
+
+    [Fact]
+    public async Task Connect_ServerWithoutTheToken_IsRefused()
+    {
+        await using ScriptedPort port = Answering(HelloWith("none", tokenRequired: true), PeerSessionTests.Frame(PeerMessage.Proof, new byte[32]));
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => ConnectAsync(port, null, AccessToken.FromText("correct horse")));
+        Assert.Equal(CheckpointError.Refused, failure.Error);
+    }
+
+    [Fact]
+    public async Task Connect_Silence_IsATimeout()
+    {
+        await using var port = new ScriptedPort((_, _, token) => Task.Delay(Timeout.Infinite, token));
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => ConnectAsync(port, TimeSpan.FromMilliseconds(200)));
+        Assert.Equal(CheckpointError.Timeout, failure.Error);
+    }
+
+    public static TheoryData<byte[]> BadDigests => new(
+        PeerSessionTests.Frame(PeerMessage.Digests),                                     // nothing
+        PeerSessionTests.Frame(PeerMessage.Digests, 1, 0, 0, 0),                         // a count without digests
+        PeerSessionTests.Frame(PeerMessage.Digests, [1, 0, 0, 0, .. new byte[15]]),      // cut
+        PeerSessionTests.Frame(PeerMessage.Digests, [2, 0, 0, 0, .. new byte[32]]),      // of another tensor
+        PeerSessionTests.Frame(PeerMessage.Digests, [1, 0, 0, 0, .. new byte[17]]),      // too long
+        PeerSessionTests.Frame(PeerMessage.Digests, [0, 0, 0, 0]),
+        PeerSessionTests.Frame(PeerMessage.SideFiles, new byte[20]),
+        [0xff, 0xff, 0xff, 0x7f, 4, 0, 0, 0]);
+
+    [Theory]
+    [MemberData(nameof(BadDigests))]
+    public async Task GetDigests_BadAnswer_IsAProtocolViolation(byte[] answer)
+        => Assert.Equal(CheckpointError.ProtocolViolation, (await FailAsync((client, token) => client.GetDigestsAsync(new[] { (4096UL, 100L) }, token), answer)).Error);
+
+    [Fact]
+    public async Task GetDigests_ServerThatMakesNone_IsNotAsked()
+    {
+        await using ScriptedPort port = Answering(HelloWith("of-a-later-version"));
+        using PeerClient client = await ConnectAsync(port, TimeSpan.FromSeconds(5));
+        Assert.Equal([null], await client.GetDigestsAsync(new[] { (4096UL, 100L) }, TestContext.Current.CancellationToken));
+    }
+
+    [Theory]
+    [InlineData("../x.json")]
+    [InlineData(".hidden.json")]
+    [InlineData("a/b.json")]
+    [InlineData("a\\b.json")]
+    [InlineData("a\0.json")]
+    [InlineData("")]
+    [InlineData("..")]
+    [InlineData("/etc/passwd.txt")]
+    [InlineData("model.safetensors")]
+    [InlineData("model.safetensors.index.json")]
+    [InlineData("run.sh")]
+    public async Task GetSideFiles_HostileName_IsAProtocolViolation(string name)
+        => Assert.Equal(CheckpointError.ProtocolViolation, (await FailAsync((client, token) => client.GetSideFilesAsync(1, token), SideFiles((name, [1])))).Error);
+
+    [Fact]
+    public async Task GetSideFiles_BadAnswers_AreProtocolViolations()
+    {
+        byte[] good = SideFiles(("config.json", [1, 2, 3]));
+        byte[][] answers =
+        [
+            PeerSessionTests.Frame(PeerMessage.SideFiles),
+            PeerSessionTests.Frame(PeerMessage.SideFiles, 0xff, 0xff, 0xff, 0xff),
+            PeerSessionTests.Frame(PeerMessage.SideFiles, 1, 0, 1, 0),                           // 65,537 files in nothing
+            PeerSessionTests.Frame(PeerMessage.SideFiles, good.AsSpan(8..^1)),                          // cut
+            PeerSessionTests.Frame(PeerMessage.SideFiles, [.. good[8..], 0]),                    // too long
+            PeerSessionTests.Frame(PeerMessage.SideFiles, [1, 0, 0, 0, 1, 0, (byte)'a', 0xff, 0xff, 0xff, 0xff]),
+            [0, 0, 0, 0x10, 5, 0, 0, 0],                                                         // 256 MiB
+        ];
+        foreach (byte[] answer in answers)
+        {
+            Assert.Equal(CheckpointError.ProtocolViolation, (await FailAsync((client, token) => client.GetSideFilesAsync(1, token), answer)).Error);
+        }
+        await using ScriptedPort port = Answering(s_hello, good);
+        using PeerClient honest = await ConnectAsync(port);
+        Assert.Equal("config.json", Assert.Single(await honest.GetSideFilesAsync(1, TestContext.Current.CancellationToken)).Name);
+    }
+
+    [Fact]
+    public async Task GetMetas_NoMetasOrTooMany_IsTypedAndEndsTheConversation()
+    {
+        Func<PeerClient, CancellationToken, Task> ask = (client, token) => client.GetMetasAsync("model", 1 << 16, token);
+        Assert.Equal(CheckpointError.InvalidData, (await FailAsync(ask, PeerSessionTests.Frame(PeerMessage.Metas, "nonsense, and more of it"u8))).Error);
+        Assert.Equal(CheckpointError.ProtocolViolation, (await FailAsync(ask, PeerSessionTests.Frame(PeerMessage.Metas, new byte[(1 << 16) + 1]))).Error);
+        Assert.Equal(CheckpointError.ProtocolViolation, (await FailAsync(ask, [0xff, 0xff, 0xff, 0x7f, 3, 0, 0, 0])).Error);
+
+        await using ScriptedPort port = Answering(s_hello, PeerSessionTests.Frame(PeerMessage.Metas, "nonsense, and more of it"u8), SideFiles());
+        using PeerClient client = await ConnectAsync(port);
+        await Assert.ThrowsAsync<CheckpointEngineException>(() => ask(client, TestContext.Current.CancellationToken));
+        var second = await Assert.ThrowsAsync<CheckpointEngineException>(() => client.GetSideFilesAsync(1, TestContext.Current.CancellationToken));
+        Assert.Equal(CheckpointError.Unreachable, second.Error);      // not what was left of the first answer
+    }
+
+    [Fact]
+    public async Task Ask_ErrorAnswer_IsThatErrorAndTheConversationGoesOn()
+    {
+        await using ScriptedPort port = Answering(s_hello, PeerSessionTests.Frame(PeerMessage.Error, [2, 0, .. "not here"u8]),
+            PeerSessionTests.Frame(PeerMessage.Error, 0xff, 0xff), PeerSessionTests.Frame(PeerMessage.Error), SideFiles());
+        using PeerClient client = await ConnectAsync(port);
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => client.GetSideFilesAsync(1, TestContext.Current.CancellationToken));
+        Assert.Equal(CheckpointError.NotFound, failure.Error);
+        Assert.Contains("not here", failure.Message, StringComparison.Ordinal);
+        for (int i = 0; i < 2; i++)
+        {
+            failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => client.GetSideFilesAsync(1, TestContext.Current.CancellationToken));
+            Assert.Equal(CheckpointError.ProtocolViolation, failure.Error);
+        }
+        Assert.Empty(await client.GetSideFilesAsync(1, TestContext.Current.CancellationToken));
+    }
+
+    [Fact]
+    public async Task Ask_ErrorOfMoreThanAMebibyte_IsAProtocolViolation()
+        => Assert.Equal(CheckpointError.ProtocolViolation, (await FailAsync((client, token) => client.GetSideFilesAsync(1, token), [1, 0, 0x10, 0, 0xff, 0xff, 0, 0])).Error);
+
+    [Fact]
+    public async Task Ask_PayloadThatNeverEnds_IsATimeout()
+    {
+        await using ScriptedPort port = Answering(s_hello, SideFiles(("config.json", new byte[100]))[..50]);
+        using PeerClient client = await ConnectAsync(port, TimeSpan.FromMilliseconds(400));
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => client.GetSideFilesAsync(1, TestContext.Current.CancellationToken));
+        Assert.Equal(CheckpointError.Timeout, failure.Error);
+    }
+
+    [Fact]
+    public async Task Ask_CancelledAmidAnAnswer_EndsAndClosesTheConversation()
+    {
+        await using ScriptedPort port = Answering(s_hello, SideFiles(("config.json", new byte[100]))[..50]);
+        using PeerClient client = await ConnectAsync(port);
+        using var cancel = new CancellationTokenSource();
+        Task<IReadOnlyList<SideFile>> asking = client.GetSideFilesAsync(1, cancel.Token);
+        await cancel.CancelAsync();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => asking);
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => client.GetSideFilesAsync(1, TestContext.Current.CancellationToken));
+        Assert.Equal(CheckpointError.Unreachable, failure.Error);
+    }
+
+    private static byte[] SideFiles(params (string Name, byte[] Bytes)[] files)
+    {
+        var payload = new MemoryStream();
+        using var writer = new BinaryWriter(payload);
+        writer.Write(files.Length);
+        foreach ((string name, byte[] bytes) in files)
+        {
+            byte[] utf8 = Encoding.UTF8.GetBytes(name);
+            writer.Write((ushort)utf8.Length);
+            writer.Write(utf8);
+            writer.Write(bytes.Length);
+            writer.Write(bytes);
+        }
+        return PeerSessionTests.Frame(PeerMessage.SideFiles, payload.ToArray());
+    }
+}
