@@ -1,5 +1,6 @@
 using System.Buffers;
 using System.CommandLine;
+using CheckpointEngine.Access;
 using CheckpointEngine.Cli.Options;
 using CheckpointEngine.Cli.Output;
 using CheckpointEngine.Http;

@@ -16,7 +16,7 @@ public sealed partial class ParameterServer
 
         public HeldTensor? AcquireTensor(ulong address, ulong lengthBytes)
         {
-            if (!server.Engine.Registry.TryBeginRead(address, lengthBytes, out RegisteredRange? range))
+            if (!server._registry.TryBeginRead(address, lengthBytes, out RegisteredRange? range))
             {
                 return null;
             }
@@ -29,7 +29,7 @@ public sealed partial class ParameterServer
         }
 
         public IReadOnlyList<SideFile>? FindSideFiles(ulong address)
-            => server.Engine.Registry.TryFind(address, 1, out RegisteredRange? range) && range.Owner is HeldBufferReference reference
+            => server._registry.TryFind(address, 1, out RegisteredRange? range) && range.Owner is HeldBufferReference reference
                 ? reference.Entry.Checkpoint.SideFiles
                 : null;
     }

@@ -1,7 +1,10 @@
+using System.Net;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Join;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
+using CheckpointEngine.Transfer.Handshake;
 using CheckpointEngine.Transfer;
 using Microsoft.Extensions.Logging;
 
@@ -19,6 +22,8 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private readonly Lock _lock = new();
     private readonly Dictionary<string, CheckpointRecord> _records = new(StringComparer.Ordinal);
     private readonly ILogger _logger;
+    private readonly MemoryRegistry _registry = new();
+    private PeerListener? _peers;
     private TransferEngine? _engine;
     private bool _disposed;
 
@@ -42,7 +47,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     /// <summary><c>ce://host:port</c> of the peer service; a name behind it is a metas URL.</summary>
     /// <exception cref="InvalidOperationException">The server was not started.</exception>
-    public string PeerUrl => $"ce://{Engine.PeerName}";
+    public string PeerUrl => $"ce://{PeerName}";
 
     /// <summary>Names of the checkpoints held here or known by loaded metas, sorted.</summary>
     public IReadOnlyList<string> CheckpointNames
@@ -58,20 +63,35 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     private TransferEngine Engine => _engine ?? throw new InvalidOperationException("the server was not started");
 
-    /// <summary>Starts the listeners.</summary>
+    private EndpointName PeerName => EndpointName.FromEndPoint((_peers ?? throw new InvalidOperationException("the server was not started")).LocalEndPoint);
+
+    /// <summary>Starts the listeners; once.</summary>
     /// <exception cref="CheckpointEngineException">The address or port cannot be had.</exception>
     /// <exception cref="InvalidOperationException"><see cref="ParameterServerOptions.Address"/> is a wildcard.</exception>
-    public Task StartAsync(CancellationToken cancellationToken = default)
+    public async Task StartAsync(CancellationToken cancellationToken = default)
     {
         cancellationToken.ThrowIfCancellationRequested();
         ObjectDisposedException.ThrowIf(_disposed, this);
-        if (Options.Address.Equals(System.Net.IPAddress.Any) || Options.Address.Equals(System.Net.IPAddress.IPv6Any))
+        if (Options.Address.Equals(IPAddress.Any) || Options.Address.Equals(IPAddress.IPv6Any))
         {
             throw new InvalidOperationException("the address to announce is 'any', which no peer can connect to; give one of this host's own addresses");
         }
-        _engine ??= new TransferEngine(Options, new PeerResponder(this));
+        if (_engine is not null)
+        {
+            return;
+        }
+        _peers = new PeerListener(new IPEndPoint(Options.Address, 0), new PeerResponder(this), Options.Token, Options.LoggerFactory.CreateLogger("CheckpointEngine.Peers"));
+        try
+        {
+            _engine = new TransferEngine(Options, _registry, PeerName);
+        }
+        catch
+        {
+            await _peers.DisposeAsync().ConfigureAwait(false);
+            _peers = null;
+            throw;
+        }
         LogStarted(P2pStoreAddress, PeerUrl);
-        return Task.CompletedTask;
     }
 
     /// <summary>Holds the checkpoint of <paramref name="paths"/> (a directory, .safetensors files, or an index) under <paramref name="name"/> and registers it. All or nothing.</summary>
@@ -89,7 +109,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             HeldCheckpoint held = await Task.Run(() => paths.Count == 1
                 ? CheckpointLoader.Load(name, paths[0], Options.Hold, Options.Pin, cancellationToken: cancellationToken)
-                : CheckpointLoader.Load(name, paths, Options.Hold, Options.Pin, null, cancellationToken), cancellationToken).ConfigureAwait(false);
+                : CheckpointLoader.LoadFiles(name, paths, Options.Hold, Options.Pin, cancellationToken: cancellationToken), cancellationToken).ConfigureAwait(false);
             await PublishAsync(held, null).ConfigureAwait(false);
             LogRegistered(name, held.Tensors.Count, held.DataBytes);
             return held;
@@ -259,6 +279,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         if (_engine is not null)
         {
             await _engine.DisposeAsync().ConfigureAwait(false);
+            await _peers!.DisposeAsync().ConfigureAwait(false);
         }
     }
 
@@ -309,7 +330,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             if (_engine is not null)
             {
-                entry.Register(_engine.Registry);
+                entry.Register(_registry);
             }
             lock (_lock)
             {

@@ -1,3 +1,4 @@
+using CheckpointEngine.Access;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 

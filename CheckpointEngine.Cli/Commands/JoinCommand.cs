@@ -1,7 +1,8 @@
-using System.CommandLine;
 using System.CommandLine.Parsing;
+using System.CommandLine;
 using System.Diagnostics;
 using System.Net;
+using CheckpointEngine.Access;
 using CheckpointEngine.Cli.Options;
 using CheckpointEngine.Cli.Output;
 using CheckpointEngine.Metas;

@@ -1,6 +1,7 @@
 using System.CommandLine;
-using CheckpointEngine.Cli.Commands;
 using System.Security.Cryptography.X509Certificates;
+using CheckpointEngine.Access;
+using CheckpointEngine.Cli.Commands;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 

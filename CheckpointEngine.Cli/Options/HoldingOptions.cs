@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Net;
+using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Cli.Commands;
 using CheckpointEngine.Peers;

@@ -1,6 +1,7 @@
-using System.CommandLine;
 using System.CommandLine.Parsing;
+using System.CommandLine;
 using System.Net;
+using CheckpointEngine.Access;
 using CheckpointEngine.Cli.Commands;
 using CheckpointEngine.Http;
 using CheckpointEngine.Metas;

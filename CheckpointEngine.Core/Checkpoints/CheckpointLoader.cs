@@ -31,7 +31,8 @@ public static class CheckpointLoader
     /// <param name="cancellationToken">Ends a copy after the pieces in hand.</param>
     /// <exception cref="CheckpointEngineException">NotFound, Io, InvalidData (also for a tensor name in two files), OutOfMemory, Native.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
-    public static HeldCheckpoint Load(string name, IReadOnlyList<string> files, HoldMode mode, PinMode pin, IProgress<long>? progress, CancellationToken cancellationToken)
+    public static HeldCheckpoint LoadFiles(string name, IReadOnlyList<string> files, HoldMode mode = HoldMode.Map, PinMode pin = PinMode.Auto,
+        IProgress<long>? progress = null, CancellationToken cancellationToken = default)
         => Load(name, files, null, mode, pin, progress, cancellationToken);
 
     private static HeldCheckpoint Load(string name, IReadOnlyList<string> paths, CheckpointFiles? found, HoldMode mode, PinMode pin,

@@ -60,8 +60,23 @@ public static class TensorDtypes
     /// <param name="shape">Dimensions; empty means one element.</param>
     public static long ByteLength(this TensorDtype dtype, ReadOnlySpan<long> shape)
     {
-        UInt128 elements = 1;
+        long elements = ElementCount(shape);
+        return elements < 0 ? -1 : ByteLength(dtype, elements);
+    }
+
+    /// <summary>Bytes of so many elements, or -1 when they overflow 63 bits or do not fill whole bytes.</summary>
+    internal static long ByteLength(TensorDtype dtype, long elements)
+    {
+        long high = Math.BigMul(elements, dtype.BitsPerElement(), out long low);
+        return (low & 7) != 0 || high > 3 ? -1 : (high << 61) | (long)((ulong)low >> 3);
+    }
+
+    /// <summary>The product of the dimensions, 1 when there is none; -1 when one is negative or the product overflows 63 bits.</summary>
+    internal static long ElementCount(ReadOnlySpan<long> shape)
+    {
+        long elements = 1;
         bool zero = false;
+        bool overflow = false;
         foreach (long dimension in shape)
         {
             if (dimension < 0)
@@ -69,21 +84,12 @@ public static class TensorDtypes
                 return -1;
             }
             zero |= dimension == 0;
-            if (dimension > 1 && elements < (UInt128)long.MaxValue)
+            if (dimension > 1 && !overflow)
             {
-                elements *= (UInt128)dimension;
+                overflow = Math.BigMul(elements, dimension, out elements) != 0 || elements < 0;
             }
         }
-        if (zero)
-        {
-            return 0;
-        }
-        if (elements >= (UInt128)long.MaxValue)
-        {
-            return -1;
-        }
-        UInt128 bits = elements * (UInt128)dtype.BitsPerElement();
-        return ((ulong)bits & 7) != 0 || bits >> 3 > (UInt128)long.MaxValue ? -1 : (long)(bits >> 3);
+        return zero ? 0 : overflow ? -1 : elements;
     }
 
     private static bool Find(byte[][] names, ReadOnlySpan<byte> name, out TensorDtype dtype)

@@ -22,9 +22,10 @@ public sealed class TensorTable
     private readonly int[] _shapes;              // index into _shapeEnds
     private readonly int[] _shapeEnds;
     private readonly long[] _dimensions;
+    private readonly long[] _elements;           // per shape: product of its dimensions, -1 when that overflows
     private readonly long[] _slotBytes;
     private readonly long[] _offsets;
-    private int[]? _index;                       // open addressing by name hash, entry + 1; made at the first look-up
+    private NameIndex? _index;                   // made at the first look-up
 
     internal TensorTable(byte[] names, int[] nameEnds, byte[] dtypes, TensorDtype[] dtypeCodes, string[] dtypeNames,
         int[] shapes, int[] shapeEnds, long[] dimensions, long[] slotBytes, long[] offsets)
@@ -37,6 +38,12 @@ public sealed class TensorTable
         _shapes = shapes;
         _shapeEnds = shapeEnds;
         _dimensions = dimensions;
+        _elements = new long[shapeEnds.Length];
+        for (int shape = 0; shape < shapeEnds.Length; shape++)
+        {
+            int start = shape == 0 ? 0 : shapeEnds[shape - 1];
+            _elements[shape] = TensorDtypes.ElementCount(dimensions.AsSpan(start, shapeEnds[shape] - start));
+        }
         _slotBytes = slotBytes;
         _offsets = offsets;
     }
@@ -75,7 +82,8 @@ public sealed class TensorTable
     public long GetByteLength(int tensor)
     {
         TensorDtype dtype = GetDtype(tensor);
-        return dtype == TensorDtype.Unknown ? _slotBytes[tensor] : dtype.ByteLength(GetShape(tensor));
+        long elements = _elements[_shapes[tensor]];
+        return dtype == TensorDtype.Unknown ? _slotBytes[tensor] : elements < 0 ? -1 : TensorDtypes.ByteLength(dtype, elements);
     }
 
     /// <summary>Bytes that the tensor occupies in its buffer; the next tensor of the buffer starts behind them.</summary>
@@ -87,7 +95,7 @@ public sealed class TensorTable
     /// <summary>Finds a tensor by name: the first that was added, or -1. After the first call it allocates nothing.</summary>
     public int IndexOf(ReadOnlySpan<byte> nameUtf8)
     {
-        int[] index = _index ?? (_index = BuildIndex());
+        int[] index = Index.Entries;
         for (uint at = Hash(nameUtf8) & (uint)(index.Length - 1); ; at = (at + 1) & (uint)(index.Length - 1))
         {
             int entry = index[at] - 1;
@@ -112,37 +120,37 @@ public sealed class TensorTable
     }
 
     /// <summary>Finds the first tensor whose name an earlier one has too, or -1 when all names differ.</summary>
-    public int FindDuplicateName()
-    {
-        for (int tensor = 0; tensor < Count; tensor++)
-        {
-            if (IndexOf(GetNameUtf8(tensor)) != tensor)
-            {
-                return tensor;
-            }
-        }
-        return -1;
-    }
+    public int FindDuplicateName() => Index.FirstDuplicate;
 
-    private int[] BuildIndex()
+    private NameIndex Index => _index ??= BuildIndex();
+
+    private NameIndex BuildIndex()
     {
-        int[] index = new int[BitOperations.RoundUpToPowerOf2((uint)Math.Max(4, Count * 2L))];
-        uint mask = (uint)(index.Length - 1);
+        int[] entries = new int[BitOperations.RoundUpToPowerOf2((uint)Math.Max(4, Count * 2L))];
+        uint mask = (uint)(entries.Length - 1);
+        int firstDuplicate = -1;
         for (int tensor = 0; tensor < Count; tensor++)
         {
             ReadOnlySpan<byte> name = GetNameUtf8(tensor);
             uint at = Hash(name) & mask;
-            while (index[at] != 0 && !GetNameUtf8(index[at] - 1).SequenceEqual(name))
+            while (entries[at] != 0 && !GetNameUtf8(entries[at] - 1).SequenceEqual(name))
             {
                 at = (at + 1) & mask;
             }
-            if (index[at] == 0)
+            if (entries[at] == 0)
             {
-                index[at] = tensor + 1;
+                entries[at] = tensor + 1;
+            }
+            else if (firstDuplicate < 0)
+            {
+                firstDuplicate = tensor;
             }
         }
-        return index;
+        return new NameIndex(entries, firstDuplicate);
     }
+
+    // Open addressing by the hash of the name, tensor + 1; 0 is free.
+    private sealed record NameIndex(int[] Entries, int FirstDuplicate);
 
     // Seeded per process: names come from strangers, and a known hash would let them build a chain as long as the table.
     private static readonly long s_seed = Random.Shared.NextInt64();

@@ -144,7 +144,7 @@ internal sealed class DigestVerifier
                     }
                     continue;
                 }
-                int source = _plan.SourceTensors[tensor];
+                int source = _plan.GetSourceTensor(tensor);
                 if (_plan.Metas.GetDigestAlgorithm(source) != received.Algorithm || !received.TryGetRoot(tensor, root))
                 {
                     complete = false;
@@ -213,7 +213,7 @@ internal sealed class DigestVerifier
 
     private void TakeExpected(CheckpointDigests expected, int tensor, byte[] chunks)
     {
-        int source = _plan.SourceTensors[tensor];
+        int source = _plan.GetSourceTensor(tensor);
         if (_plan.Metas.GetDigestAlgorithm(source) == expected.Algorithm)
         {
             Span<byte> root = stackalloc byte[TensorDigest.MaxDigestBytes];

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
@@ -199,7 +200,8 @@ internal sealed partial class JoinOperation
             if (links[owner]?.Peer is PeerClient peer)
             {
                 asked = true;
-                foreach (SideFile file in await peer.GetSideFilesAsync(plan.Metas.Owners[owner].Buffers[0].Address, cancellationToken).ConfigureAwait(false))
+                ulong address = plan.Ranges[FirstRange(plan, owner)].RemoteAddress;
+                foreach (SideFile file in await peer.GetSideFilesAsync(address, cancellationToken).ConfigureAwait(false))
                 {
                     files.TryAdd(file.Name, file);
                 }
@@ -210,6 +212,16 @@ internal sealed partial class JoinOperation
             _warnings.Add("no side files (config, tokenizer): none of the owners is a CheckpointEngine, and Mooncake has no way to ask for them");
         }
         return [.. files.Values];
+    }
+
+    private static int FirstRange(TransferPlan plan, int owner)
+    {
+        int range = 0;
+        while (plan.Ranges[range].Owner != owner)
+        {
+            range++;
+        }
+        return range;
     }
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "join {Checkpoint}: not every byte could be checked: {Reason}")]

@@ -1,4 +1,5 @@
 using System.Security.Cryptography.X509Certificates;
+using CheckpointEngine.Access;
 using CheckpointEngine.Peers;
 
 namespace CheckpointEngine.Metas;

@@ -27,10 +27,10 @@ public sealed class TransferPlan
 {
     private readonly PlannedBuffer[] _buffers;
     private readonly ReadRange[] _ranges;
-    private readonly int[] _sourceTensors;
+    private readonly int[]? _sourceTensors;      // null: the same as in the metas
     private readonly long[] _ownerBytes;
 
-    internal TransferPlan(CheckpointMetas metas, TensorTable tensors, int[] sourceTensors, PlannedBuffer[] buffers, ReadRange[] ranges, long[] ownerBytes)
+    internal TransferPlan(CheckpointMetas metas, TensorTable tensors, int[]? sourceTensors, PlannedBuffer[] buffers, ReadRange[] ranges, long[] ownerBytes)
     {
         Metas = metas;
         Tensors = tensors;
@@ -52,8 +52,8 @@ public sealed class TransferPlan
     /// <summary>The runs, those of an owner next to each other, by rising address within a buffer.</summary>
     public ReadOnlySpan<ReadRange> Ranges => _ranges;
 
-    /// <summary>For each of <see cref="Tensors"/> its index in <see cref="CheckpointMetas.Tensors"/>.</summary>
-    public ReadOnlySpan<int> SourceTensors => _sourceTensors;
+    /// <summary>The index in <see cref="CheckpointMetas.Tensors"/> of one of <see cref="Tensors"/>.</summary>
+    public int GetSourceTensor(int tensor) => _sourceTensors is null ? tensor : _sourceTensors[tensor];
 
     /// <summary>Bytes of tensor data to read from each owner; 0 for one that is not needed.</summary>
     public ReadOnlySpan<long> OwnerBytes => _ownerBytes;

@@ -31,6 +31,10 @@ public static class TransferPlanner
         TensorTable source = metas.Tensors;
         ThrowIfTooLarge(source);
         bool[]? wanted = Choose(metas, filter);
+        if (wanted is null && CanKeepLayout(metas))
+        {
+            return PlanAsTheyAre(metas);
+        }
 
         var ownerBytes = new long[metas.Owners.Length];
         var buffers = new List<PlannedBuffer>();
@@ -52,6 +56,63 @@ public static class TransferPlanner
                 : $"plan: none of the {source.Count:N0} tensors matches the include and exclude patterns; names are case-sensitive, * matches dots");
         }
         return new TransferPlan(metas, table.Build(), sourceTensors.Column.ToArray(), [.. buffers], [.. ranges], ownerBytes);
+    }
+
+    // Whether every buffer is one run, and the buffers of the owners follow each other in the table: then the owners' layout is ours.
+    private static bool CanKeepLayout(CheckpointMetas metas)
+    {
+        TensorTable source = metas.Tensors;
+        int next = 0;
+        foreach (MetasOwner owner in metas.Owners)
+        {
+            foreach (MetasBuffer buffer in owner.Buffers)
+            {
+                if (buffer.FirstTensor != next)
+                {
+                    return false;
+                }
+                next += buffer.TensorCount;
+                for (int tensor = buffer.FirstTensor; tensor < next; tensor++)
+                {
+                    if (source.GetSlotBytes(tensor) - source.GetByteLength(tensor) > LargestGapReadThrough)
+                    {
+                        return false;
+                    }
+                }
+            }
+        }
+        return next == source.Count && next != 0;
+    }
+
+    private static TransferPlan PlanAsTheyAre(CheckpointMetas metas)
+    {
+        TensorTable source = metas.Tensors;
+        var ownerBytes = new long[metas.Owners.Length];
+        var buffers = new List<PlannedBuffer>();
+        var ranges = new List<ReadRange>();
+        for (int o = 0; o < metas.Owners.Length; o++)
+        {
+            for (int b = 0; b < metas.Owners[o].Buffers.Length; b++)
+            {
+                MetasBuffer buffer = metas.Owners[o].Buffers[b];
+                if (buffer.TensorCount == 0)
+                {
+                    continue;
+                }
+                for (int tensor = buffer.FirstTensor; tensor < buffer.FirstTensor + buffer.TensorCount; tensor++)
+                {
+                    ownerBytes[o] += source.GetByteLength(tensor);
+                }
+                int last = buffer.FirstTensor + buffer.TensorCount - 1;
+                long length = source.GetOffset(last) + source.GetByteLength(last);
+                if (length != 0)
+                {
+                    ranges.Add(new ReadRange(o, buffer.Address, length, buffers.Count, 0, buffer.FirstTensor, buffer.TensorCount));
+                }
+                buffers.Add(new PlannedBuffer(o, b, source.GetOffset(last) + source.GetSlotBytes(last), buffer.FirstTensor, buffer.TensorCount));
+            }
+        }
+        return new TransferPlan(metas, source, null, [.. buffers], [.. ranges], ownerBytes);
     }
 
     private static void PlanBuffer(TensorTable source, bool[]? wanted, int owner, int sourceBuffer, in MetasBuffer buffer,

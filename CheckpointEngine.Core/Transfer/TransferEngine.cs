@@ -1,7 +1,7 @@
 using System.Buffers;
 using System.Net;
+using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
-using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer.Handshake;
 using CheckpointEngine.Transfer.Tcp;
 using Microsoft.Extensions.Logging;
@@ -18,41 +18,48 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     private readonly ILogger _logger;
     private readonly PlainPeers _plainPeers;
     private readonly TcpDataListener _data;
-    private readonly PeerListener _peers;
     private readonly HandshakeListener _handshakes;
     private readonly EngineAnnouncement _announcement;
 
     /// <summary>Binds its ports and listens at once.</summary>
-    internal TransferEngine(ParameterServerOptions options, IPeerResponder responder)
+    /// <param name="options">Address, port, token and who may read plainly.</param>
+    /// <param name="registry">What peers may read.</param>
+    /// <param name="peerName">Where the peer service of this process is, as peers are told.</param>
+    /// <exception cref="CheckpointEngineException">An address or port cannot be had.</exception>
+    internal TransferEngine(ParameterServerOptions options, MemoryRegistry registry, EndpointName peerName)
     {
+        Registry = registry;
         _options = options;
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer");
         _plainPeers = options.PlainPeers ?? (options.Token is null ? PlainPeers.All : PlainPeers.None);
         var anyPort = new IPEndPoint(options.Address, 0);
         _data = new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = options.Token, PlainPeers = _plainPeers }, _logger);
-        _peers = new PeerListener(anyPort, responder, options.Token, options.LoggerFactory.CreateLogger("CheckpointEngine.Peers"));
-        PeerName = EndpointName.FromEndPoint(_peers.LocalEndPoint);
         _announcement = new EngineAnnouncement
         {
-            Peer = PeerName.ToString(),
+            Peer = peerName.ToString(),
             HostId = HostIdentity.BootId,
             Transports = [SegmentDescriptor.TcpProtocol],
             TokenRequired = options.Token is not null,
             Version = EngineVersion.Text,
         };
-        // Last: once the handshake port answers, all that it describes is there.
-        _handshakes = HandshakeListener.Start([new IPEndPoint(options.Address, options.Port)], this, new HandshakeListenerOptions { Logger = _logger });
+        try
+        {
+            // Last: once the handshake port answers, all that it describes is there.
+            _handshakes = HandshakeListener.Start([new IPEndPoint(options.Address, options.Port)], this, new HandshakeListenerOptions { Logger = _logger });
+        }
+        catch
+        {
+            _ = _data.DisposeAsync().AsTask();      // its socket is closed at once; nobody has connected
+            throw;
+        }
         Name = EndpointName.FromEndPoint(_handshakes.EndPoints[0]);
     }
 
     /// <summary>The ranges that peers may read.</summary>
-    internal MemoryRegistry Registry { get; } = new();
+    internal MemoryRegistry Registry { get; }
 
     /// <summary>The segment's name: where the handshake port is.</summary>
     internal EndpointName Name { get; }
-
-    /// <summary>Where the peer service is.</summary>
-    internal EndpointName PeerName { get; }
 
     /// <summary>Takes ranges away: waits for reads under way, and after <see cref="ParameterServerOptions.DrainTimeout"/> cuts who still reads.</summary>
     internal async Task UnregisterAsync(IReadOnlyList<RegisteredRange> ranges)
@@ -109,7 +116,6 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     public async ValueTask DisposeAsync()
     {
         await _handshakes.DisposeAsync().ConfigureAwait(false);
-        await _peers.DisposeAsync().ConfigureAwait(false);
         await _data.DisposeAsync().ConfigureAwait(false);
     }
 

@@ -1,6 +1,7 @@
 using System.Formats.Tar;
 using System.Net;
 using System.Text;
+using CheckpointEngine.Access;
 using CheckpointEngine.Http.Tests.Support;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;

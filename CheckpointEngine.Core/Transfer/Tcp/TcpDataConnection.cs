@@ -1,10 +1,11 @@
-using System.Buffers;
 using System.Buffers.Binary;
+using System.Buffers;
 using System.IO.Pipelines;
-using System.Net;
 using System.Net.Sockets;
+using System.Net;
 using System.Runtime.CompilerServices;
 using System.Security.Cryptography;
+using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Peers;
 

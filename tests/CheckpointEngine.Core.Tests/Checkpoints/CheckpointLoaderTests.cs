@@ -226,7 +226,7 @@ public sealed class CheckpointLoaderTests : IDisposable
     public void GetTensor_WidthAlignmentAndName_AreChecked()
     {
         _directory.Write("odd.safetensors", Sample.File(new("odd.u8", TensorDtype.U8, [1]), new("odd.f32", TensorDtype.F32, [2])));
-        using HeldCheckpoint held = CheckpointLoader.Load("c", [Path.Join(_directory.Path, "model-1.safetensors"), Path.Join(_directory.Path, "odd.safetensors")], HoldMode.Map, PinMode.None, null, TestContext.Current.CancellationToken);
+        using HeldCheckpoint held = CheckpointLoader.LoadFiles("c", [Path.Join(_directory.Path, "model-1.safetensors"), Path.Join(_directory.Path, "odd.safetensors")], HoldMode.Map, PinMode.None, null, TestContext.Current.CancellationToken);
         Assert.Equal(99, held.GetTensor<ushort>("model.b.weight").Length);
         Assert.Equal(198, held.GetTensor<byte>("model.b.weight").Length);
         Assert.Throws<ArgumentException>(() => { held.GetTensor<float>("model.b.weight"); });

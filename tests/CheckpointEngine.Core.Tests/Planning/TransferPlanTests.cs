@@ -123,7 +123,7 @@ public sealed class TransferPlanTests
                 PlannedBuffer buffer = plan.Buffers[b];
                 for (int tensor = buffer.FirstTensor; tensor < buffer.FirstTensor + buffer.TensorCount; tensor++)
                 {
-                    int source = plan.SourceTensors[tensor];
+                    int source = plan.GetSourceTensor(tensor);
                     Assert.Equal(metas.Tensors.GetName(source), plan.Tensors.GetName(tensor));
                     MetasBuffer from = metas.Owners[buffer.Owner].Buffers[buffer.SourceBuffer];
                     ulong address = from.Address + (ulong)metas.Tensors.GetOffset(source);

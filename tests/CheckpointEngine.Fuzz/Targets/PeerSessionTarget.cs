@@ -1,4 +1,5 @@
 using System.Net.Sockets;
+using CheckpointEngine.Access;
 using CheckpointEngine.Fuzz.Support;
 using CheckpointEngine.Peers;
 
@@ -77,7 +78,7 @@ internal sealed class PeerSessionTarget : FuzzTarget
     {
         try
         {
-            using var session = new PeerSession(socket, _holder, token);
+            using var session = new PeerSession(socket, _holder, token, new PeerListenerOptions());
             await session.RunAsync(CancellationToken.None).ConfigureAwait(false);
             return "ended";
         }

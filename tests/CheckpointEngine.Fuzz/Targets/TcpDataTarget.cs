@@ -1,12 +1,13 @@
 using System.Buffers.Binary;
-using System.Net;
 using System.Net.Sockets;
+using System.Net;
+using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Fuzz.Support;
 using CheckpointEngine.Interop;
 using CheckpointEngine.Peers;
-using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Tcp;
+using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine.Fuzz.Targets;
 

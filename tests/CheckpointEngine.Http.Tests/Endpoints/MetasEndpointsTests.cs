@@ -1,5 +1,6 @@
 using System.IO.Compression;
 using System.Net;
+using CheckpointEngine.Access;
 using CheckpointEngine.Http.Tests.Support;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;

@@ -1,4 +1,5 @@
 using System.Net;
+using CheckpointEngine.Access;
 using CheckpointEngine.Http.Tests.Support;
 using CheckpointEngine.Peers;
 

@@ -1,5 +1,6 @@
-using System.Net;
 using System.Net.Sockets;
+using System.Net;
+using CheckpointEngine.Access;
 using CheckpointEngine.Http.Replies;
 using CheckpointEngine.Http.Tests.Support;
 using CheckpointEngine.Peers;

@@ -1,7 +1,8 @@
-using System.Net;
 using System.Net.Security;
+using System.Net;
 using System.Security.Authentication;
 using System.Security.Cryptography.X509Certificates;
+using CheckpointEngine.Access;
 using CheckpointEngine.Http.Replies;
 using CheckpointEngine.Http.Tests.Support;
 using CheckpointEngine.Peers;

@@ -1,9 +1,10 @@
 using System.Buffers.Binary;
-using System.Net;
 using System.Net.Sockets;
+using System.Net;
+using CheckpointEngine.Access;
 using CheckpointEngine.Peers;
-using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Tcp;
+using CheckpointEngine.Transfer;
 using Microsoft.Extensions.Logging.Abstractions;
 
 namespace CheckpointEngine.Tests;

@@ -1,6 +1,6 @@
 using System.Net;
 
-namespace CheckpointEngine.Peers;
+namespace CheckpointEngine.Access;
 
 /// <summary>Which addresses may read without our own handshake: plain Mooncake peers know nothing of tokens.</summary>
 /// <remarks>Immutable; any number of threads.</remarks>

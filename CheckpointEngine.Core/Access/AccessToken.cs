@@ -2,7 +2,7 @@ using System.Security.Cryptography;
 using System.Text;
 using CheckpointEngine.Internal;
 
-namespace CheckpointEngine.Peers;
+namespace CheckpointEngine.Access;
 
 /// <summary>A shared secret that guards HTTP, the peer service and our own TCP lanes.</summary>
 /// <remarks>Immutable; any number of threads. Never printed: <see cref="ToString"/> gives no part of it.</remarks>

@@ -1,6 +1,6 @@
 using System.Security.Cryptography;
 
-namespace CheckpointEngine.Peers;
+namespace CheckpointEngine.Access;
 
 /// <summary>
 /// Proves to each other that two sides have the same token, without sending it: each signs both sides' random numbers, the role and what the
