@@ -6,7 +6,7 @@ namespace CheckpointEngine.Native;
 /// <summary>The header's section "Version".</summary>
 internal static unsafe partial class Exports
 {
-    private const uint AbiVersion = 0x0000_0100;   // 0.1: major in the high 24 bits, minor in the low 8
+    private const uint AbiVersion = (0 << 8) | 1;   // 0.1: major in the high 24 bits, minor in the low 8; as in checkpoint_engine.h
 
     [UnmanagedCallersOnly(EntryPoint = "ce_abi_version", CallConvs = [typeof(CallConvCdecl)])]
     public static uint AbiVersionExport() => AbiVersion;

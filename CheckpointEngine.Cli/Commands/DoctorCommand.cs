@@ -1,0 +1,36 @@
+using System.CommandLine;
+using System.Text.Json;
+using CheckpointEngine.Cli.Doctor;
+using CheckpointEngine.Cli.Options;
+using CheckpointEngine.Cli.Output;
+
+namespace CheckpointEngine.Cli.Commands;
+
+/// <summary><c>doctor</c>: what this host offers, and what to change.</summary>
+internal sealed class DoctorCommand : DocumentedCommand
+{
+    private readonly CommonOptions _common = new("Print one JSON document");
+
+    public DoctorCommand()
+        : base("doctor", "Tell what this host offers to the engine, and what to change: memory limits, huge pages, NUMA, RDMA, libraries, sockets.")
+        => AddGroup(_common.Group);
+
+    public override string Usage => "[--json]";
+
+    public override IReadOnlyList<Example> Examples => [new("Before asking for help:", "checkpoint-engine doctor --json > doctor.json")];
+
+    protected override Task<int> RunAsync(ParseResult parsed)
+    {
+        using StderrLogging logging = _common.CreateLogging(parsed);
+        HostReport report = new HostProbe("/").Examine();
+        if (_common.Json(parsed))
+        {
+            Console.Out.WriteLine(JsonSerializer.Serialize(report, OutputJson.Default.HostReport));
+        }
+        else
+        {
+            HostReportPrinter.Print(Console.Out, report);
+        }
+        return Task.FromResult(ExitCode.Done);
+    }
+}

@@ -1,0 +1,192 @@
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using System.Diagnostics;
+using System.Net;
+using CheckpointEngine.Cli.Options;
+using CheckpointEngine.Cli.Output;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
+
+namespace CheckpointEngine.Cli.Commands;
+
+/// <summary><c>join</c>: reads a checkpoint out of its holders' memory.</summary>
+internal sealed class JoinCommand : DocumentedCommand
+{
+    private const string DirectoryPrefix = "dir:";
+
+    private readonly Option<string> _to = new("--to")
+    {
+        Description = "memory (default; dropped at exit unless --serve), dir:PATH (safetensors), or null (read, check, drop: to measure)",
+        HelpName = "memory|dir:PATH|null",
+        DefaultValueFactory = _ => "memory",
+    };
+
+    private readonly Option<string> _name = new("--checkpoint-name")
+    {
+        Description = "Its name here, never a selector; default join-checkpoint",
+        HelpName = "NAME",
+        DefaultValueFactory = _ => "join-checkpoint",
+    };
+
+    private readonly Option<bool> _weightsOnly = new("--weights-only") { Description = "Leave side files (config, tokenizer) where they are" };
+    private readonly Option<bool> _serve = new("--serve") { Description = "Then hold and serve it; takes serve's options" };
+    private readonly Option<bool> _noVerify = new("--no-verify") { Description = "Do not check the bytes against their owners' digests" };
+    private readonly Option<bool> _requireVerify = new("--require-verify") { Description = "Fail unless every byte could be checked" };
+    private readonly Option<int> _lanes = OptionRules.Integer("--lanes", "N", "Connections per owner; default: found out on the way", 0, 1024);
+    private readonly Option<int> _repeat = OptionRules.Integer("--repeat", "N", "Read N times into the same memory, to measure it warm; default 1", 1, 1_000_000, 1);
+    private readonly Option<TimeSpan?> _timeout = OptionRules.Seconds("--timeout", "The longest the whole join may take; default: no limit");
+    private readonly Option<TimeSpan?> _stallTimeout = OptionRules.Seconds("--stall-timeout", "The longest an owner may send nothing; default 30");
+    private readonly Option<bool> _keepPartial = new("--keep-partial") { Description = "With dir:, keep what a failed join has written so far" };
+
+    private readonly CommonOptions _common = new("Print one JSON document with bytes, seconds, phases; no progress");
+    private readonly FilterOptions _filter;
+    private readonly SourceOptions _source;
+    private readonly CredentialOptions _credentials;
+    private readonly HoldingOptions _holding;
+    private readonly ListenOptions _listen;
+
+    public JoinCommand()
+        : base("join", "Read a checkpoint out of its holders' memory, check every byte, and keep it, write it, or just measure.")
+    {
+        _filter = new FilterOptions(this);
+        _source = new SourceOptions(this);
+        _credentials = new CredentialOptions(this);
+        _holding = new HoldingOptions(this);
+        _listen = new ListenOptions(this);
+        AddGroup(_source.Group);
+        AddGroup(new OptionGroup("Destination", [_to, _name, _serve, _keepPartial]));
+        AddGroup(new OptionGroup("Choice", [.. _filter.Options, _weightsOnly]));
+        AddGroup(_holding.TransportGroup with
+        {
+            Options = [.. _holding.TransportGroup.Options, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout],
+        });
+        AddGroup(_credentials.Group);
+        AddGroup(_common.Group);
+        AddGroup(_listen.Group with { Title = "With --serve: serving" });
+        AddGroup(_holding.ServingGroup with { Title = "With --serve: holding" });
+        Validators.Add(Validate);
+    }
+
+    public override string Usage => "(--metas-url URL | --load-metas-file FILE) [options]";
+
+    public override IReadOnlyList<Example> Examples =>
+    [
+        new("Write a model that another process holds into a directory that any loader of safetensors reads:",
+            "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --to dir:/dev/shm/qwen"),
+        new("Become a holder oneself:",
+            "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --serve --listen http://127.0.0.1:19701"),
+        new("Measure what the network gives:", "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --to null --repeat 3"),
+    ];
+
+    public override IReadOnlyList<string> Notes =>
+    [
+        "Nothing is visible before all of it is there and checked; a join that fails or is interrupted leaves nothing behind, and what was in PATH before is untouched.",
+        "--to memory without --serve is dropped at exit: it shows that the bytes can be had, and how fast.",
+    ];
+
+    protected override async Task<int> RunAsync(ParseResult parsed)
+    {
+        using var signals = new ShutdownSignals();
+        try
+        {
+            await JoinAsync(parsed, signals.Token).ConfigureAwait(false);
+            return ExitCode.Done;
+        }
+        catch (Exception) when (signals.Received)
+        {
+            Stderr.Error("interrupted; nothing was kept");
+            return signals.InterruptedExitCode;
+        }
+    }
+
+    private async Task JoinAsync(ParseResult parsed, CancellationToken stop)
+    {
+        using StderrLogging logging = _common.CreateLogging(parsed);
+        AccessToken? token = _credentials.ReadToken(parsed);
+        MetasClientOptions client = _credentials.CreateClientOptions(parsed, token);
+        TimeSpan limit = parsed.GetValue(_timeout) ?? Timeout.InfiniteTimeSpan;
+        if (limit > TimeSpan.Zero && limit < client.Timeout)
+        {
+            client.Timeout = limit;
+        }
+
+        long started = Stopwatch.GetTimestamp();
+        CheckpointMetas metas = await _source.ReadAsync(parsed, client, stop).ConfigureAwait(false);
+        TimeSpan fetched = Stopwatch.GetElapsedTime(started);
+
+        IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfJoiner(metas);
+        await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, address, token, logging));
+        bool serve = parsed.GetValue(_serve);
+        if (serve)
+        {
+            await server.StartAsync(stop).ConfigureAwait(false);   // before the bytes come: an address that cannot be had is told at once
+        }
+        JoinOptions options = CreateJoinOptions(parsed, limit, fetched);
+        JoinReport report = await JoinDisplay.Create(_common.Json(parsed))
+            .RunAsync(progress => server.JoinAsync(metas, options, progress, stop)).ConfigureAwait(false);
+        JoinPrinter.Print(report, fetched.TotalSeconds, _common.Json(parsed));
+        if (serve)
+        {
+            var session = new HolderSession(_listen, parsed, token, client, logging);
+            await session.RunAsync(server, _common.Json(parsed), stop).ConfigureAwait(false);
+        }
+    }
+
+    private JoinOptions CreateJoinOptions(ParseResult parsed, TimeSpan limit, TimeSpan spent)
+    {
+        string to = parsed.GetRequiredValue(_to);
+        var options = new JoinOptions
+        {
+            CheckpointName = parsed.GetRequiredValue(_name),
+            Destination = to == "memory" ? JoinDestinationKind.Memory : to == "null" ? JoinDestinationKind.Null : JoinDestinationKind.Directory,
+            DirectoryPath = to.StartsWith(DirectoryPrefix, StringComparison.Ordinal) ? to[DirectoryPrefix.Length..] : null,
+            Include = _filter.Include(parsed),
+            Exclude = _filter.Exclude(parsed),
+            WeightsOnly = parsed.GetValue(_weightsOnly),
+            Verify = !parsed.GetValue(_noVerify),
+            RequireVerify = parsed.GetValue(_requireVerify),
+            Transport = _holding.Transport(parsed),
+            Lanes = parsed.GetValue(_lanes),
+            Repeat = parsed.GetValue(_repeat),
+            KeepPartial = parsed.GetValue(_keepPartial),
+        };
+        if (limit > TimeSpan.Zero)
+        {
+            options.Timeout = limit > spent ? limit - spent : TimeSpan.FromMilliseconds(1);
+        }
+        if (parsed.GetValue(_stallTimeout) is { } stall)
+        {
+            options.StallTimeout = stall;
+        }
+        return options;
+    }
+
+    private void Validate(CommandResult result)
+    {
+        string to = result.GetValue(_to) ?? "memory";   // a validator sees no default values
+        bool directory = to.StartsWith(DirectoryPrefix, StringComparison.Ordinal) && to.Length > DirectoryPrefix.Length;
+        if (to is not ("memory" or "null") && !directory)
+        {
+            result.AddError($"--to: '{to}' is not memory, dir:PATH or null");
+        }
+        if (result.IsGiven(_noVerify) && result.IsGiven(_requireVerify))
+        {
+            result.AddError("--no-verify and --require-verify exclude each other");
+        }
+        if (result.IsGiven(_keepPartial) && !directory)
+        {
+            result.AddError("--keep-partial needs --to dir:PATH");
+        }
+        if (result.IsGiven(_serve))
+        {
+            if (to != "memory")
+            {
+                result.AddError("--serve needs --to memory: only what is in memory can be served");
+            }
+        }
+        else if (_listen.Group.Options.Concat(_holding.ServingGroup.Options).FirstOrDefault(option => result.IsGiven(option)) is { } lonely)
+        {
+            result.AddError($"{lonely.Name} needs --serve");
+        }
+    }
+}

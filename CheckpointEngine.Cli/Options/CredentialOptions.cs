@@ -1,0 +1,89 @@
+using System.CommandLine;
+using CheckpointEngine.Cli.Commands;
+using System.Security.Cryptography.X509Certificates;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
+
+namespace CheckpointEngine.Cli.Options;
+
+/// <summary>The shared secret and the certificates: what we show to others and what they have to show to us.</summary>
+internal sealed class CredentialOptions
+{
+    private const string TokenVariable = "CHECKPOINT_ENGINE_TOKEN";
+
+    private readonly Option<string> _tokenFile = new("--token-file")
+    {
+        Description = $"File with the shared token; without it the environment's {TokenVariable}, if set",
+        HelpName = "FILE",
+    };
+
+    private readonly Option<string> _caFile = new("--ca-file")
+    {
+        Description = "PEM file with the authorities to trust for https instead of the system's",
+        HelpName = "FILE",
+    };
+
+    private readonly Option<string> _certificate = new("--cert") { Description = "PEM certificate to show to an https server (with --key)", HelpName = "FILE" };
+
+    private readonly Option<string> _key = new("--key") { Description = "PEM private key of --cert", HelpName = "FILE" };
+
+    public CredentialOptions(Command command)
+    {
+        Group = new OptionGroup("Access", [_tokenFile, _caFile, _certificate, _key]);
+        command.Validators.Add(result =>
+        {
+            if (result.IsGiven(_certificate) != result.IsGiven(_key))
+            {
+                result.AddError("--cert and --key go together");
+            }
+        });
+    }
+
+    public OptionGroup Group { get; }
+
+    /// <summary>The token, or null when there is none.</summary>
+    /// <exception cref="CheckpointEngineException">Its file cannot be used.</exception>
+    public AccessToken? ReadToken(ParseResult parsed)
+    {
+        if (parsed.GetValue(_tokenFile) is { } file)
+        {
+            return AccessToken.FromFile(file);
+        }
+        string? text = Environment.GetEnvironmentVariable(TokenVariable);
+        if (string.IsNullOrWhiteSpace(text))
+        {
+            return null;
+        }
+        try
+        {
+            return AccessToken.FromText(text);
+        }
+        catch (ArgumentException unusable)
+        {
+            throw new CheckpointEngineException(CheckpointError.InvalidData, $"{TokenVariable}: {unusable.Message}", 0, unusable);
+        }
+    }
+
+    /// <summary>How to reach others over HTTP with these credentials.</summary>
+    public MetasClientOptions CreateClientOptions(ParseResult parsed, AccessToken? token)
+    {
+        var options = new MetasClientOptions { Token = token, CaFile = parsed.GetValue(_caFile) };
+        if (parsed.GetValue(_certificate) is { } certificate)
+        {
+            options.ClientCertificate = ReadCertificate(certificate, parsed.GetRequiredValue(_key));
+        }
+        return options;
+    }
+
+    private static X509Certificate2 ReadCertificate(string certificate, string key)
+    {
+        try
+        {
+            return X509Certificate2.CreateFromPemFile(certificate, key);
+        }
+        catch (Exception failure) when (failure is IOException or UnauthorizedAccessException or System.Security.Cryptography.CryptographicException)
+        {
+            throw new CheckpointEngineException(CheckpointError.InvalidData, $"certificate '{certificate}' with key '{key}': {failure.Message}", 0, failure);
+        }
+    }
+}

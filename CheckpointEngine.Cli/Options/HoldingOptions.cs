@@ -1,0 +1,90 @@
+using System.CommandLine;
+using System.Net;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Cli.Commands;
+using CheckpointEngine.Peers;
+using CheckpointEngine.Transfer;
+using Microsoft.Extensions.Logging;
+
+namespace CheckpointEngine.Cli.Options;
+
+/// <summary>How a parameter server holds its bytes and where others read them.</summary>
+internal sealed class HoldingOptions
+{
+    private readonly Option<string> _address = new("--address")
+    {
+        Description = "IP address that others read from; default: --listen's, or this host's own when that one is 'any'",
+        HelpName = "IP",
+    };
+
+    private readonly Option<int> _port = OptionRules.Integer("--port", "N", "Port that others read from; default: any free one", 0, 65535);
+
+    private readonly Option<string> _transport = OptionRules.Word("--transport", "Way of the bytes: the best both ends have, or just this one", "auto", "tcp");
+
+    private readonly Option<int> _rank = OptionRules.Integer("--rank", "R", "This holder's rank in the world; default 0", 0);
+
+    private readonly Option<string> _hold = OptionRules.Word("--hold",
+        "map: files mapped where they are, no copy (default); memfd: copied into memory others can attach to; anon: copied into huge pages", "map", "memfd", "anon");
+
+    private readonly Option<string> _pin = OptionRules.Word("--pin", "Lock the memory: when the limit allows (auto, default), always, or never", "auto", "mlock", "none");
+
+    private readonly Option<string> _digest = OptionRules.Word("--digest",
+        "What joiners check against: xxh3 catches faults (default), sha256 malice too, none nothing", "xxh3", "sha256", "none");
+
+    private readonly Option<string> _plainPeers = new("--plain-peers")
+    {
+        Description = "Who may read without our handshake, as plain Mooncake peers do: none, all, or networks; default all without a token, none with one",
+        HelpName = "none|all|CIDR,…",
+    };
+
+    public HoldingOptions(Command command)
+    {
+        TransportGroup = new OptionGroup("Transfer", [_transport]);
+        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers]);
+        command.Validators.Add(result =>
+        {
+            if (result.GetValue(_address) is { } address && (!IPAddress.TryParse(address, out IPAddress? parsed) || IsAny(parsed)))
+            {
+                result.AddError($"--address: '{address}' is not an IP address that others could reach");
+            }
+            if (result.GetValue(_plainPeers) is { } networks)
+            {
+                try
+                {
+                    PlainPeers.Parse(networks);
+                }
+                catch (FormatException mistake)
+                {
+                    result.AddError("--plain-peers: " + mistake.Message);
+                }
+            }
+        });
+    }
+
+    /// <summary>What every command that moves bytes takes.</summary>
+    public OptionGroup TransportGroup { get; }
+
+    /// <summary>What only holders take.</summary>
+    public OptionGroup ServingGroup { get; }
+
+    public TransportChoice Transport(ParseResult parsed) => parsed.GetValue(_transport) == "tcp" ? TransportChoice.Tcp : TransportChoice.Auto;
+
+    /// <summary>The address the user named, or null.</summary>
+    public IPAddress? Address(ParseResult parsed) => parsed.GetValue(_address) is { } text ? IPAddress.Parse(text) : null;
+
+    public ParameterServerOptions CreateServerOptions(ParseResult parsed, IPAddress address, AccessToken? token, ILoggerFactory logging) => new()
+    {
+        Address = address,
+        Port = parsed.GetValue(_port),
+        Rank = parsed.GetValue(_rank),
+        Transport = Transport(parsed),
+        Hold = parsed.GetValue(_hold) switch { "memfd" => HoldMode.Memfd, "anon" => HoldMode.Anonymous, _ => HoldMode.Map },
+        Pin = parsed.GetValue(_pin) switch { "mlock" => PinMode.Mlock, "none" => PinMode.None, _ => PinMode.Auto },
+        Digest = parsed.GetValue(_digest) switch { "sha256" => DigestAlgorithm.Sha256, "none" => DigestAlgorithm.None, _ => DigestAlgorithm.Xxh3 },
+        Token = token,
+        PlainPeers = parsed.GetValue(_plainPeers) is { } networks ? PlainPeers.Parse(networks) : null,
+        LoggerFactory = logging,
+    };
+
+    internal static bool IsAny(IPAddress address) => address.Equals(IPAddress.Any) || address.Equals(IPAddress.IPv6Any);
+}

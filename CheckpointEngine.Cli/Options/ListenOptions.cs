@@ -1,0 +1,117 @@
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using System.Net;
+using CheckpointEngine.Cli.Commands;
+using CheckpointEngine.Http;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
+using Microsoft.Extensions.Logging;
+
+namespace CheckpointEngine.Cli.Options;
+
+/// <summary>Where a holder answers over HTTP, whom it knows, and how long it stays.</summary>
+internal sealed class ListenOptions
+{
+    private const string DefaultListen = "http://127.0.0.1:19700";
+
+    private readonly Option<string[]> _listen = OptionRules.Repeated("--listen", "URL",
+        $"http://HOST:PORT (0: any free port), https://HOST:PORT or unix:/run/ce.sock (repeatable); default {DefaultListen}");
+
+    private readonly Option<string> _tlsCertificate = new("--tls-cert") { Description = "PEM certificate of the https server", HelpName = "FILE" };
+
+    private readonly Option<string> _tlsKey = new("--tls-key") { Description = "PEM private key of --tls-cert", HelpName = "FILE" };
+
+    private readonly Option<string> _tlsClientCa = new("--tls-client-ca") { Description = "Demand client certificates from these authorities (PEM)", HelpName = "FILE" };
+
+    private readonly Option<bool> _insecure = new("--insecure") { Description = "Allow an address others can reach with neither token nor client certificates" };
+
+    private readonly Option<string[]> _allowPaths = OptionRules.Repeated("--allow-path", "DIR", "Let HTTP clients register files under this directory (repeatable; default none)");
+
+    private readonly Option<string[]> _peers = OptionRules.Repeated("--peers", "URL,URL…", "HTTP addresses of the other holders of this checkpoint");
+
+    private readonly Option<bool> _gather = new("--gather") { Description = "Wait until all --peers answer and tell the whole world's metas from then on" };
+
+    private readonly Option<string> _saveMetasFile = new("--save-metas-file")
+    {
+        Description = "Write the metas to this file when all is ready; JSON when it ends in .json, else pickle",
+        HelpName = "FILE",
+    };
+
+    private readonly Option<TimeSpan?> _sleepTime = OptionRules.Seconds("--sleep-time", "Stop after this many seconds; default: stay until SIGTERM or SIGINT", zeroAllowed: true);
+
+    public ListenOptions(Command command)
+    {
+        Group = new OptionGroup("Serving",
+            [_listen, _tlsCertificate, _tlsKey, _tlsClientCa, _insecure, _allowPaths, _peers, _gather, _saveMetasFile, _sleepTime]);
+        command.Validators.Add(result =>
+        {
+            string[] addresses = result.GetValue(_listen) ?? [];
+            bool https = addresses.Any(address => address.StartsWith("https://", StringComparison.Ordinal));
+            foreach (string address in addresses.Where(address => !IsAddress(address)))
+            {
+                result.AddError($"--listen: '{address}' is not http://HOST:PORT, https://HOST:PORT or unix:/PATH");
+            }
+            if (result.IsGiven(_tlsCertificate) != result.IsGiven(_tlsKey) || https != result.IsGiven(_tlsCertificate))
+            {
+                result.AddError(https ? "--listen https://… needs --tls-cert and --tls-key" : "--tls-cert and --tls-key go together, with --listen https://…");
+            }
+            if (result.IsGiven(_tlsClientCa) && !https)
+            {
+                result.AddError("--tls-client-ca needs --listen https://…");
+            }
+            if (result.IsGiven(_gather) && !result.IsGiven(_peers))
+            {
+                result.AddError("--gather needs --peers");
+            }
+        });
+    }
+
+    public OptionGroup Group { get; }
+
+    public bool AllowsPaths(SymbolResult result) => result.IsGiven(_allowPaths);
+
+    /// <summary>The peers' base URLs.</summary>
+    public IReadOnlyList<string> Peers(ParseResult parsed)
+        => [.. (parsed.GetValue(_peers) ?? []).SelectMany(list => list.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries))];
+
+    public bool Gather(ParseResult parsed) => parsed.GetValue(_gather);
+
+    public string? SaveMetasFile(ParseResult parsed) => parsed.GetValue(_saveMetasFile);
+
+    public TimeSpan? SleepTime(ParseResult parsed) => parsed.GetValue(_sleepTime);
+
+    /// <summary>The first IP address to listen on, or null when there are only Unix sockets and host names.</summary>
+    public IPAddress? ListenAddress(ParseResult parsed)
+    {
+        foreach (string text in Listen(parsed))
+        {
+            if (text.StartsWith("http", StringComparison.Ordinal) && Uri.TryCreate(text.Replace("//*:", "//0.0.0.0:", StringComparison.Ordinal), UriKind.Absolute, out Uri? uri)
+                && IPAddress.TryParse(uri.DnsSafeHost, out IPAddress? address))
+            {
+                return address;
+            }
+        }
+        return null;
+    }
+
+    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, MetasClientOptions client, ILoggerFactory logging) => new()
+    {
+        Listen = Listen(parsed),
+        TlsCertificateFile = parsed.GetValue(_tlsCertificate),
+        TlsKeyFile = parsed.GetValue(_tlsKey),
+        TlsClientCaFile = parsed.GetValue(_tlsClientCa),
+        Token = token,
+        Insecure = parsed.GetValue(_insecure),
+        AllowPaths = parsed.GetValue(_allowPaths) ?? [],
+        GatherPeers = Peers(parsed),
+        GatherClient = client,
+        LoggerFactory = logging,
+    };
+
+    private string[] Listen(ParseResult parsed) => parsed.GetValue(_listen) is { Length: > 0 } given ? given : [DefaultListen];
+
+    private static bool IsAddress(string text)
+        => text.StartsWith("unix:/", StringComparison.Ordinal)
+            || ((text.StartsWith("http://", StringComparison.Ordinal) || text.StartsWith("https://", StringComparison.Ordinal))
+                && Uri.TryCreate(text.Replace("//*:", "//any:", StringComparison.Ordinal), UriKind.Absolute, out _));
+}

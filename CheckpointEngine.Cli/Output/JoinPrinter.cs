@@ -1,0 +1,67 @@
+using System.Text.Json;
+
+namespace CheckpointEngine.Cli.Output;
+
+/// <summary>Prints what a join did.</summary>
+internal static class JoinPrinter
+{
+    /// <param name="report">The engine's report.</param>
+    /// <param name="metasSeconds">What fetching the metas took: the engine was handed them and cannot know.</param>
+    /// <param name="json">One JSON document instead of lines and a table.</param>
+    public static void Print(JoinReport report, double metasSeconds, bool json)
+    {
+        // Only the first round had to fetch metas.
+        bool repeated = report.Rounds.Count > 1;
+        JoinPhases phases = repeated ? report.Phases : report.Phases with { Metas = report.Phases.Metas + metasSeconds };
+        double seconds = repeated ? report.Seconds : report.Seconds + metasSeconds;
+        double gibPerSecond = seconds > 0 ? report.Bytes / seconds / (1L << 30) : 0;
+        foreach (string warning in report.Warnings)
+        {
+            Stderr.Warning(warning);
+        }
+        if (report.UnverifiedReason == "disabled")   // any other reason the engine has logged
+        {
+            Stderr.Warning($"'{report.Checkpoint}' was not verified: disabled by --no-verify");
+        }
+        if (json)
+        {
+            var document = new JoinJson(report.Checkpoint, report.Bytes, report.Tensors, Round(seconds), Round(gibPerSecond), report.Verified,
+                report.UnverifiedReason, report.Transports, Convert(phases), repeated ? [.. report.Rounds.Select(Convert)] : null);
+            Console.Out.WriteLine(JsonSerializer.Serialize(document, OutputJson.Default.JoinJson));
+            Console.Out.Flush();
+            return;
+        }
+        Console.Out.WriteLine($"joined '{report.Checkpoint}': {Quantity.Count(report.Tensors)} tensors, {Quantity.Bytes(report.Bytes)} in {Quantity.Seconds(seconds)} s, "
+            + $"{gibPerSecond:0.00} GiB/s, {(report.Verified ? "every byte verified" : $"not verified ({report.UnverifiedReason})")}");
+        PrintPhases(report, phases, seconds);
+        foreach ((string transport, long bytes) in report.Transports)
+        {
+            Console.Out.WriteLine($"over {transport}: {Quantity.Bytes(bytes)}");
+        }
+        Console.Out.Flush();
+    }
+
+    private static void PrintPhases(JoinReport report, JoinPhases phases, double seconds)
+    {
+        JoinRound[] rounds = report.Rounds.Count > 1 ? [.. report.Rounds] : [new JoinRound(seconds, phases)];
+        string[] titles = rounds.Length == 1 ? [">seconds"] : [.. rounds.Select((_, round) => $">round {round + 1}")];
+        var table = new TextTable(["phase", .. titles]);
+        table.Add(["metas", .. rounds.Select(round => Quantity.Seconds(round.Phases.Metas))]);
+        table.Add(["plan", .. rounds.Select(round => Quantity.Seconds(round.Phases.Plan))]);
+        table.Add(["allocate", .. rounds.Select(round => Quantity.Seconds(round.Phases.Allocate))]);
+        table.Add(["transfer", .. rounds.Select(round => Quantity.Seconds(round.Phases.Transfer))]);
+        table.Add(["verify", .. rounds.Select(round => Quantity.Seconds(round.Phases.Verify))]);
+        table.Add(["write", .. rounds.Select(round => Quantity.Seconds(round.Phases.Write))]);
+        table.Add(["all", .. rounds.Select(round => Quantity.Seconds(round.Seconds))]);
+        table.Add(["GiB/s", .. rounds.Select(round => $"{(round.Seconds > 0 ? report.Bytes / round.Seconds / (1L << 30) : 0):0.00}")]);
+        table.Print(Console.Out);
+    }
+
+    private static RoundJson Convert(JoinRound round) => new(Round(round.Seconds), Convert(round.Phases));
+
+    private static PhasesJson Convert(JoinPhases phases)
+        => new(Round(phases.Metas), Round(phases.Plan), Round(phases.Allocate), Round(phases.Transfer), Round(phases.Verify), Round(phases.Write));
+
+    // Clocks here resolve no more than microseconds worth telling.
+    private static double Round(double value) => Math.Round(value, 6);
+}

@@ -1,0 +1,43 @@
+using System.Text.Json.Serialization;
+using CheckpointEngine.Cli.Doctor;
+
+namespace CheckpointEngine.Cli.Output;
+
+/// <summary>The line of <c>serve --json</c>.</summary>
+internal sealed record ServeReadyJson(
+    bool Ready, string Http, [property: JsonPropertyName("p2p_store_addr")] string P2pStoreAddress, IReadOnlyList<string> Checkpoints);
+
+/// <summary>The phases of a join, in seconds.</summary>
+internal sealed record PhasesJson(double Metas, double Plan, double Allocate, double Transfer, double Verify, double Write);
+
+/// <summary>One round of <c>join --repeat N</c>.</summary>
+internal sealed record RoundJson(double Seconds, PhasesJson Phases);
+
+/// <summary>The document of <c>join --json</c>.</summary>
+internal sealed record JoinJson(
+    string Checkpoint,
+    long Bytes,
+    int Tensors,
+    double Seconds,
+    [property: JsonPropertyName("gib_per_s")] double GibPerSecond,
+    bool Verified,
+    string? UnverifiedReason,
+    IReadOnlyDictionary<string, long> Transports,
+    PhasesJson Phases,
+    IReadOnlyList<RoundJson>? Rounds);
+
+/// <summary>One owner in <c>plan --json</c>.</summary>
+internal sealed record PlanOwnerJson(int Rank, string? Address, long Bytes, int Tensors, int Ranges);
+
+/// <summary>The document of <c>plan --json</c>.</summary>
+internal sealed record PlanJson(long Bytes, int Tensors, int Ranges, IReadOnlyList<PlanOwnerJson> Owners);
+
+/// <summary>Everything the command prints as JSON; generated at build time, so that it works compiled ahead of time.</summary>
+[JsonSourceGenerationOptions(
+    PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower,
+    DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull)]
+[JsonSerializable(typeof(ServeReadyJson))]
+[JsonSerializable(typeof(JoinJson))]
+[JsonSerializable(typeof(PlanJson))]
+[JsonSerializable(typeof(HostReport))]
+internal sealed partial class OutputJson : JsonSerializerContext;

@@ -1,0 +1,30 @@
+using CheckpointEngine.Cli.Output;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Planning;
+
+namespace CheckpointEngine.Cli;
+
+/// <summary>Sums up an engine's plan by owner.</summary>
+internal static class PlanSummary
+{
+    public static PlanJson Of(CheckpointMetas metas, TensorFilter filter)
+    {
+        TransferPlan plan = TransferPlanner.Plan(metas, filter);
+        var ranges = new int[metas.Owners.Length];
+        var tensors = new int[metas.Owners.Length];
+        foreach (ReadRange range in plan.Ranges)
+        {
+            ranges[range.Owner]++;
+        }
+        foreach (PlannedBuffer buffer in plan.Buffers)
+        {
+            tensors[buffer.Owner] += buffer.TensorCount;
+        }
+        var owners = new PlanOwnerJson[metas.Owners.Length];
+        for (int o = 0; o < owners.Length; o++)
+        {
+            owners[o] = new PlanOwnerJson(metas.Owners[o].Rank, metas.Owners[o].P2pStoreAddress, plan.OwnerBytes[o], tensors[o], ranges[o]);
+        }
+        return new PlanJson(plan.DataBytes, plan.Tensors.Count, plan.Ranges.Length, owners);
+    }
+}

@@ -1,0 +1,149 @@
+using System.Net;
+using System.Net.Sockets;
+using CheckpointEngine.Http.Hosting;
+using CheckpointEngine.Http.Replies;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Hosting;
+using Microsoft.AspNetCore.Server.Kestrel.Core;
+using Microsoft.AspNetCore.Server.Kestrel.Https;
+using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
+using Microsoft.Extensions.Logging;
+
+namespace CheckpointEngine.Http;
+
+/// <summary>A web server of its own over a <see cref="ParameterServer"/>: what <c>checkpoint-engine serve</c> runs.</summary>
+/// <remarks>Any number of threads. Reads no configuration, takes no signals, logs only where it is told to.</remarks>
+public sealed class CheckpointEngineHost : IAsyncDisposable
+{
+    private const int MaxConnections = 1024;    // each may hold a request's limits in memory; clients of metas come and go
+
+    private readonly WebApplication _application;
+
+    private CheckpointEngineHost(WebApplication application, IReadOnlyList<string> addresses)
+    {
+        _application = application;
+        Addresses = addresses;
+    }
+
+    /// <summary>Where it listens, in the order of the options and in their form, with the ports that were taken.</summary>
+    public IReadOnlyList<string> Addresses { get; }
+
+    /// <summary>Starts listening.</summary>
+    /// <param name="server">The server whose checkpoints are told; stays the caller's.</param>
+    /// <param name="options">Where to listen and whom to let in.</param>
+    /// <param name="cancellationToken">Stops the start.</param>
+    /// <exception cref="ArgumentException">An address is none, or https has no certificate.</exception>
+    /// <exception cref="CheckpointEngineException">
+    /// <see cref="CheckpointError.Refused"/>: others could reach an address that demands nothing; nothing listens then. Or an address cannot be
+    /// bound, a file not be read.
+    /// </exception>
+    public static Task<CheckpointEngineHost> StartAsync(ParameterServer server, CheckpointEngineHostOptions options, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(server);
+        ArgumentNullException.ThrowIfNull(options);
+        return StartAsync(new ParameterServerStore(server), new EncodedMetas(), options, cancellationToken);
+    }
+
+    internal static async Task<CheckpointEngineHost> StartAsync(ICheckpointStore store, EncodedMetas encoded, CheckpointEngineHostOptions options,
+        CancellationToken cancellationToken)
+    {
+        ListenAddress[] addresses = new ListenAddress[options.Listen.Count];
+        for (int address = 0; address < addresses.Length; address++)
+        {
+            addresses[address] = await ListenAddress.ParseAsync(options.Listen[address], cancellationToken).ConfigureAwait(false);
+            RefuseOpenDoor(addresses[address], options);
+        }
+        HttpsConnectionAdapterOptions? https = Array.Exists(addresses, address => address.IsTls) ? ServerTls.Load(options) : null;
+
+        var bound = new List<(ListenAddress Address, ListenOptions Listen)>();
+        WebApplication application = Build(options, kestrel =>
+        {
+            foreach (ListenAddress address in addresses)
+            {
+                foreach (EndPoint endPoint in address.EndPoints)
+                {
+                    kestrel.Listen(endPoint, listen =>
+                    {
+                        if (address.IsTls)
+                        {
+                            listen.UseHttps(https!);
+                        }
+                        bound.Add((address, listen));
+                    });
+                }
+            }
+        });
+        application.MapCheckpointEngine(store, encoded, new CheckpointEngineHttpOptions
+        {
+            Token = options.Token,
+            AcceptClientCertificates = options.TlsClientCaFile is not null,
+            AllowPaths = options.AllowPaths,
+            GatherPeers = options.GatherPeers,
+            GatherClient = options.GatherClient,
+        });
+        try
+        {
+            await application.StartAsync(cancellationToken).ConfigureAwait(false);
+        }
+        catch (Exception failure)
+        {
+            await application.DisposeAsync().ConfigureAwait(false);
+            if (failure is IOException or SocketException)
+            {
+                throw new CheckpointEngineException(CheckpointError.Io, $"listen at {string.Join(", ", options.Listen)}: {failure.Message}", 0, failure);
+            }
+            throw;
+        }
+        return new CheckpointEngineHost(application, [.. addresses.Select(address => address.ToText(FindPort(bound, address)))]);
+    }
+
+    /// <summary>Stops listening and waits for the requests under way (<see cref="CheckpointEngineHostOptions.DrainTimeout"/>).</summary>
+    public Task StopAsync(CancellationToken cancellationToken = default) => _application.StopAsync(cancellationToken);
+
+    /// <inheritdoc/>
+    public async ValueTask DisposeAsync()
+    {
+        await _application.StopAsync().ConfigureAwait(false);
+        await _application.DisposeAsync().ConfigureAwait(false);
+    }
+
+    private static WebApplication Build(CheckpointEngineHostOptions options, Action<KestrelServerOptions> listen)
+    {
+        // The empty builder has no configuration files, environment variables or log providers to read and make: a start takes milliseconds.
+        WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions
+        {
+            ApplicationName = "checkpoint-engine",
+            ContentRootPath = AppContext.BaseDirectory,
+        });
+        builder.Services.AddRoutingCore();
+        builder.Services.AddSingleton(options.LoggerFactory);
+        builder.Services.AddSingleton<IHostLifetime, SilentLifetime>();
+        builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = options.DrainTimeout);
+        builder.Services.Configure<SocketTransportOptions>(sockets => sockets.CreateBoundListenSocket = static endPoint
+            => endPoint is UnixDomainSocketEndPoint unix ? UnixSocketListener.Bind(unix) : SocketTransportOptions.CreateDefaultBoundListenSocket(endPoint));
+        builder.WebHost.UseKestrelCore();
+        builder.WebHost.ConfigureKestrel(kestrel =>
+        {
+            kestrel.AddServerHeader = false;
+            kestrel.Limits.MaxConcurrentConnections = MaxConnections;
+            kestrel.Limits.MaxConcurrentUpgradedConnections = 0;
+            listen(kestrel);
+        });
+        return builder.Build();
+    }
+
+    // A client's certificate can only be asked for over TLS; it does nothing for a plain address.
+    private static void RefuseOpenDoor(ListenAddress address, CheckpointEngineHostOptions options)
+    {
+        if (address.IsReachable && options.Token is null && !options.Insecure && !(address.IsTls && options.TlsClientCaFile is not null))
+        {
+            throw new CheckpointEngineException(CheckpointError.Refused,
+                $"listen at {address.Text}: others can reach that address, and nothing keeps them out; set --token-file F, or --tls-client-ca F with an https address, or --insecure to let everybody in");
+        }
+    }
+
+    private static int FindPort(List<(ListenAddress Address, ListenOptions Listen)> bound, ListenAddress address)
+        => bound.Find(entry => ReferenceEquals(entry.Address, address)).Listen.EndPoint is IPEndPoint ip ? ip.Port : 0;
+}

@@ -1,0 +1,49 @@
+using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
+
+namespace CheckpointEngine.Http;
+
+/// <summary>Where a <see cref="CheckpointEngineHost"/> listens and whom it lets in.</summary>
+public sealed class CheckpointEngineHostOptions
+{
+    /// <summary>
+    /// Where to listen: <c>http://HOST:PORT</c>, <c>https://HOST:PORT</c> (HOST a name, an address, IPv6 in square brackets, or <c>*</c>; PORT 0
+    /// takes any free one) or <c>unix:/path/to.sock</c>. Default <c>http://127.0.0.1:19700</c>.
+    /// </summary>
+    public IReadOnlyList<string> Listen { get; set; } = ["http://127.0.0.1:19700"];
+
+    /// <summary>PEM file with the certificate for https, then those of the authorities between it and the root, if any.</summary>
+    public string? TlsCertificateFile { get; set; }
+
+    /// <summary>PEM file with the certificate's key, not encrypted; null when the certificate's file holds it.</summary>
+    public string? TlsKeyFile { get; set; }
+
+    /// <summary>
+    /// PEM file with the authorities of client certificates; they alone are trusted. With it https demands a certificate; where there is a
+    /// token too, either will do.
+    /// </summary>
+    public string? TlsClientCaFile { get; set; }
+
+    /// <summary>The bearer token that every endpoint but <c>/v1/healthz</c> demands; null (the default) demands none.</summary>
+    public AccessToken? Token { get; set; }
+
+    /// <summary>Listen on an address that others can reach, though anybody could use it. Default false.</summary>
+    public bool Insecure { get; set; }
+
+    /// <summary>Directories (or files) of which files may be registered over HTTP; default none.</summary>
+    public IReadOnlyList<string> AllowPaths { get; set; } = [];
+
+    /// <summary>Base URLs of the peers that <c>gather-metas</c> asks; default none.</summary>
+    public IReadOnlyList<string> GatherPeers { get; set; } = [];
+
+    /// <summary>How those peers are reached; null (the default) shows them <see cref="Token"/> and trusts the system's authorities.</summary>
+    public MetasClientOptions? GatherClient { get; set; }
+
+    /// <summary>How long <see cref="CheckpointEngineHost.StopAsync"/> waits for requests under way before it cuts them; default 30 s.</summary>
+    public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>Where the server logs; default nowhere.</summary>
+    public ILoggerFactory LoggerFactory { get; set; } = NullLoggerFactory.Instance;
+}

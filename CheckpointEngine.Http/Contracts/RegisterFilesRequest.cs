@@ -1,0 +1,7 @@
+using System.Text.Json.Serialization;
+
+namespace CheckpointEngine.Http.Contracts;
+
+/// <summary>Body of <c>POST /v1/checkpoints/{name}/files</c>; members beyond these are skipped.</summary>
+/// <param name="Files">Absolute paths on the server's host: safetensors files, an index, or a directory.</param>
+internal sealed record RegisterFilesRequest([property: JsonRequired] IReadOnlyList<string?> Files);

@@ -1,0 +1,114 @@
+using System.Formats.Tar;
+using System.Text.Json;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Http.Contracts;
+using CheckpointEngine.Http.Replies;
+using CheckpointEngine.Http.Requests;
+using CommunityToolkit.HighPerformance;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Http;
+using Microsoft.AspNetCore.Routing;
+
+namespace CheckpointEngine.Http.Endpoints;
+
+/// <summary>Registering, unregistering, and the files beside the weights.</summary>
+internal sealed class CheckpointEndpoints(ICheckpointStore store, AllowedPaths allowedPaths)
+{
+    private static readonly string[] s_get = [HttpMethods.Get, HttpMethods.Head];
+    private static readonly string[] s_post = [HttpMethods.Post];
+    private static readonly string[] s_delete = [HttpMethods.Delete];
+
+    internal void Map(IEndpointRouteBuilder endpoints, EndpointGuard guard)
+    {
+        endpoints.MapMethods("/v1/checkpoints/{name}/files", s_post, guard.Protect(RegisterAsync));
+        endpoints.MapMethods("/v1/checkpoints/{name}", s_delete, guard.Protect(UnregisterAsync));
+        endpoints.MapMethods("/v1/checkpoints/{name}/side-files", s_get, guard.Protect(GetSideFilesAsync));
+    }
+
+    private async Task RegisterAsync(HttpContext context)
+    {
+        string name = CheckpointNames.FromPath(context, segmentsBehind: 1);
+        RegisterFilesRequest request = await ReadFilesAsync(context).ConfigureAwait(false);
+        string[] paths = [.. request.Files.Select(allowedPaths.Resolve)];
+        if (paths.Length == 0)
+        {
+            throw new HttpProblemException(StatusCodes.Status400BadRequest, "\"files\" is empty; name the safetensors files, their index or their directory");
+        }
+        try
+        {
+            await store.RegisterAsync(name, paths, context.RequestAborted).ConfigureAwait(false);
+        }
+        catch (CheckpointEngineException bad) when (bad.Error is CheckpointError.NotFound or CheckpointError.InvalidData or CheckpointError.WrongShape)
+        {
+            // It is the files that were named which are missing or no safetensors files: the asker's to mend.
+            throw new HttpProblemException(StatusCodes.Status400BadRequest, bad.Message, bad);
+        }
+        context.Response.ContentLength = 0;
+    }
+
+    private async Task UnregisterAsync(HttpContext context)
+    {
+        await store.UnregisterAsync(CheckpointNames.FromPath(context, segmentsBehind: 0)).ConfigureAwait(false);
+        context.Response.ContentLength = 0;
+    }
+
+    private async Task GetSideFilesAsync(HttpContext context)
+    {
+        string name = CheckpointNames.FromPath(context, segmentsBehind: 1);
+        IReadOnlyList<SideFile> files = store.FindSideFiles(name)
+            ?? throw new HttpProblemException(StatusCodes.Status404NotFound, $"no checkpoint '{name}' is held here");
+        context.Response.ContentType = "application/x-tar";
+        if (HttpMethods.IsHead(context.Request.Method))
+        {
+            return;
+        }
+        var tar = new TarWriter(context.Response.Body, TarEntryFormat.Pax, leaveOpen: true);
+        await using (tar.ConfigureAwait(false))
+        {
+            foreach ((string fileName, ReadOnlyMemory<byte> content) in files)
+            {
+                using Stream data = content.AsStream();
+                var entry = new PaxTarEntry(TarEntryType.RegularFile, fileName)
+                {
+                    DataStream = data,
+                    Mode = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.GroupRead | UnixFileMode.OtherRead,
+                    ModificationTime = DateTimeOffset.UnixEpoch,    // what is sent depends on the files alone
+                };
+                await tar.WriteEntryAsync(entry, context.RequestAborted).ConfigureAwait(false);
+            }
+        }
+    }
+
+    private static async Task<RegisterFilesRequest> ReadFilesAsync(HttpContext context)
+    {
+        Stream body = RequestBody.Open(context, RequestBody.MaxFilesBytes);
+        await using (body.ConfigureAwait(false))
+        {
+            JsonDocument document;
+            try
+            {
+                document = await JsonDocument.ParseAsync(body, cancellationToken: context.RequestAborted).ConfigureAwait(false);
+            }
+            catch (JsonException bad)
+            {
+                throw new HttpProblemException(StatusCodes.Status400BadRequest, $"the body is not JSON: {bad.Message}", bad);
+            }
+            using (document)
+            {
+                try
+                {
+                    RegisterFilesRequest? request = document.Deserialize(HttpJsonContext.Default.RegisterFilesRequest);
+                    if (request is not null && !request.Files.Contains(null))
+                    {
+                        return request;
+                    }
+                }
+                catch (JsonException)
+                {
+                    // Told below: what the serializer says names our types.
+                }
+                throw new HttpProblemException(StatusCodes.Status422UnprocessableEntity, "the body must be {\"files\":[\"/absolute/path\", …]}");
+            }
+        }
+    }
+}

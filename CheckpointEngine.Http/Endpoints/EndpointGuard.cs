@@ -1,0 +1,80 @@
+using System.Text;
+using CheckpointEngine.Http.Replies;
+using Microsoft.AspNetCore.Http;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
+
+namespace CheckpointEngine.Http.Endpoints;
+
+/// <summary>What stands around every endpoint: who may come in, and how a failure is told.</summary>
+internal sealed class EndpointGuard(CheckpointEngineHttpOptions options, ILogger? logger)
+{
+    private readonly ILogger _logger = logger ?? NullLogger.Instance;
+
+    /// <summary>Lets authorized requests through to <paramref name="handler"/> and turns its exceptions into problems.</summary>
+    internal RequestDelegate Protect(RequestDelegate handler) => context => RunAsync(context, handler);
+
+    private async Task RunAsync(HttpContext context, RequestDelegate handler)
+    {
+        try
+        {
+            if (!IsAuthorized(context))
+            {
+                context.Response.Headers.WWWAuthenticate = "Bearer";
+                throw new HttpProblemException(StatusCodes.Status401Unauthorized,
+                    "this server demands a token: send 'Authorization: Bearer TOKEN' (--token-file or CHECKPOINT_ENGINE_TOKEN)");
+            }
+            RefuseForeignPages(context);
+            await handler(context).ConfigureAwait(false);
+        }
+        catch (Exception) when (context.RequestAborted.IsCancellationRequested)
+        {
+            // The client is gone: whatever its going broke is no error, and nobody would read about it.
+        }
+        catch (Exception failure)
+        {
+            (int status, IReadOnlyList<string>? names) = failure switch
+            {
+                HttpProblemException problem => (problem.Status, problem.Checkpoints),
+                BadHttpRequestException bad => (bad.StatusCode, null),
+                CheckpointEngineException engine => (GetStatus(engine.Error), null),
+                _ => (StatusCodes.Status500InternalServerError, (IReadOnlyList<string>?)null),
+            };
+            if (status >= StatusCodes.Status500InternalServerError)
+            {
+                _logger.LogError(failure, "{Method} {Path} failed", context.Request.Method, context.Request.Path);
+            }
+            await Problems.WriteAsync(context, status, failure.Message, names).ConfigureAwait(false);
+        }
+    }
+
+    // What is left here has to do with the engine; mistakes in what was sent are HttpProblemExceptions already.
+    private static int GetStatus(CheckpointError error) => error switch
+    {
+        CheckpointError.NotFound => StatusCodes.Status404NotFound,
+        CheckpointError.AlreadyExists => StatusCodes.Status409Conflict,
+        _ => StatusCodes.Status500InternalServerError,
+    };
+
+    private bool IsAuthorized(HttpContext context)
+    {
+        if (options.Token is null || (options.AcceptClientCertificates && context.Connection.ClientCertificate is not null))
+        {
+            return true;
+        }
+        const string Scheme = "Bearer ";
+        string authorization = context.Request.Headers.Authorization.ToString();
+        return authorization.StartsWith(Scheme, StringComparison.OrdinalIgnoreCase)
+            && options.Token.Matches(Encoding.UTF8.GetBytes(authorization[Scheme.Length..].Trim()));
+    }
+
+    // A page in a browser on this host can post to a loopback address without asking anyone; browsers say so.
+    private static void RefuseForeignPages(HttpContext context)
+    {
+        if (!HttpMethods.IsGet(context.Request.Method) && !HttpMethods.IsHead(context.Request.Method)
+            && context.Request.Headers["Sec-Fetch-Site"].ToString() is "cross-site" or "same-site")
+        {
+            throw new HttpProblemException(StatusCodes.Status403Forbidden, "a page of another site may not change anything here");
+        }
+    }
+}

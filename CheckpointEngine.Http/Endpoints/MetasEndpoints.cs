@@ -1,0 +1,115 @@
+using CheckpointEngine.Http.Replies;
+using CheckpointEngine.Http.Requests;
+using CheckpointEngine.Metas;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Http;
+using Microsoft.AspNetCore.Routing;
+
+namespace CheckpointEngine.Http.Endpoints;
+
+/// <summary>Telling, loading and gathering metas: by checkpoint, as pickle or JSON, and as merged upstream, in JSON alone.</summary>
+internal sealed class MetasEndpoints(ICheckpointStore store, EncodedMetas encoded, CheckpointEngineHttpOptions options)
+{
+    private const string DefaultName = "default";
+
+    private static readonly string[] s_get = [HttpMethods.Get, HttpMethods.Head];
+    private static readonly string[] s_post = [HttpMethods.Post];
+
+    private readonly MetasClientOptions _gatherClient = options.GatherClient ?? new MetasClientOptions { Token = options.Token };
+
+    internal void Map(IEndpointRouteBuilder endpoints, EndpointGuard guard)
+    {
+        endpoints.MapMethods("/v1/checkpoints/{name}/metas", s_get, guard.Protect(GetByNameAsync));
+        endpoints.MapMethods("/v1/checkpoints/{name}/load-metas", s_post, guard.Protect(LoadByNameAsync));
+        endpoints.MapMethods("/v1/checkpoints/{name}/gather-metas", s_post, guard.Protect(GatherAsync));
+        endpoints.MapMethods("/v1/metas", s_get, guard.Protect(GetAsync));
+        endpoints.MapMethods("/v1/metas", s_post, guard.Protect(LoadAsync));
+    }
+
+    private Task GetByNameAsync(HttpContext context)
+    {
+        context.Response.Headers.Vary = "Accept, Accept-Encoding";
+        return SendAsync(context, CheckpointNames.FromPath(context, segmentsBehind: 1), Negotiation.ChooseFormat(context.Request.Headers.Accept));
+    }
+
+    private Task GetAsync(HttpContext context)
+    {
+        context.Response.Headers.Vary = "Accept-Encoding";
+        return SendAsync(context, CheckpointNames.FromQuery(context) ?? GetOnlyName(), MetasFormat.Json);
+    }
+
+    private Task LoadByNameAsync(HttpContext context)
+        => LoadAsync(context, CheckpointNames.FromPath(context, segmentsBehind: 1), RequestBody.GetMetasFormat(context));
+
+    private Task LoadAsync(HttpContext context) => LoadAsync(context, CheckpointNames.FromQuery(context) ?? DefaultName, MetasFormat.Json);
+
+    private async Task GatherAsync(HttpContext context)
+    {
+        string name = CheckpointNames.FromPath(context, segmentsBehind: 1);
+        await store.GatherMetasAsync(name, options.GatherPeers, _gatherClient, context.RequestAborted).ConfigureAwait(false);
+        context.Response.ContentLength = 0;
+    }
+
+    private async Task LoadAsync(HttpContext context, string name, MetasFormat format)
+    {
+        CheckpointMetas metas = await RequestBody.ReadMetasAsync(context, format).ConfigureAwait(false);
+        try
+        {
+            store.LoadMetas(name, metas);
+        }
+        catch (CheckpointEngineException bad) when (bad.Error is CheckpointError.InvalidData or CheckpointError.WrongShape)
+        {
+            // Well-formed metas of which an owner cannot be read from: that is a rule broken, not a syntax.
+            throw new HttpProblemException(
+                format == MetasFormat.Json ? StatusCodes.Status422UnprocessableEntity : StatusCodes.Status400BadRequest, bad.Message, bad);
+        }
+        context.Response.ContentLength = 0;
+    }
+
+    private async Task SendAsync(HttpContext context, string name, MetasFormat format)
+    {
+        HttpResponse response = context.Response;
+        PublishedMetas published = store.GetMetas(name, GetScope(context));
+        ContentCoding coding = Negotiation.ChooseCoding(context.Request.Headers.AcceptEncoding);
+        string entityTag = EncodedMetas.GetEntityTag(published, format, coding);
+        if (Negotiation.HasAlready(context.Request.Headers.IfNoneMatch, entityTag))
+        {
+            response.Headers.ETag = entityTag;
+            response.Headers.CacheControl = "no-cache";
+            response.StatusCode = StatusCodes.Status304NotModified;
+            return;
+        }
+        ChunkedBuffer body = await encoded.GetAsync(published, format, coding).WaitAsync(context.RequestAborted).ConfigureAwait(false);
+        response.Headers.ETag = entityTag;
+        response.Headers.CacheControl = "no-cache";      // may be kept, but is asked for anew each time
+        if (coding != ContentCoding.Identity)
+        {
+            response.Headers.ContentEncoding = coding == ContentCoding.Brotli ? "br" : "gzip";
+        }
+        response.ContentType = format == MetasFormat.Json ? "application/json" : "application/octet-stream";
+        response.ContentLength = body.Length;
+        if (!HttpMethods.IsHead(context.Request.Method))
+        {
+            await body.CopyToAsync(response.Body, context.RequestAborted).ConfigureAwait(false);
+        }
+    }
+
+    private string GetOnlyName()
+    {
+        IReadOnlyList<string> names = store.CheckpointNames;
+        return names.Count switch
+        {
+            1 => names[0],
+            0 => throw new HttpProblemException(StatusCodes.Status404NotFound, "no checkpoint is known here"),
+            _ => throw new HttpProblemException(StatusCodes.Status409Conflict,
+                $"{names.Count} checkpoints are known here, say which: ?checkpoint=NAME with one of {string.Join(", ", names)}") { Checkpoints = names },
+        };
+    }
+
+    private static MetasScope GetScope(HttpContext context) => context.Request.Query["scope"].ToString() switch
+    {
+        "" or "world" => MetasScope.World,
+        "local" => MetasScope.Local,
+        string other => throw new HttpProblemException(StatusCodes.Status400BadRequest, $"scope '{other}' is neither local nor world"),
+    };
+}

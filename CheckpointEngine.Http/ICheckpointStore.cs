@@ -1,0 +1,23 @@
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Metas;
+
+namespace CheckpointEngine.Http;
+
+/// <summary>What the endpoints need of a <see cref="ParameterServer"/>: a seam, so that they can be tested beside one that counts and fails.</summary>
+internal interface ICheckpointStore
+{
+    IReadOnlyList<string> CheckpointNames { get; }
+
+    Task RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken);
+
+    Task UnregisterAsync(string name);
+
+    /// <summary>The side files of a checkpoint held here; null when it is not.</summary>
+    IReadOnlyList<SideFile>? FindSideFiles(string name);
+
+    PublishedMetas GetMetas(string name, MetasScope scope);
+
+    void LoadMetas(string name, CheckpointMetas metas);
+
+    Task GatherMetasAsync(string name, IReadOnlyList<string> peerUrls, MetasClientOptions clientOptions, CancellationToken cancellationToken);
+}

@@ -1,0 +1,24 @@
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Metas;
+
+namespace CheckpointEngine.Http;
+
+/// <summary>The real store.</summary>
+internal sealed class ParameterServerStore(ParameterServer server) : ICheckpointStore
+{
+    public IReadOnlyList<string> CheckpointNames => server.CheckpointNames;
+
+    public Task RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken) => server.RegisterAsync(name, paths, cancellationToken);
+
+    // Not cancelled with its request: once begun it goes to its end, whoever still listens.
+    public Task UnregisterAsync(string name) => server.UnregisterAsync(name);
+
+    public IReadOnlyList<SideFile>? FindSideFiles(string name) => server.FindCheckpoint(name)?.SideFiles;
+
+    public PublishedMetas GetMetas(string name, MetasScope scope) => server.GetMetas(name, scope);
+
+    public void LoadMetas(string name, CheckpointMetas metas) => server.LoadMetas(name, metas);
+
+    public Task GatherMetasAsync(string name, IReadOnlyList<string> peerUrls, MetasClientOptions clientOptions, CancellationToken cancellationToken)
+        => server.GatherMetasAsync(name, peerUrls, clientOptions, cancellationToken);
+}

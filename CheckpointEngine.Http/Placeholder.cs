@@ -1,2 +1,0 @@
-namespace CheckpointEngine.Http;
-internal static class Placeholder { }
