@@ -55,7 +55,7 @@ public sealed class CheckpointEngineHost : IAsyncDisposable
             addresses[address] = await ListenAddress.ParseAsync(options.Listen[address], cancellationToken).ConfigureAwait(false);
             RefuseOpenDoor(addresses[address], options);
         }
-        HttpsConnectionAdapterOptions? https = Array.Exists(addresses, address => address.IsTls) ? ServerTls.Load(options) : null;
+        TlsHandshakeCallbackOptions? https = Array.Exists(addresses, address => address.IsTls) ? ServerTls.Load(options) : null;
 
         var bound = new List<(ListenAddress Address, ListenOptions Listen)>();
         WebApplication application = Build(options, kestrel =>
@@ -96,6 +96,7 @@ public sealed class CheckpointEngineHost : IAsyncDisposable
             }
             throw;
         }
+        WarnOfPlainToken(addresses, options);
         return new CheckpointEngineHost(application, [.. addresses.Select(address => address.ToText(FindPort(bound, address)))]);
     }
 
@@ -141,6 +142,18 @@ public sealed class CheckpointEngineHost : IAsyncDisposable
         {
             throw new CheckpointEngineException(CheckpointError.Refused,
                 $"listen at {address.Text}: others can reach that address, and nothing keeps them out; set --token-file F, or --tls-client-ca F with an https address, or --insecure to let everybody in");
+        }
+    }
+
+    private static void WarnOfPlainToken(ListenAddress[] addresses, CheckpointEngineHostOptions options)
+    {
+        foreach (ListenAddress address in addresses)
+        {
+            if (address is { IsTls: false, IsReachable: true } && options.Token is not null)
+            {
+                options.LoggerFactory.CreateLogger("CheckpointEngine.Http").LogWarning(
+                    "{Address} is not encrypted: who can listen in on the network can read the token; prefer https", address.Text);
+            }
         }
     }
 

@@ -1,3 +1,4 @@
+using System.Net.Security;
 using System.Security.Authentication;
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
@@ -13,26 +14,30 @@ internal static class ServerTls
     /// <summary>What https needs, read from files.</summary>
     /// <exception cref="ArgumentException">No certificate was named.</exception>
     /// <exception cref="CheckpointEngineException">A file cannot be read, or holds no certificate or key.</exception>
-    internal static HttpsConnectionAdapterOptions Load(CheckpointEngineHostOptions options)
+    internal static TlsHandshakeCallbackOptions Load(CheckpointEngineHostOptions options)
     {
         if (options.TlsCertificateFile is not { } certificateFile)
         {
             throw new ArgumentException("https needs a certificate: name its file with --tls-cert, and its key's with --tls-key", nameof(options));
         }
-        X509Certificate2 certificate = Read(certificateFile, () => X509Certificate2.CreateFromPemFile(certificateFile, options.TlsKeyFile));
-        var https = new HttpsConnectionAdapterOptions
+        string files = options.TlsKeyFile is null ? certificateFile : $"{certificateFile}' and '{options.TlsKeyFile}";
+        X509Certificate2 certificate = Read(files, () => X509Certificate2.CreateFromPemFile(certificateFile, options.TlsKeyFile));
+        // Offline: what the chain lacks is not fetched from whatever address the certificate names, which may take a start minutes.
+        SslStreamCertificateContext context = SslStreamCertificateContext.Create(certificate, ReadAll(certificateFile), offline: true);
+        X509Certificate2Collection? authorities = options.TlsClientCaFile is { } authoritiesFile ? ReadAll(authoritiesFile) : null;
+        bool isCertificateDemanded = options.Token is null;
+        return new TlsHandshakeCallbackOptions
         {
-            ServerCertificate = certificate,
-            ServerCertificateChain = ReadAll(certificateFile),
-            SslProtocols = SslProtocols.Tls12 | SslProtocols.Tls13,
+            OnConnection = _ => ValueTask.FromResult(new SslServerAuthenticationOptions
+            {
+                ServerCertificateContext = context,
+                EnabledSslProtocols = SslProtocols.Tls12 | SslProtocols.Tls13,
+                ClientCertificateRequired = authorities is not null,
+                CertificateRevocationCheckMode = X509RevocationMode.NoCheck,
+                RemoteCertificateValidationCallback = authorities is null ? null : (_, client, sent, _)
+                    => client is null ? !isCertificateDemanded : client is X509Certificate2 full && IsIssuedBy(authorities, full, sent),
+            }),
         };
-        if (options.TlsClientCaFile is { } authoritiesFile)
-        {
-            X509Certificate2Collection authorities = ReadAll(authoritiesFile);
-            https.ClientCertificateMode = options.Token is null ? ClientCertificateMode.RequireCertificate : ClientCertificateMode.AllowCertificate;
-            https.ClientCertificateValidation = (client, sent, _) => IsIssuedBy(authorities, client, sent);
-        }
-        return https;
     }
 
     // The system's authorities have no say: the errors that its own check found are put aside, and the chain is built anew.

@@ -25,7 +25,7 @@ internal sealed class LimitedStream(Stream inner, long limitBytes) : Stream
         {
             count = await inner.ReadAsync(buffer, cancellationToken).ConfigureAwait(false);
         }
-        catch (InvalidDataException malformed)
+        catch (Exception malformed) when (malformed is InvalidDataException or InvalidOperationException)     // gzip's; brotli's
         {
             throw new HttpProblemException(StatusCodes.Status400BadRequest, $"the body is not what its Content-Encoding says: {malformed.Message}", malformed);
         }

@@ -1,0 +1,98 @@
+using System.Collections.Concurrent;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Metas;
+
+namespace CheckpointEngine.Http.Tests.Support;
+
+/// <summary>A store that remembers what was asked of it, and fails or waits where a test says so.</summary>
+internal sealed class FakeStore : ICheckpointStore
+{
+    private int _generation;
+
+    internal ConcurrentDictionary<string, PublishedMetas> World { get; } = new(StringComparer.Ordinal);
+
+    internal ConcurrentDictionary<string, PublishedMetas> Local { get; } = new(StringComparer.Ordinal);
+
+    internal ConcurrentDictionary<string, IReadOnlyList<SideFile>> SideFiles { get; } = new(StringComparer.Ordinal);
+
+    internal ConcurrentQueue<string> Calls { get; } = [];
+
+    internal ConcurrentQueue<IReadOnlyList<string>> Registered { get; } = [];
+
+    internal CheckpointMetas? Loaded { get; private set; }
+
+    internal IReadOnlyList<string>? GatherPeers { get; private set; }
+
+    internal MetasClientOptions? GatherClient { get; private set; }
+
+    /// <summary>Thrown by every call from now on.</summary>
+    internal Exception? Failure { get; set; }
+
+    /// <summary>Run inside RegisterAsync.</summary>
+    internal Func<CancellationToken, Task>? OnRegister { get; set; }
+
+    public IReadOnlyList<string> CheckpointNames => [.. World.Keys.Order(StringComparer.Ordinal)];
+
+    internal FakeStore Publish(string name, CheckpointMetas metas)
+    {
+        var published = new PublishedMetas(metas, $"\"g{Interlocked.Increment(ref _generation)}\"");
+        World[name] = published;
+        Local[name] = published;
+        return this;
+    }
+
+    public async Task RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken)
+    {
+        Record($"register {name}");
+        Registered.Enqueue(paths);
+        if (OnRegister is not null)
+        {
+            await OnRegister(cancellationToken);
+        }
+    }
+
+    public Task UnregisterAsync(string name)
+    {
+        Record($"unregister {name}");
+        World.TryRemove(name, out _);
+        return Task.CompletedTask;
+    }
+
+    public IReadOnlyList<SideFile>? FindSideFiles(string name)
+    {
+        Record($"side-files {name}");
+        return SideFiles.GetValueOrDefault(name);
+    }
+
+    public PublishedMetas GetMetas(string name, MetasScope scope)
+    {
+        Record($"get {name} {scope}");
+        return (scope == MetasScope.Local ? Local : World).GetValueOrDefault(name)
+            ?? throw new CheckpointEngineException(CheckpointError.NotFound, $"no checkpoint '{name}' is known here");
+    }
+
+    public void LoadMetas(string name, CheckpointMetas metas)
+    {
+        Record($"load {name}");
+        metas.ValidateForLoading();
+        Loaded = metas;
+        Publish(name, metas);
+    }
+
+    public Task GatherMetasAsync(string name, IReadOnlyList<string> peerUrls, MetasClientOptions clientOptions, CancellationToken cancellationToken)
+    {
+        Record($"gather {name}");
+        GatherPeers = peerUrls;
+        GatherClient = clientOptions;
+        return Task.CompletedTask;
+    }
+
+    private void Record(string call)
+    {
+        Calls.Enqueue(call);
+        if (Failure is not null)
+        {
+            throw Failure;
+        }
+    }
+}
