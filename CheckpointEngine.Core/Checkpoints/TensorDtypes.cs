@@ -83,7 +83,7 @@ public static class TensorDtypes
             return -1;
         }
         UInt128 bits = elements * (UInt128)dtype.BitsPerElement();
-        return bits % 8 != 0 || bits / 8 > (UInt128)long.MaxValue ? -1 : (long)(bits / 8);
+        return ((ulong)bits & 7) != 0 || bits >> 3 > (UInt128)long.MaxValue ? -1 : (long)(bits >> 3);
     }
 
     private static bool Find(byte[][] names, ReadOnlySpan<byte> name, out TensorDtype dtype)

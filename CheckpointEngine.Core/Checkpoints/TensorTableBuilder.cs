@@ -99,7 +99,7 @@ public sealed class TensorTableBuilder : IDisposable
     {
         if (_dtypeCodes.Count == MaxDtypes)
         {
-            ThrowHelper.Throw(CheckpointError.InvalidData, $"tensors of more than {MaxDtypes} element types in one table, the next being '{name}'");
+            ThrowHelper.Throw(CheckpointError.WrongShape, $"tensors of more than {MaxDtypes} element types in one table, the next being '{name}'");
         }
         _dtypeCodes.Add(dtype);
         _dtypeNames.Add(name);

@@ -5,7 +5,9 @@ using System.Runtime.CompilerServices;
 
 namespace CheckpointEngine.Internal;
 
-/// <summary>Writes small pieces into an <see cref="IBufferWriter{T}"/>, asking it for memory once a few KiB instead of once a piece.</summary>
+/// <summary>
+/// Writes small pieces into an <see cref="IBufferWriter{T}"/>, asking it for memory once a few KiB instead of once a piece.
+/// </summary>
 /// <remarks>What was written counts only after <see cref="Flush"/>. Allocates nothing itself.</remarks>
 internal ref struct BufferCursor(IBufferWriter<byte> output)
 {

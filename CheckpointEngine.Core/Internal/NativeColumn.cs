@@ -49,6 +49,15 @@ internal unsafe struct NativeColumn<T> : IDisposable where T : unmanaged
 
     internal void Truncate(int count) => Count = count;
 
+    /// <summary>Makes room for so many entries at once; pages that are never written cost nothing.</summary>
+    internal void Reserve(int capacity)
+    {
+        if (capacity > _capacity)
+        {
+            Grow(capacity - Count);
+        }
+    }
+
     internal readonly T[] ToArray()
     {
         if (Count == 0)

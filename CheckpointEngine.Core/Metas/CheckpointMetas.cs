@@ -47,7 +47,9 @@ public sealed class CheckpointMetas
         }
     }
 
-    /// <summary>The algorithm of the digest that the metas give for a tensor, <see cref="DigestAlgorithm.None"/> when they give none.</summary>
+    /// <summary>
+    /// The algorithm of the digest that the metas give for a tensor, <see cref="DigestAlgorithm.None"/> when they give none.
+    /// </summary>
     public DigestAlgorithm GetDigestAlgorithm(int tensor) => _digestAlgorithms is null ? DigestAlgorithm.None : _digestAlgorithms[tensor];
 
     /// <summary>The digest (root of the tree) that the metas give for a tensor; empty when they give none.</summary>
@@ -73,11 +75,11 @@ public sealed class CheckpointMetas
     }
 
     /// <summary>
-    /// Checks metas from a stranger before anything is allocated for them: slots hold their tensors' bytes, the slots of a buffer fit into it,
-    /// buffers neither wrap around the address space nor overlap another of their owner, and all sizes together stay below 2^63 bytes.
-    /// What a reader of this room returns has been checked.
+    /// Checks metas from a stranger before anything is allocated for them: slots hold their tensors' bytes, the slots of a buffer fit
+    /// into it, buffers neither wrap around the address space nor overlap another of their owner, and all sizes together stay below 2^63
+    /// bytes. What a reader of this room returns has been checked.
     /// </summary>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.WrongShape"/>: owner, buffer, tensor and the rule.</exception>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.WrongShape"/>: owner, tensor and the rule.</exception>
     public void Validate()
     {
         long total = 0;
@@ -92,7 +94,8 @@ public sealed class CheckpointMetas
                 ValidateBuffer(owner.Rank, b, owner.Buffers[b]);
                 if (owner.Buffers[b].SizeBytes > long.MaxValue - total)
                 {
-                    ThrowHelper.Throw(CheckpointError.WrongShape, $"metas: the buffers up to buffer {b} of rank {owner.Rank} have 2^63 bytes or more");
+                    ThrowHelper.Throw(CheckpointError.WrongShape,
+                        $"metas: the buffers up to buffer {b} of rank {owner.Rank} have 2^63 bytes or more");
                 }
                 total += owner.Buffers[b].SizeBytes;
             }
@@ -112,7 +115,8 @@ public sealed class CheckpointMetas
             if (owner.P2pStoreAddress is null || owner.RdmaDevice is null)
             {
                 string missing = owner.P2pStoreAddress is null ? "p2p_store_addr" : "rdma_device";
-                ThrowHelper.Throw(CheckpointError.WrongShape, $"metas: owner rank {owner.Rank} has no {missing}; was it started without a transfer engine?");
+                ThrowHelper.Throw(CheckpointError.WrongShape,
+                    $"metas: owner rank {owner.Rank} has no {missing}; was it started without a transfer engine?");
             }
         }
     }
@@ -160,13 +164,15 @@ public sealed class CheckpointMetas
             long length = Tensors.GetByteLength(tensor);
             if (length < 0 || slot < length)
             {
+                string type = $"{MessageText.Quote(Tensors.GetDtypeName(tensor))} [{string.Join(',', Tensors.GetShape(tensor).ToArray())}]";
                 ThrowHelper.Throw(CheckpointError.WrongShape,
-                    $"metas: tensor {MessageText.Quote(Tensors.GetNameUtf8(tensor))} of rank {rank}: {MessageText.Quote(Tensors.GetDtypeName(tensor))} [{string.Join(',', Tensors.GetShape(tensor).ToArray())}] does not fit into its aligned_size of {slot:N0} bytes");
+                    $"metas: tensor {MessageText.Quote(Tensors.GetNameUtf8(tensor))} of rank {rank}: {type} does not fit into its aligned_size of {slot:N0} bytes");
             }
             if (Tensors.GetOffset(tensor) != used || slot > buffer.SizeBytes - used)
             {
                 ThrowHelper.Throw(CheckpointError.WrongShape,
-                    $"metas: tensor {MessageText.Quote(Tensors.GetNameUtf8(tensor))} of rank {rank} ends {used:N0} + {slot:N0} bytes into buffer {index}, which has {buffer.SizeBytes:N0}");
+                    $"metas: tensor {MessageText.Quote(Tensors.GetNameUtf8(tensor))} of rank {rank} "
+                    + $"ends {used:N0} + {slot:N0} bytes into buffer {index}, which has {buffer.SizeBytes:N0}");
             }
             used += slot;
         }

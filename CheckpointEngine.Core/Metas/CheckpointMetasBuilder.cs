@@ -4,7 +4,8 @@ using CheckpointEngine.Internal;
 namespace CheckpointEngine.Metas;
 
 /// <summary>
-/// Builds <see cref="CheckpointMetas"/> in the order in which documents tell them: tensors, then the buffer they fill, then the owner of the buffers.
+/// Builds <see cref="CheckpointMetas"/> in the order in which documents tell them: tensors, then the buffer they fill, then the owner of
+/// the buffers.
 /// </summary>
 /// <remarks>One thread at a time.</remarks>
 public sealed class CheckpointMetasBuilder : IDisposable
@@ -46,7 +47,9 @@ public sealed class CheckpointMetasBuilder : IDisposable
         PadDigests();
     }
 
-    /// <summary>Adds the next tensor of the current buffer as <paramref name="source"/> has it, in a slot of <paramref name="slotBytes"/>.</summary>
+    /// <summary>
+    /// Adds the next tensor of the current buffer as <paramref name="source"/> has it, in a slot of <paramref name="slotBytes"/>.
+    /// </summary>
     public void AddTensorFrom(TensorTable source, int tensor, long slotBytes)
     {
         _tensors.AddFrom(source, tensor, slotBytes, Advance(slotBytes));
@@ -79,7 +82,8 @@ public sealed class CheckpointMetasBuilder : IDisposable
     }
 
     /// <summary>Closes the current owner: the buffers closed since the last one are its own.</summary>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.WrongShape"/>: the rank was there before, or tensors lie in no buffer.</exception>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.WrongShape"/>: the rank was there before, or tensors lie in
+    /// no buffer.</exception>
     public void EndOwner(int rank, string? p2pStoreAddress, string? rdmaDevice)
     {
         if (_bufferFirstTensor != _tensors.Count)

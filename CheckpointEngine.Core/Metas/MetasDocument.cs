@@ -11,7 +11,8 @@ public static class MetasDocument
     /// <summary>Reads metas, a pickle if the first byte is 0x80, JSON if the first byte after white space is <c>{</c>.</summary>
     /// <param name="document">The whole document.</param>
     /// <exception cref="CheckpointEngineException">
-    /// <see cref="CheckpointError.InvalidData"/>: neither of both, or not well-formed; <see cref="CheckpointError.WrongShape"/>: well-formed, but no metas.
+    /// <see cref="CheckpointError.InvalidData"/>: neither of both, or not well-formed; <see cref="CheckpointError.WrongShape"/>:
+    /// well-formed, but no metas.
     /// </exception>
     public static CheckpointMetas Read(ReadOnlySpan<byte> document)
         => DetectFormat(document) == MetasFormat.Pickle ? MetasPickleReader.Read(document) : MetasJsonReader.Read(document);
@@ -29,7 +30,8 @@ public static class MetasDocument
         if (start < 0 || document[start] != '{')
         {
             string found = start < 0 ? "an empty document" : $"0x{document[start]:x2}";
-            ThrowHelper.ThrowInvalidData("metas", Math.Max(start, 0), $"neither JSON, which begins with '{{', nor a pickle, which begins with 0x80, but {found}");
+            ThrowHelper.ThrowInvalidData("metas", Math.Max(start, 0),
+                $"neither JSON, which begins with '{{', nor a pickle, which begins with 0x80, but {found}");
         }
         return MetasFormat.Json;
     }

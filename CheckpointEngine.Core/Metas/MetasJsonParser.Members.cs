@@ -106,6 +106,10 @@ internal sealed partial class MetasJsonParser
 
     private void AddTensor(ref Utf8JsonReader reader)
     {
+        if (!_dtype.Span.StartsWith("torch."u8))
+        {
+            ThrowWrong(ref reader, $"tensor {MessageText.Quote(_name.Span)}: {MessageText.Quote(_dtype.Span)} is no torch dtype");
+        }
         const Members SafetensorsMembers = Members.SafetensorsDtype | Members.SafetensorsShape;
         Members given = _members & SafetensorsMembers;
         if (given == Members.None)
@@ -122,8 +126,8 @@ internal sealed partial class MetasJsonParser
             bool isUInt8 = TensorDtypes.TryParseTorch(_dtype.Span, out TensorDtype carrier) && carrier == TensorDtype.U8;
             if (!isUInt8 || lengthBytes < 0 || lengthBytes != TensorDtype.U8.ByteLength(_shape.Span))
             {
-                ThrowWrong(ref reader,
-                    $"tensor {MessageText.Quote(_name.Span)}: 'safetensors_dtype' and 'safetensors_shape' do not have as many bytes as its torch.uint8 'shape'");
+                ThrowWrong(ref reader, $"tensor {MessageText.Quote(_name.Span)}: "
+                    + "'safetensors_dtype' and 'safetensors_shape' do not have as many bytes as its torch.uint8 'shape'");
             }
             _builder.AddTensor(_name.Span, dtype, _safetensorsShape.Span, SlotBytes(ref reader));
         }
@@ -147,7 +151,8 @@ internal sealed partial class MetasJsonParser
         }
         else if (algorithm != DigestAlgorithm.None)
         {
-            ThrowWrong(ref reader, $"tensor {MessageText.Quote(_name.Span)}: its digest {MessageText.Quote(_digest.Span)} is not {algorithm.DigestBytes() * 2} hex digits");
+            ThrowWrong(ref reader, $"tensor {MessageText.Quote(_name.Span)}: "
+                + $"its digest {MessageText.Quote(_digest.Span)} is not {algorithm.DigestBytes() * 2} hex digits");
         }
     }
 

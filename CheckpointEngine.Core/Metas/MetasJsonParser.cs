@@ -4,18 +4,20 @@ using CheckpointEngine.Internal;
 namespace CheckpointEngine.Metas;
 
 /// <summary>
-/// The state machine behind <see cref="MetasJsonReader"/>: takes a document in pieces, token by token, and tells a <see cref="CheckpointMetasBuilder"/>
-/// what it says.
+/// The state machine behind <see cref="MetasJsonReader"/>: takes a document in pieces, token by token, and tells a
+/// <see cref="CheckpointMetasBuilder"/> what it says.
 /// </summary>
 /// <remarks>
-/// A tensor's texts are unescaped into buffers that the next tensor uses again, since its members come in any order and it can be added only at
-/// its end. One thread at a time.
+/// A tensor's texts are unescaped into buffers that the next tensor uses again, since its members come in any order and it can be added
+/// only at its end. One thread at a time.
 /// </remarks>
 internal sealed partial class MetasJsonParser : IDisposable
 {
     internal const string What = "metas JSON";
 
-    /// <summary>The longest token: a name of <see cref="MetasLimits.MaxTextBytes"/>, each byte written as an escape of six, and its quotes.</summary>
+    /// <summary>
+    /// The longest token: a name of <see cref="MetasLimits.MaxTextBytes"/>, each byte written as an escape of six, and its quotes.
+    /// </summary>
     internal const int MaxTokenBytes = MetasLimits.MaxTextBytes * 6 + 2;
 
     private const int MaxDepth = 16;

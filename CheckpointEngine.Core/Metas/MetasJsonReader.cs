@@ -5,8 +5,8 @@ namespace CheckpointEngine.Metas;
 
 /// <summary>Reads metas from JSON as upstream's <c>/v1/metas</c> writes it, with the members that this engine adds.</summary>
 /// <remarks>
-/// Members may come in any order and unknown ones are skipped. Beyond the metas themselves a read allocates a fixed amount, whatever the number of
-/// tensors. Any number of threads.
+/// Members may come in any order and unknown ones are skipped. Beyond the metas themselves a read allocates a fixed amount, whatever the
+/// number of tensors. Any number of threads.
 /// </remarks>
 public static class MetasJsonReader
 {
@@ -15,7 +15,8 @@ public static class MetasJsonReader
     /// <summary>Reads a whole document.</summary>
     /// <param name="utf8">The document; white space around it is fine, a byte order mark is not.</param>
     /// <exception cref="CheckpointEngineException">
-    /// <see cref="CheckpointError.InvalidData"/>: not JSON; <see cref="CheckpointError.WrongShape"/>: JSON, but no metas. The message gives the byte offset.
+    /// <see cref="CheckpointError.InvalidData"/>: not JSON; <see cref="CheckpointError.WrongShape"/>: JSON, but no metas. The message
+    /// gives the byte offset.
     /// </exception>
     public static CheckpointMetas Read(ReadOnlySpan<byte> utf8)
     {
@@ -29,8 +30,8 @@ public static class MetasJsonReader
     /// <param name="maxBytes">Length of the body from which on it is refused, in bytes.</param>
     /// <param name="cancellationToken">Ends the wait for more bytes.</param>
     /// <exception cref="CheckpointEngineException">
-    /// <see cref="CheckpointError.InvalidData"/>: not JSON, or longer than <paramref name="maxBytes"/>; <see cref="CheckpointError.WrongShape"/>: JSON,
-    /// but no metas. The message gives the byte offset.
+    /// <see cref="CheckpointError.InvalidData"/>: not JSON, or longer than <paramref name="maxBytes"/>;
+    /// <see cref="CheckpointError.WrongShape"/>: JSON, but no metas. The message gives the byte offset.
     /// </exception>
     /// <exception cref="OperationCanceledException">The token was cancelled.</exception>
     /// <exception cref="IOException">The body could not be read.</exception>
@@ -47,11 +48,13 @@ public static class MetasJsonReader
             long received = 0;
             while (true)
             {
-                int count = await body.ReadAtLeastAsync(buffer.AsMemory(filled), wanted, throwOnEndOfStream: false, cancellationToken).ConfigureAwait(false);
+                int count = await body.ReadAtLeastAsync(buffer.AsMemory(filled), wanted, throwOnEndOfStream: false, cancellationToken)
+                    .ConfigureAwait(false);
                 received += count;
                 if (received > maxBytes)
                 {
-                    ThrowHelper.ThrowInvalidData(MetasJsonParser.What, maxBytes, $"the document is longer than the limit of {maxBytes:N0} bytes");
+                    ThrowHelper.ThrowInvalidData(MetasJsonParser.What, maxBytes,
+                        $"the document is longer than the limit of {maxBytes:N0} bytes");
                 }
                 filled += count;
                 bool isFinal = count < wanted;

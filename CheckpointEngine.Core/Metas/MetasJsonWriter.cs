@@ -7,8 +7,8 @@ using CheckpointEngine.Internal;
 namespace CheckpointEngine.Metas;
 
 /// <summary>
-/// Writes metas as JSON: compact, members in upstream's order, those that this engine adds behind them, owners by rank. Text outside ASCII is
-/// written as it is. Equal metas give equal bytes.
+/// Writes metas as JSON: compact, members in upstream's order, those that this engine adds behind them, owners by rank. Text outside
+/// ASCII is written as it is. Equal metas give equal bytes.
 /// </summary>
 /// <remarks>
 /// Numbers, texts and punctuation go straight from the columns into the output. Allocates nothing per tensor. Any number of threads.
@@ -18,7 +18,8 @@ public static class MetasJsonWriter
     private const string What = "metas JSON";
 
     // RFC 8259: quotation mark, reverse solidus and the control characters; nothing else needs an escape.
-    private static readonly SearchValues<byte> s_escaped = SearchValues.Create([.. Enumerable.Range(0, 0x20).Select(code => (byte)code), (byte)'"', (byte)'\\']);
+    private static readonly SearchValues<byte> s_escaped = SearchValues.Create(
+        [.. Enumerable.Range(0, 0x20).Select(code => (byte)code), (byte)'"', (byte)'\\']);
 
     /// <summary>Writes <paramref name="metas"/>.</summary>
     /// <param name="metas">What is written.</param>

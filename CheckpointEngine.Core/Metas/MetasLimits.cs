@@ -1,6 +1,8 @@
 namespace CheckpointEngine.Metas;
 
-/// <summary>What a metas document may hold at most, in either format: far beyond any real one, near enough to bound what a hostile one costs.</summary>
+/// <summary>
+/// What a metas document may hold at most, in either format: far beyond any real one, near enough to bound what a hostile one costs.
+/// </summary>
 internal static class MetasLimits
 {
     /// <summary>Bytes of a document, decompressed.</summary>

@@ -3,7 +3,10 @@ using CheckpointEngine.Metas.Pickle;
 
 namespace CheckpointEngine.Metas;
 
-/// <summary>Writes metas as a pickle of upstream's model objects, which <c>pickle.loads</c> turns into them where checkpoint-engine and torch are installed.</summary>
+/// <summary>
+/// Writes metas as a pickle of upstream's model objects, which <c>pickle.loads</c> turns into them where checkpoint-engine and torch are
+/// installed.
+/// </summary>
 /// <remarks>
 /// The bytes are those that CPython's pickler writes for the objects. Digests have no place in them, and a type that torch lacks travels as
 /// <c>torch.uint8</c>. Allocates nothing per tensor. Any number of threads.

@@ -6,6 +6,8 @@ namespace CheckpointEngine.Metas.Pickle;
 /// <summary>The globals that a pickle of metas may name, and how its writer names them.</summary>
 internal static class PickleGlobals
 {
+    private static readonly PickleModel[] s_models = [PickleModel.ParameterMeta, PickleModel.MemoryBufferMetas, PickleModel.MemoryBufferMetaList];
+
     private static readonly SearchValues<byte> s_dtypeLetters = SearchValues.Create("abcdefghijklmnopqrstuvwxyz0123456789_"u8);
 
     /// <summary>Where upstream's model classes are.</summary>
@@ -16,7 +18,7 @@ internal static class PickleGlobals
     {
         if (module.SequenceEqual(ModelsModule))
         {
-            foreach (PickleModel model in (ReadOnlySpan<PickleModel>)[PickleModel.ParameterMeta, PickleModel.MemoryBufferMetas, PickleModel.MemoryBufferMetaList])
+            foreach (PickleModel model in s_models)
             {
                 if (name.SequenceEqual(NameOf(model)))
                 {
@@ -50,8 +52,8 @@ internal static class PickleGlobals
     };
 
     /// <summary>
-    /// Whether torch would give a dtype this name: a family, its width in bits, and what tells it from others of that width. Everything else in
-    /// torch is a function, a module or a class, which no pickle that this engine reads or writes may name.
+    /// Whether torch would give a dtype this name: a family, its width in bits, and what tells it from others of that width. Everything
+    /// else in torch is a function, a module or a class, which no pickle that this engine reads or writes may name.
     /// </summary>
     internal static bool IsDtypeName(ReadOnlySpan<byte> name)
     {

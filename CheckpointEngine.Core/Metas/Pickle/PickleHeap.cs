@@ -4,12 +4,16 @@ namespace CheckpointEngine.Metas.Pickle;
 
 /// <summary>The tuples, lists, dicts and objects of one pickle, in two columns outside the managed heap.</summary>
 /// <remarks>
-/// A container is a chain of runs of items, mostly one: what is appended later starts another run where it does not lie behind the last one.
-/// So an item is stored once, when it is taken off the stack, and all of it is bounded by the length of the input.
+/// A container is a chain of runs of items, mostly one: what is appended later starts another run where it does not lie behind the last
+/// one. So an item is stored once, when it is taken off the stack, and all of it is bounded by the length of the input.
 /// </remarks>
 internal struct PickleHeap : IDisposable
 {
     private const int NoNode = -1;
+
+    // What CPython writes for metas has 118 bytes a tensor in protocol 4, with 13 items and 3 nodes.
+    private const int InputBytesPerItem = 8;
+    private const int InputBytesPerNode = 32;
 
     private NativeColumn<PickleValue> _items;
     private NativeColumn<Node> _nodes;
@@ -21,6 +25,13 @@ internal struct PickleHeap : IDisposable
         internal int Count;    // items in the run, a dict's are key, value, key, value; of an object: the input offset where it was made
         internal int Next;     // the next run; of an object: the node of the dict of its fields, NoNode before its state was set
         internal int Last;     // of a container: the node of its last run
+    }
+
+    /// <summary>Makes room for what a pickle of metas of that length needs, so that growing columns do not move.</summary>
+    internal void Reserve(int inputBytes)
+    {
+        _items.Reserve(inputBytes / InputBytesPerItem);
+        _nodes.Reserve(inputBytes / InputBytesPerNode);
     }
 
     internal int NewContainer()

@@ -60,7 +60,7 @@ internal ref partial struct PickleInterpreter
         PickleValue list = Peek(count + 1)[0];
         if (list.Kind != PickleKind.List)
         {
-            Fail($"to a {list.Kind}");
+            Fail($"to {list.Kind.InWords()}");
         }
         _heap.Append(list.Node, items);
         Drop(count);
@@ -72,23 +72,26 @@ internal ref partial struct PickleInterpreter
         PickleValue dict = Peek(count + 1)[0];
         if (dict.Kind != PickleKind.Dict)
         {
-            Fail($"of a {dict.Kind}");
+            Fail($"of {dict.Kind.InWords()}");
         }
         if (count % 2 != 0)
         {
             Fail("a key without a value");
         }
-        for (int i = 0; i < count; i += 2)
+        int kept = 0;
+        for (int i = 0; i < items.Length; i += 2)
         {
             if (items[i].Kind is not (PickleKind.String or PickleKind.Int))
             {
-                Fail($"a key that is a {items[i].Kind}");
+                Fail($"a key that is {items[i].Kind.InWords()}");
             }
-            if (!IsBookkeeping(items[i], items[i + 1]))
+            if (IsBookkeeping(items[i], items[i + 1]))
             {
-                _heap.Append(dict.Node, items.Slice(i, 2));
+                _heap.Append(dict.Node, items[kept..i]);
+                kept = i + 2;
             }
         }
+        _heap.Append(dict.Node, items[kept..]);
         Drop(count);
     }
 
@@ -103,7 +106,7 @@ internal ref partial struct PickleInterpreter
         PickleValue set = Peek(count + 1)[0];
         if (set.Kind != PickleKind.Set)
         {
-            Fail($"to a {set.Kind}");
+            Fail($"to {set.Kind.InWords()}");
         }
         Drop(count);
     }
@@ -114,7 +117,7 @@ internal ref partial struct PickleInterpreter
         {
             if (item.Kind != PickleKind.String)
             {
-                Fail($"a set that holds a {item.Kind}");
+                Fail($"a set that holds {item.Kind.InWords()}");
             }
         }
     }
@@ -150,7 +153,7 @@ internal ref partial struct PickleInterpreter
         PickleValue module = Pop();
         if (name.Kind != PickleKind.String || module.Kind != PickleKind.String)
         {
-            Fail($"of a {module.Kind} and a {name.Kind}");
+            Fail($"of {module.Kind.InWords()} and {name.Kind.InWords()}");
         }
         Push(Find(Text(module), name.Start, name.Length));
     }
@@ -171,7 +174,8 @@ internal ref partial struct PickleInterpreter
         PickleValue model = Pop();
         if (model.Kind != PickleKind.Model || arguments.Kind != PickleKind.Tuple || arguments.Length != 0)
         {
-            Fail($"refuses NEWOBJ of a {model.Kind} with {(arguments.Kind == PickleKind.Tuple ? $"{arguments.Length} arguments" : $"a {arguments.Kind}")}");
+            string with = arguments.Kind == PickleKind.Tuple ? $"{arguments.Length} arguments" : arguments.Kind.InWords();
+            Fail($"refuses NEWOBJ of {model.Kind.InWords()} with {with}");
         }
         Push(new PickleValue(PickleKind.Object, _heap.NewObject((PickleModel)model.Number, _opcodeAt)));
     }
@@ -199,7 +203,7 @@ internal ref partial struct PickleInterpreter
         }
         else
         {
-            Fail($"refuses REDUCE of a {callable.Kind} over a {argument.Kind}");
+            Fail($"refuses REDUCE of {callable.Kind.InWords()} over {argument.Kind.InWords()}");
         }
     }
 
@@ -210,7 +214,7 @@ internal ref partial struct PickleInterpreter
         PickleValue target = Top();
         if (state.Kind != PickleKind.Dict || target.Kind != PickleKind.Object)
         {
-            Fail($"refuses BUILD of a {target.Kind} with a {state.Kind}");
+            Fail($"refuses BUILD of {target.Kind.InWords()} with {state.Kind.InWords()}");
         }
         if (_heap.FieldsOf(target.Node) >= 0)
         {
@@ -231,7 +235,7 @@ internal ref partial struct PickleInterpreter
                 {
                     if (items[i + 1].Kind != PickleKind.Dict)
                     {
-                        Fail($"__dict__ is a {items[i + 1].Kind}");
+                        Fail($"__dict__ is {items[i + 1].Kind.InWords()}");
                     }
                     fields = items[i + 1].Node;
                 }

@@ -6,12 +6,12 @@ using CheckpointEngine.Internal;
 namespace CheckpointEngine.Metas.Pickle;
 
 /// <summary>
-/// Runs a pickle of metas: a closed set of opcodes over a closed set of globals (<see cref="PickleGlobals"/>). Nothing is imported, called or
-/// executed; whatever else stands in the input is refused by name and offset.
+/// Runs a pickle of metas: a closed set of opcodes over a closed set of globals (<see cref="PickleGlobals"/>). Nothing is imported,
+/// called or executed; whatever else stands in the input is refused by name and offset.
 /// </summary>
 /// <remarks>
-/// Each opcode does a bounded amount of work, so time and memory are linear in the input; strings and long integers stay where they are in it.
-/// One thread.
+/// Each opcode does a bounded amount of work, so time and memory are linear in the input; strings and long integers stay where they are
+/// in it. One thread.
 /// </remarks>
 internal ref partial struct PickleInterpreter : IDisposable
 {
@@ -19,6 +19,9 @@ internal ref partial struct PickleInterpreter : IDisposable
 
     // A model has up to four fields and a state up to four entries; a newer version may add some.
     internal const int MaxFields = 64;
+
+    // Eight entries a tensor in protocol 4, which is never shorter than 80 bytes: a guess that saves moving them, not a limit.
+    private const int InputBytesPerMemoEntry = 12;
 
     private readonly ReadOnlySpan<byte> _input;
     private int _at;
@@ -51,6 +54,8 @@ internal ref partial struct PickleInterpreter : IDisposable
         {
             Fail("no pickle of protocol 2 to 5");
         }
+        _memo.Reserve(_input.Length / InputBytesPerMemoEntry);
+        _heap.Reserve(_input.Length);
         _at = 2;
         while (true)
         {

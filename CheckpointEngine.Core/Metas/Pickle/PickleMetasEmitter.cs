@@ -14,7 +14,7 @@ internal sealed class PickleMetasEmitter(PickleWriter pickle, CheckpointMetas me
     private const int NotEmitted = -1;
 
     // Strings and globals that come again and again, by their place in the memo.
-    private enum Shared
+    private enum Shared : byte
     {
         ModelsModule, TorchModule, SizeModule, Size, Set, Dict, Extra, FieldsSet, Private,
         Address, Buffers, Device, Tensors, Pointer, LengthBytes, Name, Dtype, Shape, Slot, Count,
@@ -120,14 +120,16 @@ internal sealed class PickleMetasEmitter(PickleWriter pickle, CheckpointMetas me
         ReadOnlySpan<byte> name = tensors.GetNameUtf8(tensor);
         if (!Utf8.IsValid(name))
         {
-            ThrowHelper.Throw(CheckpointError.InvalidData, $"{PickleInterpreter.What}: the name {MessageText.Quote(name)} of tensor {tensor} is not UTF-8");
+            ThrowHelper.Throw(CheckpointError.InvalidData,
+                $"{PickleInterpreter.What}: the name {MessageText.Quote(name)} of tensor {tensor} is not UTF-8");
         }
         pickle.String(name);
         _ = pickle.Memoize();
         Share(Shared.Dtype);
         bool isBytes = EmitDtype(tensors, tensor);
         Share(Shared.Shape);
-        EmitShape(isBytes ? [tensors.GetByteLength(tensor)] : tensors.GetShape(tensor));
+        long lengthBytes = tensors.GetByteLength(tensor);
+        EmitShape(isBytes ? new ReadOnlySpan<long>(in lengthBytes) : tensors.GetShape(tensor));
         Share(Shared.Slot);
         pickle.Integer((ulong)tensors.GetSlotBytes(tensor));
         EndObject([Shared.Shape, Shared.Dtype, Shared.Name, Shared.Slot]);
@@ -315,7 +317,8 @@ internal sealed class PickleMetasEmitter(PickleWriter pickle, CheckpointMetas me
         _ = pickle.Memoize();
     }
 
-    // Torch's name is there twice, as in CPython: the module that a dtype is found in and the one that torch.Size names are different strings.
+    // Torch's name is there twice, as in CPython: the module that a dtype is found in and the one that torch.Size names are different
+    // strings.
     private static ReadOnlySpan<byte> TextOf(Shared shared) => shared switch
     {
         Shared.ModelsModule => PickleGlobals.ModelsModule,

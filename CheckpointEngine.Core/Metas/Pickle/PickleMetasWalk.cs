@@ -8,13 +8,13 @@ namespace CheckpointEngine.Metas.Pickle;
 
 /// <summary>Tells a builder what the objects of a pickle say: owners, their buffers, the tensors of those.</summary>
 /// <remarks>
-/// The walk goes as deep as metas do and no deeper, so a list that contains itself is only a list in the wrong place. What it writes is counted
-/// against a budget that grows with the input: an object that a small pickle uses a million times is refused.
+/// The walk goes as deep as metas do and no deeper, so a list that contains itself is only a list in the wrong place. What it writes is
+/// counted against a budget that grows with the input: an object that a small pickle uses a million times is refused.
 /// </remarks>
 internal ref struct PickleMetasWalk
 {
-    // Nothing that CPython writes for metas comes near: there each tensor costs the input more than the budget. The rest is for small documents in
-    // which objects are shared.
+    // Nothing that CPython writes for metas comes near: there each tensor costs the input more than the budget. The rest is for small
+    // documents in which objects are shared.
     private const long FreeBudgetBytes = 1 << 20;
     private const int BudgetPerInputByte = 4;
     private const int EntryCostBytes = 16;
@@ -37,7 +37,7 @@ internal ref struct PickleMetasWalk
     {
         if (root.Kind != PickleKind.Dict)
         {
-            ThrowWrong(0, $"expected a dict of owners by rank, found a {root.Kind}");
+            ThrowWrong(0, $"expected a dict of owners by rank, found {root.Kind.InWords()}");
         }
         for (int run = root.Node; run >= 0;)
         {
@@ -126,7 +126,8 @@ internal ref struct PickleMetasWalk
         ReadOnlySpan<byte> name = Text(tensor, fields[0], "name");
         if (fields[2].Kind is not PickleKind.Size || fields[2].Length > MetasLimits.MaxDimensions)
         {
-            ThrowWrong(OffsetOf(tensor), $"shape: expected a torch.Size of at most {MetasLimits.MaxDimensions} dimensions, found {Describe(fields[2])}");
+            ThrowWrong(OffsetOf(tensor),
+                $"shape: expected a torch.Size of at most {MetasLimits.MaxDimensions} dimensions, found {Describe(fields[2])}");
         }
         ReadOnlySpan<PickleValue> dimensions = _heap.Items(fields[2]);
         Span<long> buffer = stackalloc long[MetasLimits.MaxDimensions];
@@ -177,7 +178,8 @@ internal ref struct PickleMetasWalk
 
     /// <summary>Looks up the fields of an object by name, each at most once; unknown ones are skipped.</summary>
     /// <returns>A bit for each that is there, the first the lowest.</returns>
-    private readonly int Fields(int node, Span<PickleValue> values, ReadOnlySpan<byte> first, ReadOnlySpan<byte> second, ReadOnlySpan<byte> third, ReadOnlySpan<byte> fourth)
+    private readonly int Fields(int node, Span<PickleValue> values,
+        ReadOnlySpan<byte> first, ReadOnlySpan<byte> second, ReadOnlySpan<byte> third, ReadOnlySpan<byte> fourth)
     {
         int seen = 0;
         int entries = 0;
@@ -191,7 +193,12 @@ internal ref struct PickleMetasWalk
                     ThrowWrong(OffsetOf(node), $"a {_heap.ModelOf(node)} of more than {PickleInterpreter.MaxFields} fields");
                 }
                 ReadOnlySpan<byte> name = items[i].Kind == PickleKind.String ? items[i].TextIn(_input) : default;
-                int field = name.IsEmpty ? -1 : name.SequenceEqual(first) ? 0 : name.SequenceEqual(second) ? 1 : name.SequenceEqual(third) ? 2 : name.SequenceEqual(fourth) ? 3 : -1;
+                int field = name.IsEmpty ? -1
+                    : name.SequenceEqual(first) ? 0
+                    : name.SequenceEqual(second) ? 1
+                    : name.SequenceEqual(third) ? 2
+                    : name.SequenceEqual(fourth) ? 3
+                    : -1;
                 if (field < 0)
                 {
                     continue;
@@ -262,7 +269,7 @@ internal ref struct PickleMetasWalk
         PickleKind.Int => $"{value.Number}",
         PickleKind.String => $"the string {MessageText.Quote(value.TextIn(_input))}",
         PickleKind.Size => $"a torch.Size of {value.Length}",
-        _ => $"a {value.Kind}",
+        _ => value.Kind.InWords(),
     };
 
     [DoesNotReturn]

@@ -27,7 +27,9 @@ internal enum PickleKind : byte
     /// <summary>A <c>torch.Size</c>: a range of the items.</summary>
     Size,
 
-    /// <summary>A set of strings. Its elements were checked and dropped: metas have none that says more than the fields beside it.</summary>
+    /// <summary>
+    /// A set of strings. Its elements were checked and dropped: metas have none that says more than the fields beside it.
+    /// </summary>
     Set,
 
     /// <summary>A list: its node.</summary>
@@ -55,6 +57,28 @@ internal enum PickleKind : byte
     OtherDtype,
 }
 
+/// <summary>Words for messages.</summary>
+internal static class PickleKinds
+{
+    internal static string InWords(this PickleKind kind) => kind switch
+    {
+        PickleKind.None => "None",
+        PickleKind.Bool => "a bool",
+        PickleKind.Int or PickleKind.BigInt => "an integer",
+        PickleKind.String => "a string",
+        PickleKind.Object => "an object",
+        PickleKind.Model => "a model class",
+        PickleKind.SizeClass => "the class torch.Size",
+        PickleKind.SetClass => "the class set",
+        PickleKind.Size => "a torch.Size",
+        PickleKind.Dtype or PickleKind.OtherDtype => "a torch.dtype",
+        PickleKind.Tuple => "a tuple",
+        PickleKind.Set => "a set",
+        PickleKind.List => "a list",
+        _ => "a dict",
+    };
+}
+
 /// <summary>The classes of upstream's <c>checkpoint_engine.data_types</c>.</summary>
 internal enum PickleModel : byte
 {
@@ -63,7 +87,9 @@ internal enum PickleModel : byte
     ParameterMeta,
 }
 
-/// <summary>A Python object in 8 bytes: its kind, and 56 bits that are a number, the index of a node, or a range of at most 2^24 - 1 entries.</summary>
+/// <summary>
+/// A Python object in 8 bytes: its kind, and 56 bits that are a number, the index of a node, or a range of at most 2^24 - 1 entries.
+/// </summary>
 /// <remarks>Copying one shares the object, as in Python: what a memo entry is used for a thousand times over exists once.</remarks>
 internal readonly struct PickleValue
 {

@@ -4,7 +4,9 @@ using System.Numerics;
 
 namespace CheckpointEngine.Metas.Pickle;
 
-/// <summary>Emits the opcodes of a pickle, protocols 2 to 5, byte for byte as CPython's pickler does for the same objects: widths, memo, frames.</summary>
+/// <summary>
+/// Emits the opcodes of a pickle, protocols 2 to 5, byte for byte as CPython's pickler does for the same objects: widths, memo, frames.
+/// </summary>
 /// <remarks>
 /// The caller sees to the stack; this class knows widths, counts memo entries and closes frames. Begin with the constructor, end with
 /// <see cref="Stop"/>. One thread at a time; allocates nothing after the constructor but for strings of more than 64 KiB.
@@ -75,7 +77,9 @@ internal sealed class PickleWriter : IDisposable
 
     internal void Build() => Write(PickleOpcode.Build);
 
-    /// <summary>Makes a tuple of the newest <paramref name="count"/> objects; more than three need a <see cref="Mark"/> below them.</summary>
+    /// <summary>
+    /// Makes a tuple of the newest <paramref name="count"/> objects; more than three need a <see cref="Mark"/> below them.
+    /// </summary>
     internal void Tuple(int count) => Write(count switch
     {
         1 => PickleOpcode.Tuple1,

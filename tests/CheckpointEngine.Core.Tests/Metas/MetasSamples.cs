@@ -72,7 +72,9 @@ internal static class MetasSamples
     private static readonly Gen<(int Rank, int Address, int Device, (string, (TensorDtype, long[]), long, DigestAlgorithm, byte)[][] Buffers)> s_owner = Gen.Select(
         Gen.OneOf(Gen.Int[0, 300], Gen.Int[0, int.MaxValue]), Gen.Int[0, 3], Gen.Int[0, 3], s_tensor.Array[0, 6].Array[0, 4]);
 
-    /// <summary>Random metas: text outside ASCII, empty shapes, addresses beyond 2^63, types that torch lacks or that nobody knows, digests.</summary>
+    /// <summary>
+    /// Random metas: text outside ASCII, empty shapes, addresses beyond 2^63, types that torch lacks or that nobody knows, digests.
+    /// </summary>
     internal static readonly Gen<CheckpointMetas> Random = Gen.Select(s_owner.Array[0, 5], Gen.Bool, (owners, hasDigests) =>
     {
         using var builder = new CheckpointMetasBuilder();
