@@ -5,7 +5,7 @@
 #   build   compile ahead of time: artifacts/bin/checkpoint-engine, artifacts/lib/libcheckpoint_engine.so, artifacts/include
 #   test    build the solution and run every test; the last line is "N passed, N failed, N skipped"
 #   demo    build, make a 2 GiB checkpoint, serve it, join it from a second process, print phases and rate
-#   bench   the benchmarks; BENCH_ARGS go to them (./build.sh bench without arguments lists them)
+#   bench   the benchmarks, briefly, and what each allocates; BENCH_ARGS (BenchmarkDotNet's) run others: see bench/README.md
 #   pack    NuGet packages in artifacts/packages
 #   lab     the RDMA lab
 #
@@ -193,15 +193,8 @@ roomy_directory() {
 
 step_bench() {
     need_sdk
-    if [[ -x bench/run.sh ]]; then
-        # shellcheck disable=SC2086  # several words on purpose
-        bench/run.sh ${BENCH_ARGS:-}
-    elif [[ -d bench/CheckpointEngine.Benchmarks ]]; then
-        # shellcheck disable=SC2086
-        dotnet run -c "$configuration" --project bench/CheckpointEngine.Benchmarks -- ${BENCH_ARGS:---list flat}
-    else
-        fail "there are no benchmarks in bench/ yet"
-    fi
+    # shellcheck disable=SC2086  # several words on purpose
+    dotnet run -c "$configuration" --project bench/CheckpointEngine.Benchmarks -- ${BENCH_ARGS:---check-allocations}
 }
 
 step_pack() {

@@ -42,7 +42,8 @@ internal sealed class CheckpointRecord
         {
             return _local;
         }
-        return _world ??= _remote is null ? _local : Publish(CheckpointMetas.Merge(_remote, _local.Metas));
+        // A merge copies every tensor: 11 MB for 139,600 of them. Who holds nothing has nothing to merge.
+        return _world ??= _remote is null ? _local : Publish(Held is null ? _remote : CheckpointMetas.Merge(_remote, _local.Metas));
     }
 
     private static PublishedMetas Publish(CheckpointMetas metas) => new(metas, $"\"{s_epoch}-{Interlocked.Increment(ref s_generation)}\"");

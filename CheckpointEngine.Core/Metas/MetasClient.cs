@@ -112,7 +112,7 @@ public sealed class MetasClient : IDisposable
         }
         return response.Content.Headers.ContentType?.MediaType == "application/json"
             ? await MetasJsonReader.ReadAsync(body, _options.MaxBytes, cancellationToken).ConfigureAwait(false)
-            : MetasDocument.Read(await ReadBoundedAsync(body, _options.MaxBytes, cancellationToken).ConfigureAwait(false));
+            : MetasDocument.Read(await ReadBoundedAsync(body, response.Content.Headers.ContentLength, _options.MaxBytes, cancellationToken).ConfigureAwait(false));
     }
 
     private (HttpClient Client, Uri Target) Resolve(string url)
@@ -198,7 +198,7 @@ public sealed class MetasClient : IDisposable
         string detail = "";
         try
         {
-            using JsonDocument problem = JsonDocument.Parse(await ReadBoundedAsync(body, MaxProblemBytes, cancellationToken).ConfigureAwait(false));
+            using JsonDocument problem = JsonDocument.Parse(await ReadBoundedAsync(body, null, MaxProblemBytes, cancellationToken).ConfigureAwait(false));
             detail = problem.RootElement.ValueKind == JsonValueKind.Object && problem.RootElement.TryGetProperty("detail", out JsonElement text)
                 ? text.ToString()
                 : problem.RootElement.ToString();
@@ -217,8 +217,15 @@ public sealed class MetasClient : IDisposable
         return new CheckpointEngineException(error, $"fetch metas from {url}: HTTP {(int)status}{(detail.Length == 0 ? "" : $": {detail[..Math.Min(detail.Length, 1000)]}")}{hint}");
     }
 
-    private static async Task<byte[]> ReadBoundedAsync(Stream body, long maxBytes, CancellationToken cancellationToken)
+    // A body whose length is told (and within the limit) is read into its place; growing to it would cost four times its size.
+    private static async Task<byte[]> ReadBoundedAsync(Stream body, long? lengthBytes, long maxBytes, CancellationToken cancellationToken)
     {
+        if (lengthBytes <= Math.Min(maxBytes, Array.MaxLength))
+        {
+            byte[] whole = GC.AllocateUninitializedArray<byte>((int)lengthBytes);
+            await body.ReadExactlyAsync(whole, cancellationToken).ConfigureAwait(false);
+            return whole;
+        }
         using var collected = new MemoryStream();
         byte[] buffer = new byte[81920];
         int read;

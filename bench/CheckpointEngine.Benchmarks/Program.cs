@@ -1,0 +1,15 @@
+using BenchmarkDotNet.Configs;
+using BenchmarkDotNet.Running;
+using CheckpointEngine.Benchmarks;
+
+// BenchmarkDotNet's own arguments (--list flat, --filter '*Metas*', …), and:
+//   --check-allocations [--filter …]   a short run of each; ends with 1 when one allocates more than allocations.json grants it
+bool check = args.Contains("--check-allocations");
+string[] rest = [.. args.Where(argument => argument != "--check-allocations")];
+IConfig config = BenchmarkConfig.Create(isShort: check);
+if (check && !rest.Contains("--filter"))
+{
+    rest = [.. rest, "--filter", "*"];
+}
+var summaries = BenchmarkSwitcher.FromAssembly(typeof(BenchmarkConfig).Assembly).Run(rest, config);
+return check && !AllocationLimits.Check(summaries) ? 1 : 0;

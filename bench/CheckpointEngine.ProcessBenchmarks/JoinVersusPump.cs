@@ -1,0 +1,93 @@
+namespace CheckpointEngine.ProcessBenchmarks;
+
+/// <summary>
+/// Two processes over the loopback beside a bare socket pump: warm rounds beside warm ones, the first round (allocation inside) beside the pump
+/// into untouched memory, verified beside unverified. Everything alternates within a pass; a ratio is the median of the passes' own ratios.
+/// </summary>
+internal static class JoinVersusPump
+{
+    private const int Rounds = 5;            // the first is cold
+    private const int PumpColdRounds = 2;
+    private const double LeastOfPump = 0.9;
+    private const double LeastOfUnverified = 0.85;
+
+    // The system's default, which users' other tools get, and the one that our sender takes on a loopback: BBR paces there for nothing.
+    private static readonly string[] s_congestions = ["default", "reno"];
+
+    internal static Task RunAsync(Workbench bench, Scoreboard scoreboard)
+    {
+        using var holder = new HolderProcess(bench, bench.GetCheckpoint(), "--hold", bench.Options.Hold);
+        // Verified once before anything counts: then the holder has touched its memory and knows all digests.
+        long bytes = holder.Join(1 + 1, verify: true).Bytes;
+        using var pump = new PumpServer(bench, bytes, s_congestions);
+
+        var passes = new List<Pass>();
+        for (int index = 0; index < bench.Options.Passes; index++)
+        {
+            var pass = new Pass(bytes);
+            Action[] steps =
+            [
+                () => pass.Pump(pump, "default", bench.Options.Connections),
+                () => pass.Join(holder, verify: false),
+                () => pass.Pump(pump, "reno", bench.Options.Connections),
+                () => pass.Join(holder, verify: true),
+            ];
+            // Every other pass backwards, so that nothing always comes behind the same thing.
+            foreach (Action step in index % 2 == 0 ? steps : steps.Reverse())
+            {
+                step();
+            }
+            passes.Add(pass);
+            Console.WriteLine($"pass {index + 1}: {pass}");
+        }
+        Report(passes, scoreboard);
+        return Task.CompletedTask;
+    }
+
+    private static void Report(List<Pass> passes, Scoreboard scoreboard)
+    {
+        foreach (string key in passes[0].Rates.Keys)
+        {
+            double[] rates = [.. passes.Select(pass => pass.Rates[key])];
+            scoreboard.Note(key, $"{Statistics.Median(rates):0.00} GiB/s", Statistics.Range(rates, "0.00"));
+        }
+        foreach (string congestion in s_congestions)
+        {
+            Ratio($"join / pump {congestion}, warm", "join warm", $"pump {congestion} warm", LeastOfPump);
+            Ratio($"join / pump {congestion}, cold", "join cold", $"pump {congestion} cold", LeastOfPump);
+        }
+        Ratio("verified / unverified, warm", "join verified warm", "join warm", LeastOfUnverified);
+        Ratio("verified / unverified, cold", "join verified cold", "join cold", LeastOfUnverified);
+
+        void Ratio(string name, string ours, string limit, double least)
+        {
+            double[] ratios = [.. passes.Select(pass => pass.Rates[ours] / pass.Rates[limit])];
+            scoreboard.AtLeast(name, Statistics.Median(ratios), least, Statistics.Range(ratios, "0.00"));
+        }
+    }
+
+    private sealed class Pass(long bytes)
+    {
+        /// <summary>GiB/s by what was measured, in the order of the report.</summary>
+        internal SortedDictionary<string, double> Rates { get; } = new(StringComparer.Ordinal);
+
+        internal void Join(HolderProcess holder, bool verify)
+        {
+            JoinResult join = holder.Join(Rounds, verify);
+            string name = verify ? "join verified" : "join";
+            Rates[name + " cold"] = ToRate(join.Seconds[0]);
+            Rates[name + " warm"] = ToRate(Statistics.Median(join.Seconds.Skip(1)));
+        }
+
+        internal void Pump(PumpServer pump, string congestion, IReadOnlyList<int> connections)
+        {
+            // The best count of connections is the limit: ours finds its own.
+            Rates[$"pump {congestion} cold"] = connections.Max(count => ToRate(Statistics.Median(pump.Receive(congestion, bytes, cold: true, PumpColdRounds, count))));
+            Rates[$"pump {congestion} warm"] = connections.Max(count => ToRate(Statistics.Median(pump.Receive(congestion, bytes, cold: false, Rounds - 1, count))));
+        }
+
+        public override string ToString() => string.Join("  ", Rates.Select(rate => $"{rate.Key} {rate.Value:0.00}")) + " GiB/s";
+
+        private double ToRate(double seconds) => bytes / seconds / (1L << 30);
+    }
+}

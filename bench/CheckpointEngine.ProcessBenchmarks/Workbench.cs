@@ -1,0 +1,96 @@
+using System.Diagnostics;
+
+namespace CheckpointEngine.ProcessBenchmarks;
+
+/// <summary>The place where a run's programs and files are: finds the repository, compiles the C, makes the checkpoint; removes it all in the end.</summary>
+internal sealed class Workbench : IDisposable
+{
+    private readonly string _directory;
+    private string? _checkpoint;
+
+    internal Workbench(BenchmarkOptions options)
+    {
+        Options = options;
+        Root = FindRoot();
+        Command = Path.Combine(Root, "artifacts", "bin", "checkpoint-engine");
+        if (!File.Exists(Command))
+        {
+            throw new BenchmarkFailedException($"{Command} is missing; run ./build.sh build first");
+        }
+        // Memory, so that no disk is measured.
+        _directory = Directory.CreateTempSubdirectory("checkpoint-engine-bench.").FullName;
+        if (Directory.Exists("/dev/shm"))
+        {
+            Directory.Delete(_directory);
+            _directory = Directory.CreateDirectory($"/dev/shm/{Path.GetFileName(_directory)}").FullName;
+        }
+    }
+
+    internal BenchmarkOptions Options { get; }
+
+    /// <summary>The repository.</summary>
+    internal string Root { get; }
+
+    /// <summary>The command, compiled ahead of time.</summary>
+    internal string Command { get; }
+
+    /// <summary>A directory of this run.</summary>
+    internal string ScratchDirectory => _directory;
+
+    /// <summary>Compiles <c>bench/pump/NAME.c</c>.</summary>
+    internal string CompileC(string name)
+    {
+        string program = Path.Combine(_directory, name);
+        if (!File.Exists(program))
+        {
+            Run("cc", "-O2", "-pthread", Path.Combine(Root, "bench", "pump", name + ".c"), "-o", program);
+        }
+        return program;
+    }
+
+    /// <summary>The directory of a checkpoint with a real model's tensors, scaled to <see cref="BenchmarkOptions.Gib"/>.</summary>
+    internal string GetCheckpoint()
+    {
+        if (_checkpoint is null)
+        {
+            string project = Path.Combine(Root, "tests", "MakeCheckpoint");
+            string maker = Path.Combine(project, "bin", "Release", "net10.0", "MakeCheckpoint");
+            if (!File.Exists(maker))
+            {
+                Run("dotnet", "build", project, "-c", "Release", "--nologo", "-v", "quiet");
+            }
+            string directory = Path.Combine(_directory, "model");
+            Run(maker, "--out", directory, "--model", "qwen2.5-7b", "--gib", Options.Gib.ToString("R", null), "--shards", "4");
+            _checkpoint = directory;
+        }
+        return _checkpoint;
+    }
+
+    /// <summary>Runs a program to its end.</summary>
+    /// <returns>What it printed.</returns>
+    internal static string Run(string program, params ReadOnlySpan<string> arguments)
+    {
+        var start = new ProcessStartInfo(program, [.. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        using Process process = Process.Start(start)!;
+        Task<string> errors = process.StandardError.ReadToEndAsync();
+        string output = process.StandardOutput.ReadToEnd();
+        process.WaitForExit();
+        return process.ExitCode == 0
+            ? output
+            : throw new BenchmarkFailedException($"{string.Join(' ', [program, .. arguments])}: status {process.ExitCode}: {errors.Result.Trim()} {output.Trim()}");
+    }
+
+    public void Dispose() => Directory.Delete(_directory, recursive: true);
+
+    private static string FindRoot()
+    {
+        for (DirectoryInfo? directory = new(AppContext.BaseDirectory); directory is not null; directory = directory.Parent)
+        {
+            if (File.Exists(Path.Combine(directory.FullName, "CheckpointEngine.slnx")))
+            {
+                return directory.FullName;
+            }
+        }
+        throw new BenchmarkFailedException("the repository was not found above this program; run it by dotnet run from there");
+    }
+}

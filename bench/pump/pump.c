@@ -1,0 +1,183 @@
+/* The limit that TCP transfers are measured against: a bare socket pump, with nothing between the calls.
+ *
+ *   pump serve SOURCE_BYTES CONGESTION...          a listener on 127.0.0.1 for each congestion control ("default" leaves the system's);
+ *                                                  prints the ports in that order on one line, then serves until its stdin ends
+ *   pump receive PORT BYTES warm|cold ROUNDS CONNECTIONS
+ *                                                  prints the seconds of each round, one a line
+ *
+ * The server sends from warm anonymous memory in huge pages, the client receives into memory of the same kind, both by calls of 1 MiB.
+ * warm: the same memory and connections each round, after a round that does not count.
+ * cold: fresh connections and fresh memory each round; mmap, madvise and the page faults are inside the time, connect and munmap are not.
+ * Several connections share the bytes evenly.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { CALL_BYTES = 1 << 20, HUGE_PAGE = 2 << 20, MAX_CONNECTIONS = 64 };
+
+static char *source;
+static size_t source_bytes;
+
+static void fail(const char *what) {
+    fprintf(stderr, "pump: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+typedef struct {
+    char *mapping, *start;
+    size_t mapped_bytes;
+} region;
+
+/* Anonymous memory that begins at a huge page, so that all of it can be such. */
+static region map_region(size_t bytes) {
+    region r = {.mapped_bytes = bytes + HUGE_PAGE};
+    r.mapping = mmap(NULL, r.mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (r.mapping == MAP_FAILED) fail("mmap");
+    r.start = (char *)(((uintptr_t)r.mapping + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
+    madvise(r.start, bytes, MADV_HUGEPAGE);
+    return r;
+}
+
+/* A request is 8 bytes: how many to send. */
+static void *serve_connection(void *argument) {
+    int socket = (int)(intptr_t)argument;
+    uint64_t bytes;
+    while (recv(socket, &bytes, sizeof bytes, MSG_WAITALL) == sizeof bytes) {
+        for (uint64_t at = 0; at < bytes;) {
+            size_t in_source = at % source_bytes;
+            size_t n = CALL_BYTES;
+            if (n > bytes - at) n = bytes - at;
+            if (n > source_bytes - in_source) n = source_bytes - in_source;
+            ssize_t sent = send(socket, source + in_source, n, MSG_NOSIGNAL);
+            if (sent <= 0) goto end;
+            at += (uint64_t)sent;
+        }
+    }
+end:
+    close(socket);
+    return NULL;
+}
+
+static void *accept_all(void *argument) {
+    int listener = (int)(intptr_t)argument;
+    for (;;) {
+        int socket = accept(listener, NULL, NULL);
+        if (socket < 0) fail("accept");
+        pthread_t thread;
+        pthread_create(&thread, NULL, serve_connection, (void *)(intptr_t)socket);
+        pthread_detach(thread);
+    }
+    return NULL;
+}
+
+static void serve(int count, char **congestion) {
+    source = map_region(source_bytes).start;
+    for (size_t i = 0; i + 8 <= source_bytes; i += 8) *(uint64_t *)(source + i) = i * 0x9E3779B97F4A7C15ull;
+    for (int i = 0; i < count; i++) {
+        struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        socklen_t length = sizeof address;
+        int listener = socket(AF_INET, SOCK_STREAM, 0);
+        if (strcmp(congestion[i], "default") != 0
+            && setsockopt(listener, IPPROTO_TCP, TCP_CONGESTION, congestion[i], (socklen_t)strlen(congestion[i])) != 0) fail(congestion[i]);
+        if (bind(listener, (void *)&address, length) != 0 || listen(listener, MAX_CONNECTIONS) != 0) fail("listen");
+        getsockname(listener, (void *)&address, &length);
+        printf(i == 0 ? "%d" : " %d", ntohs(address.sin_port));
+        pthread_t thread;
+        pthread_create(&thread, NULL, accept_all, (void *)(intptr_t)listener);
+    }
+    printf("\n");
+    fflush(stdout);
+    char ignored;
+    while (read(0, &ignored, 1) > 0) {}
+}
+
+typedef struct {
+    int socket;
+    char *destination;
+    uint64_t bytes;
+} share;
+
+static void *receive_share(void *argument) {
+    share *s = argument;
+    if (send(s->socket, &s->bytes, sizeof s->bytes, MSG_NOSIGNAL) != sizeof s->bytes) fail("send");
+    for (uint64_t at = 0; at < s->bytes;) {
+        ssize_t got = recv(s->socket, s->destination + at, s->bytes - at < CALL_BYTES ? s->bytes - at : CALL_BYTES, 0);
+        if (got <= 0) fail("recv");
+        at += (uint64_t)got;
+    }
+    return NULL;
+}
+
+static void connect_all(share *shares, int connections, int port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)port)};
+    for (int i = 0; i < connections; i++) {
+        shares[i].socket = socket(AF_INET, SOCK_STREAM, 0);
+        if (connect(shares[i].socket, (void *)&address, sizeof address) != 0) fail("connect");
+    }
+}
+
+static void receive_round(share *shares, int connections, char *destination, uint64_t bytes) {
+    pthread_t threads[MAX_CONNECTIONS];
+    for (int i = 0; i < connections; i++) {
+        uint64_t start = bytes / (uint64_t)connections * (uint64_t)i;
+        shares[i].destination = destination + start;
+        shares[i].bytes = i == connections - 1 ? bytes - start : bytes / (uint64_t)connections;
+        if (i != 0) pthread_create(&threads[i], NULL, receive_share, &shares[i]);
+    }
+    receive_share(&shares[0]);
+    for (int i = 1; i < connections; i++) pthread_join(threads[i], NULL);
+}
+
+static int receive(int port, uint64_t bytes, int cold, int rounds, int connections) {
+    share shares[MAX_CONNECTIONS];
+    region warm = {0};
+    if (!cold) {
+        warm = map_region(bytes);
+        connect_all(shares, connections, port);
+        receive_round(shares, connections, warm.start, bytes);
+    }
+    for (int round = 0; round < rounds; round++) {
+        if (cold) connect_all(shares, connections, port);
+        double start = now();
+        region r = cold ? map_region(bytes) : warm;
+        receive_round(shares, connections, r.start, bytes);
+        printf("%.6f\n", now() - start);
+        if (cold) {
+            munmap(r.mapping, r.mapped_bytes);
+            for (int i = 0; i < connections; i++) close(shares[i].socket);
+        }
+    }
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc >= 4 && strcmp(argv[1], "serve") == 0) {
+        source_bytes = strtoull(argv[2], NULL, 10);
+        serve(argc - 3, argv + 3);
+        return 0;
+    }
+    if (argc == 7 && strcmp(argv[1], "receive") == 0) {
+        int connections = atoi(argv[6]);
+        if (connections >= 1 && connections <= MAX_CONNECTIONS)
+            return receive(atoi(argv[2]), strtoull(argv[3], NULL, 10), strcmp(argv[4], "cold") == 0, atoi(argv[5]), connections);
+    }
+    fprintf(stderr, "usage: pump serve SOURCE_BYTES CONGESTION... | pump receive PORT BYTES warm|cold ROUNDS CONNECTIONS\n");
+    return 2;
+}
