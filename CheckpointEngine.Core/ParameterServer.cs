@@ -4,8 +4,8 @@ using CheckpointEngine.Internal;
 using CheckpointEngine.Join;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
-using CheckpointEngine.Transfer.Handshake;
 using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Handshake;
 using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine;

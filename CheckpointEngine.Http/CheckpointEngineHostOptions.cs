@@ -1,8 +1,8 @@
 using CheckpointEngine.Access;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
-using Microsoft.Extensions.Logging.Abstractions;
 using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
 
 namespace CheckpointEngine.Http;
 

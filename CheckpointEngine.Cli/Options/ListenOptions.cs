@@ -1,5 +1,5 @@
-using System.CommandLine.Parsing;
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.Net;
 using CheckpointEngine.Access;
 using CheckpointEngine.Cli.Commands;

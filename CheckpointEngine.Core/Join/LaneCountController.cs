@@ -28,9 +28,10 @@ internal sealed class LaneCountController
     /// <param name="limit">The most there may ever be.</param>
     internal LaneCountController(int owners, bool allHere, int cores, int fixedLanes, int limit)
     {
-        // On one host sender and receiver share the cores, so half of them can receive. Over a network every owner has a link of its own.
-        _most = fixedLanes != 0 ? fixedLanes : Math.Clamp(allHere ? cores / 2 : Math.Max(4, cores), 1, limit);
-        _least = fixedLanes != 0 ? fixedLanes : Math.Min(_most, allHere ? Math.Clamp(cores / 8, 1, 4) : Math.Clamp(owners, 4, 8));
+        // On one host senders and receivers share the cores: a lane a core fills them (on two cores two lanes carry a fifth more than one, four
+        // carry less). Over a network every owner has a link of its own.
+        _most = fixedLanes != 0 ? fixedLanes : Math.Clamp(allHere ? cores : Math.Max(4, cores), 1, limit);
+        _least = fixedLanes != 0 ? fixedLanes : Math.Min(_most, allHere ? Math.Clamp(cores / 4, 2, 8) : Math.Clamp(owners, 4, 8));
         _lanes = _least;
     }
 

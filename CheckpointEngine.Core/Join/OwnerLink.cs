@@ -4,9 +4,9 @@ using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
 using CheckpointEngine.Transfer.Tcp;
-using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine.Join;
 

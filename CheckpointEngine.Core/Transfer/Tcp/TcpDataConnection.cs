@@ -1,8 +1,8 @@
-using System.Buffers.Binary;
 using System.Buffers;
+using System.Buffers.Binary;
 using System.IO.Pipelines;
-using System.Net.Sockets;
 using System.Net;
+using System.Net.Sockets;
 using System.Runtime.CompilerServices;
 using System.Security.Cryptography;
 using CheckpointEngine.Access;
@@ -18,12 +18,13 @@ internal sealed class TcpDataConnection : IDisposable
     // A send(2) of 1 MiB keeps the loop's own cost under 1 %; at 256 KiB a quarter of the rate is lost to waking up.
     private const int SendBytes = 1 << 20;
 
-    // Enough that the socket is still sending it when the loop wakes up, little enough that most bytes go without a copy.
-    private const int SendBytesWhenFull = 64 << 10;
+    // A smaller answer fits into the socket's buffer: nothing to wait for.
+    private const int LeastForSenderThread = 256 << 10;
 
     private readonly Socket _socket;
     private readonly MemoryRegistry _registry;
     private readonly TcpDataListenerOptions _options;
+    private readonly SenderThreads _senders;
     private readonly PipeReader _reader;
     private readonly UnmanagedWindow _window = new();
     private readonly byte[] _status = new byte[DataHeader.StatusSize];
@@ -31,11 +32,12 @@ internal sealed class TcpDataConnection : IDisposable
     private long _busySince;       // Environment.TickCount64 of the last progress while a peer owes us some; 0 while it does not
     private bool _admitted;
 
-    internal TcpDataConnection(Socket socket, MemoryRegistry registry, TcpDataListenerOptions options)
+    internal TcpDataConnection(Socket socket, MemoryRegistry registry, SenderThreads senders, TcpDataListenerOptions options)
     {
         _socket = socket;
         _registry = registry;
         _options = options;
+        _senders = senders;
         _socket.NoDelay = true;
         _remoteAddress = ((IPEndPoint)socket.RemoteEndPoint!).Address;
         RemoteAddress = socket.RemoteEndPoint!.ToString()!;
@@ -90,7 +92,18 @@ internal sealed class TcpDataConnection : IDisposable
     }
 
     /// <summary>Breaks the connection.</summary>
-    internal void Cut() => _socket.Dispose();
+    internal void Cut()
+    {
+        try
+        {
+            _socket.Shutdown(SocketShutdown.Both);      // wakes a thread that waits in poll(2)
+        }
+        catch (Exception broken) when (broken is SocketException or ObjectDisposedException)
+        {
+            // It is broken already, which is what was wanted.
+        }
+        _socket.Dispose();
+    }
 
     public void Dispose()
     {
@@ -119,6 +132,10 @@ internal sealed class TcpDataConnection : IDisposable
         CurrentRange = range;
         try
         {
+            if (header.LengthBytes >= LeastForSenderThread)
+            {
+                await _senders.Switch();      // the rest of this request, and the next ones while they are there already, are served by that thread
+            }
             if (header.IsAcknowledged)
             {
                 await SendStatusAsync(DataHeader.StatusOk).ConfigureAwait(false);
@@ -127,14 +144,10 @@ internal sealed class TcpDataConnection : IDisposable
             ulong end = address + header.LengthBytes;
             while (address < end)
             {
-                // Straight out of the page cache while the socket has room; when it is full, a copied piece is what waits for room.
-                int sent = range.Buffer.FileDescriptor is null ? 0 : SendFile.Send(_socket, range.Buffer, address, end - address);
-                if (sent == 0)
-                {
-                    int most = range.Buffer.FileDescriptor is null ? SendBytes : SendBytesWhenFull;
-                    sent = await _socket.SendAsync(_window.MoveTo(address, (int)Math.Min((ulong)most, end - address))).ConfigureAwait(false);
-                }
-                address += (ulong)sent;
+                int piece = (int)Math.Min(SendBytes, end - address);
+                address += (ulong)(SenderThreads.IsSender
+                    ? BlockingSend.Send(_socket, address, piece)
+                    : await _socket.SendAsync(_window.MoveTo(address, piece)).ConfigureAwait(false));
                 StartBusy();
             }
             return true;

@@ -1,5 +1,5 @@
-using System.Net.Sockets;
 using System.Net;
+using System.Net.Sockets;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Peers;
@@ -32,6 +32,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
     private readonly MemoryRegistry _registry;
     private readonly TcpDataListenerOptions _options;
     private readonly ILogger _logger;
+    private readonly SenderThreads _senders = new(Math.Clamp(2 * Environment.ProcessorCount, 4, 64));
     private readonly Socket _listener;
     private readonly Lock _lock = new();
     private readonly HashSet<TcpDataConnection> _connections = [];
@@ -104,6 +105,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         }
         await _acceptLoop.ConfigureAwait(false);
         await _allClosed.Task.ConfigureAwait(false);
+        _senders.Dispose();
     }
 
     private async Task AcceptAsync()
@@ -128,7 +130,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             TcpDataConnection connection;
             try
             {
-                connection = new TcpDataConnection(socket, _registry, _options);
+                connection = new TcpDataConnection(socket, _registry, _senders, _options);
             }
             catch (Exception failure) when (failure is SocketException or IOException or ObjectDisposedException)
             {

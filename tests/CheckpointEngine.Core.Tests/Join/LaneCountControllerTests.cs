@@ -57,12 +57,12 @@ public sealed class LaneCountControllerTests
 
     [Theory]
     [InlineData(1, true, 2, 1)]
-    [InlineData(1, true, 16, 1)]
-    [InlineData(100, true, 16, 1)]
-    [InlineData(3, false, 16, 3)]
+    [InlineData(1, true, 16, 4)]
+    [InlineData(100, true, 2, 2)]
+    [InlineData(3, false, 16, 4)]
     [InlineData(100, false, 16, 8)]
     [InlineData(0, true, 1, 1)]
-    public void Initial_IsOneHereAndOnePerOwnerOverANetwork(int owners, bool allHere, int cores, int expected)
+    public void Initial_IsAFewLanesHereAndOnePerOwnerOverANetwork(int owners, bool allHere, int cores, int expected)
         => Assert.Equal(expected, new LaneCountController(owners, allHere, cores, 0, 64).Initial);
 
     [Fact]

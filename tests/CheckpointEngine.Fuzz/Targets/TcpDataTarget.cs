@@ -1,13 +1,13 @@
 using System.Buffers.Binary;
-using System.Net.Sockets;
 using System.Net;
+using System.Net.Sockets;
 using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Fuzz.Support;
 using CheckpointEngine.Interop;
 using CheckpointEngine.Peers;
-using CheckpointEngine.Transfer.Tcp;
 using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Tcp;
 
 namespace CheckpointEngine.Fuzz.Targets;
 

@@ -1,5 +1,5 @@
-using System.Net.Sockets;
 using System.Net;
+using System.Net.Sockets;
 using CheckpointEngine.Access;
 using CheckpointEngine.Http.Replies;
 using CheckpointEngine.Http.Tests.Support;

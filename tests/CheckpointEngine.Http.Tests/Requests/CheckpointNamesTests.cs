@@ -1,6 +1,6 @@
+using CheckpointEngine.Http.Requests;
 using CheckpointEngine.Http.Tests.Support;
 using CheckpointEngine.Metas;
-using CheckpointEngine.Http.Requests;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Http.Features;
 

@@ -1,10 +1,10 @@
 using System.Buffers.Binary;
-using System.Net.Sockets;
 using System.Net;
+using System.Net.Sockets;
 using CheckpointEngine.Access;
 using CheckpointEngine.Peers;
-using CheckpointEngine.Transfer.Tcp;
 using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Tcp;
 using Microsoft.Extensions.Logging.Abstractions;
 
 namespace CheckpointEngine.Tests;

@@ -1,11 +1,11 @@
 using System.Diagnostics;
-using System.Net.Sockets;
 using System.Net;
+using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using CheckpointEngine.Access;
 using CheckpointEngine.Peers;
-using CheckpointEngine.Transfer.Tcp;
 using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Tcp;
 
 namespace CheckpointEngine.Tests;
 
