@@ -25,38 +25,38 @@ public sealed class LaneCountControllerTests
     public void Next_EachLaneBringsMore_RisesToTheMost()
     {
         List<int> counts = Run(new LaneCountController(1, allHere: false, cores: 8, fixedLanes: 0, limit: 64), lanes => lanes * 1e9, 20);
-        Assert.Equal([1, 2, 3, 4, 5, 6, 7, 8, 8], counts[..9]);
+        Assert.Equal([4, 6, 8, 8], counts[..4]);
         Assert.Equal(8, counts.Max());
         Assert.Equal(8, counts[^1]);
     }
 
     [Fact]
-    public void Next_NoMoreGainFromTheFourth_StepsBackAndRests()
+    public void Next_NoMoreGainFromTheFirstStep_StepsBackAndRests()
     {
         List<int> counts = Run(new LaneCountController(1, allHere: false, cores: 16, fixedLanes: 0, limit: 64), lanes => Math.Min(lanes, 3) * 1e9, 18);
-        Assert.Equal([1, 2, 3, 4, 3], counts[..5]);
-        Assert.All(counts[4..], lanes => Assert.Equal(3, lanes));      // three seconds of rest
+        Assert.Equal([4, 6, 4], counts[..3]);
+        Assert.All(counts[2..17], lanes => Assert.Equal(4, lanes));      // three seconds of rest
     }
 
     [Fact]
     public void Next_AfterTheRest_TriesAgain()
     {
         List<int> counts = Run(new LaneCountController(1, allHere: false, cores: 16, fixedLanes: 0, limit: 64), lanes => Math.Min(lanes, 3) * 1e9, 40);
-        Assert.Contains(4, counts[15..]);
-        Assert.Equal(4, counts.Max());
+        Assert.Contains(6, counts[15..]);
+        Assert.Equal(6, counts.Max());
     }
 
     [Fact]
     public void Next_WithinAWindow_KeepsTheCount()
     {
         var controller = new LaneCountController(1, allHere: false, cores: 8, fixedLanes: 0, limit: 64);
-        Assert.Equal(1, controller.Next(1 << 30, TimeSpan.FromMilliseconds(100)));
-        Assert.Equal(2, controller.Next(1 << 30, TimeSpan.FromMilliseconds(160)));
-        Assert.Equal(2, controller.Next(1 << 31, TimeSpan.FromMilliseconds(200)));
+        Assert.Equal(4, controller.Next(1 << 30, TimeSpan.FromMilliseconds(100)));
+        Assert.Equal(6, controller.Next(1 << 30, TimeSpan.FromMilliseconds(160)));
+        Assert.Equal(6, controller.Next(1 << 31, TimeSpan.FromMilliseconds(200)));
     }
 
     [Theory]
-    [InlineData(1, true, 2, 1)]
+    [InlineData(1, true, 2, 2)]
     [InlineData(1, true, 16, 4)]
     [InlineData(100, true, 2, 2)]
     [InlineData(3, false, 16, 4)]
