@@ -111,6 +111,22 @@ public sealed class ParameterServerTests
     }
 
     [Fact]
+    public async Task Join_OverIPv6_NamesHaveBrackets()
+    {
+        Assert.SkipUnless(System.Net.Sockets.Socket.OSSupportsIPv6, "this host has no IPv6");
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        using var files = new SmallCheckpoint([("a", TensorDtype.F32, [1 << 18])]);
+        await using ParameterServer holder = await StartAsync(options => options.Address = System.Net.IPAddress.IPv6Loopback);
+        await holder.RegisterAsync("model", [files.Path], cancel);
+        Assert.StartsWith("[::1]:", holder.P2pStoreAddress, StringComparison.Ordinal);
+        using var client = new MetasClient();
+        await using ParameterServer joiner = await StartAsync();
+        JoinReport report = await joiner.JoinAsync(await client.FetchAsync($"{holder.PeerUrl}/model", cancel), new JoinOptions(), null, cancel);
+        Assert.True(report.Verified);
+        SmallCheckpoint.AssertEqual(files.Tensors, joiner.FindCheckpoint("join-checkpoint")!);
+    }
+
+    [Fact]
     public async Task Join_IncludeAndExclude_TakesOnlyThose()
     {
         CancellationToken cancel = TestContext.Current.CancellationToken;
