@@ -198,6 +198,7 @@ internal sealed unsafe class TcpReadLane : IReadLane
             try
             {
                 socket.SendTimeout = (int)_target.ConnectTimeout.TotalMilliseconds;      // connect(2) waits as long as SO_SNDTIMEO says
+                SocketTools.BoundReceiveBufferOnLoopback(socket, endPoint.Address);
                 socket.ReceiveTimeout = (int)_target.StallTimeout.TotalMilliseconds;
                 socket.Connect(endPoint);
                 _socket = socket;
