@@ -29,7 +29,7 @@ internal sealed class CheckpointRecord
         _world = _local = null;
     }
 
-    internal void SetRemote(CheckpointMetas metas)
+    internal void SetRemote(CheckpointMetas? metas)
     {
         _remote = metas;
         _world = null;

@@ -47,12 +47,12 @@ internal sealed class HeldEntry : IAsyncDisposable
             return;
         }
         var done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-        _hashing = done.Task;
+        CancellationToken stop = _stop.Token;
         var thread = new Thread(() =>
         {
             try
             {
-                Digests.HashAll(Checkpoint, _stop.Token);
+                Digests.HashAll(Checkpoint, stop);
             }
             catch (Exception failure) when (failure is OperationCanceledException or CheckpointEngineException)
             {
@@ -64,7 +64,15 @@ internal sealed class HeldEntry : IAsyncDisposable
             }
         })
         { IsBackground = true, Name = "checkpoint-engine digests", Priority = ThreadPriority.BelowNormal };
-        thread.Start();
+        try
+        {
+            thread.Start();
+            _hashing = done.Task;
+        }
+        catch (Exception none) when (none is OutOfMemoryException or ThreadStartException)
+        {
+            // The host gives no more threads: each digest is made when somebody asks for it.
+        }
     }
 
     /// <summary>Finds the tensor that starts at <paramref name="address"/> with <paramref name="lengthBytes"/>, in one buffer; -1 when there is none.</summary>

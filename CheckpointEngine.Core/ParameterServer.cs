@@ -91,6 +91,14 @@ public sealed partial class ParameterServer : IAsyncDisposable
             _peers = null;
             throw;
         }
+        lock (_lock)
+        {
+            foreach (HeldEntry entry in _records.Values.Select(record => record.Held).OfType<HeldEntry>())
+            {
+                entry.Register(_registry);      // what a join brought before there was anybody to serve it to
+                entry.StartHashing();
+            }
+        }
         LogStarted(P2pStoreAddress, PeerUrl);
     }
 
@@ -134,7 +142,14 @@ public sealed partial class ParameterServer : IAsyncDisposable
             {
                 return false;
             }
-            _records.Remove(name);
+            if (record.IsReserved)
+            {
+                record.SetRemote(null);         // what is on its way keeps its name
+            }
+            else
+            {
+                _records.Remove(name);
+            }
         }
         if (record.Held is HeldEntry entry)
         {
@@ -231,15 +246,16 @@ public sealed partial class ParameterServer : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(metas);
         ArgumentNullException.ThrowIfNull(options);
         ObjectDisposedException.ThrowIf(_disposed, this);
+        ArgumentOutOfRangeException.ThrowIfNegative(options.Lanes, nameof(options));
         bool hold = options.Destination == JoinDestinationKind.Memory;
         if (hold)
         {
             Reserve(options.CheckpointName);
         }
         using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        deadline.CancelAfter(options.Timeout);
         try
         {
+            deadline.CancelAfter(options.Timeout);
             JoinOutcome outcome = await Task.Run(() => new JoinOperation(metas, options, Options).RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
             if (outcome.Checkpoint is not null)
             {
@@ -275,11 +291,14 @@ public sealed partial class ParameterServer : IAsyncDisposable
             entries = [.. _records.Values.Select(record => record.Held).OfType<HeldEntry>()];
             _records.Clear();
         }
+        if (_peers is not null)
+        {
+            await _peers.DisposeAsync().ConfigureAwait(false);      // first: a conversation may be hashing what is to be freed
+        }
         await Task.WhenAll(entries.Select(FreeAsync)).ConfigureAwait(false);
         if (_engine is not null)
         {
             await _engine.DisposeAsync().ConfigureAwait(false);
-            await _peers!.DisposeAsync().ConfigureAwait(false);
         }
     }
 
@@ -336,12 +355,16 @@ public sealed partial class ParameterServer : IAsyncDisposable
             {
                 ObjectDisposedException.ThrowIf(_disposed, this);
                 CheckpointRecord record = _records.TryGetValue(held.Name, out CheckpointRecord? known) ? known : _records[held.Name] = new CheckpointRecord();
+                if (record.Held is not null)
+                {
+                    ThrowHelper.Throw(CheckpointError.AlreadyExists, $"checkpoint '{held.Name}' is held here already");
+                }
                 record.IsReserved = false;
+                if (_engine is not null)
+                {
+                    entry.StartHashing();       // before anybody can take it away
+                }
                 record.SetHeld(entry);
-            }
-            if (_engine is not null)
-            {
-                entry.StartHashing();
             }
         }
         catch

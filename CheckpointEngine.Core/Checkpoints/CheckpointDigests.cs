@@ -147,6 +147,7 @@ internal sealed class CheckpointDigests
                     break;
                 }
                 await someDone.WaitAsync(cancellationToken).ConfigureAwait(false);
+                TryHash(checkpoint, tensor, chunk - _firstChunk[tensor]);      // who had claimed it may have failed
             }
         }
     }

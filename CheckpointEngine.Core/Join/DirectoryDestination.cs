@@ -67,11 +67,12 @@ internal sealed class DirectoryDestination : IJoinDestination
         long runFile = _fileOffsets[tensor] + offset;
         for (; tensor < range.FirstTensor + range.TensorCount; tensor++, offset = 0)
         {
-            int start = (int)(tensors.GetOffset(tensor) + offset - unitStart);
-            if (start >= bytes.Length)
+            long startInUnit = tensors.GetOffset(tensor) + offset - unitStart;      // of the next tensor: far beyond the unit, when this one is large
+            if (startInUnit >= bytes.Length)
             {
                 break;
             }
+            int start = (int)startInUnit;
             // Neighbours in the buffer are neighbours in the file too, but for the padding of slots.
             if (start != runEnd || _fileOffsets[tensor] + offset != runFile + (runEnd - runStart))
             {

@@ -13,11 +13,16 @@ internal sealed unsafe class LaneWorker
     private const int MaxDepth = 8;
     private const int StackBytes = 256 << 10;
 
+    // How often this lane may break in a row before its owner counts as gone, and the pause before the next try.
+    private const int MaxBreaksInRow = 3;
+    private static readonly TimeSpan s_retryPause = TimeSpan.FromMilliseconds(100);
+
     private readonly TransferRun _run;
     private readonly Slot[] _slots = new Slot[MaxDepth];
     private readonly Lock _abortLock = new();
     private IReadLane? _lane;
     private byte* _staging;
+    private int _breaksInRow;
     private bool _aborted;
 
     private struct Slot
@@ -89,8 +94,7 @@ internal sealed unsafe class LaneWorker
         }
         catch (CheckpointEngineException failure) when (failure.Error is CheckpointError.Unreachable or CheckpointError.Timeout)
         {
-            _run.Broke(owner, failure);
-            Thread.Sleep(100);                  // before the next try at a peer that does not answer
+            Broke(failure);
             return;
         }
         lock (_abortLock)
@@ -149,7 +153,8 @@ internal sealed unsafe class LaneWorker
                     slot.InFlight = false;
                     inFlight--;
                     bytesDone += slot.Unit.LengthBytes;
-                    _run.Completed(owner, slot.Unit.LengthBytes);
+                    _breaksInRow = 0;
+                    _run.Completed(slot.Unit.LengthBytes);
                     break;
                 case ReadStatus.Refused:
                     throw Refused(link, plan, slot.Unit);
@@ -158,7 +163,7 @@ internal sealed unsafe class LaneWorker
                     CheckpointEngineException loss = Lost(link, plan, slot.Unit, completion.Status);
                     if (completion.Status == ReadStatus.Broken)
                     {
-                        _run.Broke(owner, loss);
+                        Broke(loss);
                     }
                     else if (completion.Status != ReadStatus.Aborted)
                     {
@@ -166,6 +171,19 @@ internal sealed unsafe class LaneWorker
                     }
                     return bytesDone;
             }
+        }
+    }
+
+    // Counted by lane: one event of the network breaks all lanes of an owner at once, and is one event.
+    private void Broke(CheckpointEngineException reason)
+    {
+        if (++_breaksInRow == MaxBreaksInRow)
+        {
+            _run.Fail(reason);
+        }
+        else
+        {
+            Thread.Sleep(s_retryPause);
         }
     }
 

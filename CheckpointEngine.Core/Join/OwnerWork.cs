@@ -26,9 +26,6 @@ internal sealed class OwnerWork
     /// <summary>Lanes at work on this owner; under the lock of the run.</summary>
     internal int Lanes { get; set; }
 
-    /// <summary>Times that a lane to this owner broke without a byte in between; under the lock of the run.</summary>
-    internal int Failures { get; set; }
-
     internal bool TryTake(out ReadUnit unit)
     {
         lock (_lock)

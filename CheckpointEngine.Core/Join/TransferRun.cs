@@ -14,9 +14,6 @@ internal sealed class TransferRun
     // More threads than this cost more in switching than another connection could bring, on any host seen.
     private const int MaxLanes = 64;
 
-    // How often an owner's lane may break in a row before the owner counts as gone.
-    private const int MaxFailuresInRow = 3;
-
     private static readonly TimeSpan s_tick = TimeSpan.FromMilliseconds(50);
 
     private readonly TransferPlan _plan;
@@ -70,16 +67,25 @@ internal sealed class TransferRun
     internal async Task RunAsync(IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
         var lanes = new LaneCountController(_links, _fixedLanes, MaxLanes);
-        SetTarget(lanes.Initial);
         using (cancellationToken.UnsafeRegister(static state => ((TransferRun)state!).Fail(new OperationCanceledException()), this))
         {
-            long start = Stopwatch.GetTimestamp();
-            while (!_done.Task.IsCompleted)
+            try
             {
-                await Task.WhenAny(_done.Task, Task.Delay(s_tick, CancellationToken.None)).ConfigureAwait(false);
-                long done = _bytesDone.Value;
-                progress?.Report(new JoinProgress(Math.Min(done, _plan.DataBytes), _plan.DataBytes, _targetLanes, "transfer"));
-                SetTarget(lanes.Next(done, Stopwatch.GetElapsedTime(start)));
+                long start = Stopwatch.GetTimestamp();
+                SetTarget(lanes.Initial);
+                while (!_done.Task.IsCompleted)
+                {
+                    await Task.WhenAny(_done.Task, Task.Delay(s_tick, CancellationToken.None)).ConfigureAwait(false);
+                    long done = _bytesDone.Value;
+                    progress?.Report(new JoinProgress(Math.Min(done, _plan.DataBytes), _plan.DataBytes, _targetLanes, "transfer"));
+                    SetTarget(lanes.Next(done, Stopwatch.GetElapsedTime(start)));
+                }
+            }
+            catch (Exception failure)
+            {
+                // A progress report that throws, a thread that cannot be had: the destination may go only when no lane writes to it any more.
+                Fail(failure);
+                await _done.Task.ConfigureAwait(false);
             }
         }
         cancellationToken.ThrowIfCancellationRequested();
@@ -149,30 +155,7 @@ internal sealed class TransferRun
     }
 
     /// <summary>Counts a unit that is in its place.</summary>
-    internal void Completed(int owner, int bytes)
-    {
-        _bytesDone.Add(bytes);
-        if (_works[owner]!.Failures != 0)
-        {
-            lock (_lock)
-            {
-                _works[owner]!.Failures = 0;
-            }
-        }
-    }
-
-    /// <summary>Counts a lane that broke; after some in a row the owner counts as gone, and the run fails.</summary>
-    internal void Broke(int owner, Exception reason)
-    {
-        lock (_lock)
-        {
-            if (++_works[owner]!.Failures < MaxFailuresInRow)
-            {
-                return;
-            }
-        }
-        Fail(reason);
-    }
+    internal void Completed(int bytes) => _bytesDone.Add(bytes);
 
     /// <summary>Stops every lane because of <paramref name="reason"/>, the first of which counts.</summary>
     internal void Fail(Exception reason)
@@ -187,6 +170,10 @@ internal sealed class TransferRun
         foreach (LaneWorker worker in workers)
         {
             worker.Abort();
+        }
+        if (workers.Length == 0)
+        {
+            _done.TrySetResult();
         }
     }
 
@@ -207,8 +194,16 @@ internal sealed class TransferRun
             }
             if (!_stopping && Array.Exists(_works, work => work is { RemainingBytes: > 0 }))
             {
-                StartWorker();      // the last lane gave a unit back as it left
-                return;
+                try
+                {
+                    StartWorker();      // the last lane gave a unit back as it left
+                    return;
+                }
+                catch (Exception failure)
+                {
+                    _failure ??= failure;
+                    _stopping = true;
+                }
             }
         }
         _done.TrySetResult();
@@ -234,8 +229,8 @@ internal sealed class TransferRun
     private void StartWorker()
     {
         var worker = new LaneWorker(this);
+        worker.Start();             // it comes to the lock first of all, and finds itself counted
         _workers.Add(worker);
         _activeWorkers++;
-        worker.Start();
     }
 }

@@ -20,6 +20,9 @@ internal sealed class PeerClient : IDisposable
     // Of the reason that a peer gives for an error; ours are shorter.
     private const int MaxReasonChars = 1024;
 
+    // An owner may have to read and hash what is asked for: 2 GiB in each timeout.
+    private const int ChunksPerTimeout = 512;
+
     private readonly Socket _socket;
     private readonly NetworkStream _stream;
     private readonly string _peer;
@@ -105,7 +108,7 @@ internal sealed class PeerClient : IDisposable
             BinaryPrimitives.WriteInt64LittleEndian(request.AsSpan(12 + i * 16), tensors.Span[i].LengthBytes);
             maxBytes += 4 + (long)TensorDigest.ChunkCount(tensors.Span[i].LengthBytes) * TensorDigest.MaxDigestBytes;
         }
-        byte[] answer = await AskAsync(PeerMessage.Digests, request, (int)Math.Min(maxBytes, int.MaxValue), "ask for digests", cancellationToken).ConfigureAwait(false);
+        byte[] answer = await AskAsync(PeerMessage.Digests, request, (int)Math.Min(maxBytes, int.MaxValue), "ask for digests", cancellationToken, 1 + (int)(maxBytes / TensorDigest.MaxDigestBytes / ChunksPerTimeout)).ConfigureAwait(false);
 
         var digests = new byte[]?[tensors.Length];
         int at = 0;
@@ -212,7 +215,7 @@ internal sealed class PeerClient : IDisposable
         }
     }
 
-    private async Task<byte[]> AskAsync(PeerMessage type, byte[] request, int maxBytes, string what, CancellationToken cancellationToken)
+    private async Task<byte[]> AskAsync(PeerMessage type, byte[] request, int maxBytes, string what, CancellationToken cancellationToken, int timeouts = 1)
     {
         await _turn.WaitAsync(cancellationToken).ConfigureAwait(false);
         try
@@ -222,7 +225,7 @@ internal sealed class PeerClient : IDisposable
                 await SendAsync(type, request, token).ConfigureAwait(false);
                 PeerFrame frame = await ReceiveHeaderAsync(type, maxBytes, token).ConfigureAwait(false);
                 return await ReceivePayloadAsync(frame, token).ConfigureAwait(false);
-            }, cancellationToken).ConfigureAwait(false);
+            }, cancellationToken, timeouts).ConfigureAwait(false);
         }
         finally
         {
@@ -231,10 +234,10 @@ internal sealed class PeerClient : IDisposable
     }
 
     // Turns time and breakage into the engine's errors. After either the conversation is out of step: the socket is closed.
-    private async Task<T> GuardAsync<T>(string what, Func<CancellationToken, Task<T>> ask, CancellationToken cancellationToken)
+    private async Task<T> GuardAsync<T>(string what, Func<CancellationToken, Task<T>> ask, CancellationToken cancellationToken, int timeouts = 1)
     {
         using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        deadline.CancelAfter(_timeout);
+        deadline.CancelAfter(_timeout * timeouts);
         try
         {
             return await ask(deadline.Token).ConfigureAwait(false);

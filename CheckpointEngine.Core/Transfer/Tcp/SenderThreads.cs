@@ -53,8 +53,15 @@ internal sealed class SenderThreads : IDisposable
             }
             if (_free == 0)
             {
+                try
+                {
+                    new Thread(Run) { IsBackground = true, Name = "checkpoint-engine send" }.Start();
+                }
+                catch (Exception none) when (none is OutOfMemoryException or ThreadStartException)
+                {
+                    return false;       // the host gives no more threads: the task stays where it is
+                }
                 _threads++;
-                new Thread(Run) { IsBackground = true, Name = "checkpoint-engine send" }.Start();
             }
             else
             {

@@ -43,7 +43,12 @@ internal sealed class TcpDataConnection : IDisposable
         RemoteAddress = socket.RemoteEndPoint!.ToString()!;
         SocketTools.PreferPlainCongestionControlOnLoopback(socket, _remoteAddress);
         _reader = PipeReader.Create(new NetworkStream(socket, ownsSocket: false), new StreamPipeReaderOptions(leaveOpen: true));
+        _socket.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.KeepAlive, true);     // a peer that lost its power goes in the end
         _admitted = options.PlainPeers.Allows(_remoteAddress);
+        if (!_admitted)
+        {
+            StartBusy();        // who must prove something has one stall timeout for it
+        }
     }
 
     /// <summary>The peer, for messages.</summary>
