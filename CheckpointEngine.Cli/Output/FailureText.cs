@@ -11,7 +11,6 @@ internal static class FailureText
         CheckpointEngineException known => known.Message,
         IOException or UnauthorizedAccessException or SocketException or CryptographicException => failure.Message,
         OutOfMemoryException => "not enough memory; " + failure.Message,
-        NotImplementedException => "this build lacks the engine behind the command: " + failure.Message,
         _ => $"unexpected {failure.GetType().Name}: {failure.Message}; a fault of this program: set CHECKPOINT_ENGINE_TRACE=1 to see where, and report it",
     };
 }
