@@ -87,16 +87,7 @@ internal sealed unsafe class LaneWorker
     {
         OwnerLink link = _run.Link(owner);
         OwnerWork work = _run.Work(owner);
-        IReadLane lane;
-        try
-        {
-            lane = link.OpenLane();
-        }
-        catch (CheckpointEngineException failure) when (failure.Error is CheckpointError.Unreachable or CheckpointError.Timeout)
-        {
-            Broke(failure);
-            return;
-        }
+        IReadLane lane = link.CreateLane();
         lock (_abortLock)
         {
             if (_aborted)
@@ -104,12 +95,15 @@ internal sealed unsafe class LaneWorker
                 lane.Dispose();
                 return;
             }
-            _lane = lane;
+            _lane = lane;                         // before it connects, so that Abort ends that too
         }
         long bytes = 0;
         try
         {
-            bytes = Pump(lane, owner, link, work);
+            if (TryConnect(lane))
+            {
+                bytes = Pump(lane, owner, link, work);
+            }
         }
         finally
         {
@@ -121,6 +115,35 @@ internal sealed unsafe class LaneWorker
             if (bytes != 0)
             {
                 BytesByTransport[link.TransportName] = BytesByTransport.GetValueOrDefault(link.TransportName) + bytes;
+            }
+        }
+    }
+
+    private bool TryConnect(IReadLane lane)
+    {
+        try
+        {
+            lane.Connect();
+            return true;
+        }
+        catch (CheckpointEngineException) when (IsAborted)
+        {
+            return false;
+        }
+        catch (CheckpointEngineException failure) when (failure.Error is CheckpointError.Unreachable or CheckpointError.Timeout)
+        {
+            Broke(failure);
+            return false;
+        }
+    }
+
+    private bool IsAborted
+    {
+        get
+        {
+            lock (_abortLock)
+            {
+                return _aborted;
             }
         }
     }

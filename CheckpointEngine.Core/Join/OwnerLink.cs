@@ -88,9 +88,8 @@ internal sealed class OwnerLink : IDisposable
         }
     }
 
-    /// <summary>Opens a lane; blocks while it connects.</summary>
-    /// <exception cref="CheckpointEngineException">Unreachable, Timeout, Refused.</exception>
-    internal IReadLane OpenLane() => TcpReadLane.Open(_target);
+    /// <summary>A lane that is yet to be connected; the caller disposes it.</summary>
+    internal IReadLane CreateLane() => new TcpReadLane(_target);
 
     public void Dispose() => Peer?.Dispose();
 }

@@ -44,12 +44,16 @@ internal interface IReadLane : IDisposable
     /// <summary>The most reads that may be in flight at this moment; it may rise as the lane learns what its peer can do.</summary>
     int QueueDepth { get; }
 
+    /// <summary>Opens the way to the peer and proves the token if one is demanded; blocks until that is done, failed or aborted. Once, before anything else.</summary>
+    /// <exception cref="CheckpointEngineException">Unreachable, Timeout or Refused.</exception>
+    void Connect();
+
     /// <summary>Starts a read. At most <see cref="QueueDepth"/> may be in flight.</summary>
     void Submit(in ReadRequest request);
 
     /// <summary>Waits until a read has ended, the oldest first or any, as the transport gives them. After a status other than Done and Refused the lane is of no more use.</summary>
     ReadCompletion Wait();
 
-    /// <summary>Ends a wait, now or to come, from any thread: what is in flight completes as Aborted.</summary>
+    /// <summary>Ends a wait or a connect, now or to come, from any thread: what is in flight completes as Aborted, a connect throws.</summary>
     void Abort();
 }

@@ -37,8 +37,9 @@ public unsafe class TcpLaneBenchmarks
         var registry = new MemoryRegistry();
         registry.Register(_source, (ulong)_source.Address, (ulong)_source.LengthBytes);
         _listener = new TcpDataListener(new IPEndPoint(IPAddress.Loopback, 0), registry, new TcpDataListenerOptions(), NullLogger.Instance);
-        _lane = TcpReadLane.Open(new TcpLaneTarget([_listener.LocalEndPoint], "benchmark", ProtocolVersion: 2, IsOurs: true, Token: null,
+        _lane = new TcpReadLane(new TcpLaneTarget([_listener.LocalEndPoint], "benchmark", ProtocolVersion: 2, IsOurs: true, Token: null,
             TimeSpan.FromSeconds(5), TimeSpan.FromSeconds(5)));
+        _lane.Connect();
 
         using Socket listener = SocketTools.Listen(new IPEndPoint(IPAddress.Loopback, 0), 1);
         _pump = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };

@@ -41,8 +41,9 @@ internal static class Program
         registry.Register(source, (ulong)source.Address, (ulong)source.LengthBytes);
         var listener = new TcpDataListener(new IPEndPoint(IPAddress.Loopback, 0), registry, new TcpDataListenerOptions(), NullLogger.Instance);
         var target = new TcpLaneTarget([listener.LocalEndPoint], "measured", version, IsOurs: true, null, TimeSpan.FromSeconds(5), TimeSpan.FromSeconds(30));
-        using (IReadLane lane = TcpReadLane.Open(target))
+        using (IReadLane lane = new TcpReadLane(target))
         {
+            lane.Connect();
             Pump(operations);                              // warm-up: sockets, pools, state machines
             long process = GC.GetTotalAllocatedBytes(precise: true);
             long thread = GC.GetAllocatedBytesForCurrentThread();

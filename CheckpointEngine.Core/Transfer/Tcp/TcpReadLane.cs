@@ -38,22 +38,13 @@ internal sealed unsafe class TcpReadLane : IReadLane
     private bool _keepsConnection;
     private volatile bool _aborted;
 
-    private TcpReadLane(TcpLaneTarget target)
+    internal TcpReadLane(TcpLaneTarget target)
     {
         _target = target;
         _keepsConnection = target.IsOurs;
     }
 
     public int QueueDepth => _keepsConnection ? PipelinedDepth : 1;
-
-    /// <summary>Connects, and proves the token if one is demanded.</summary>
-    /// <exception cref="CheckpointEngineException">Unreachable, Timeout or Refused.</exception>
-    internal static TcpReadLane Open(TcpLaneTarget target)
-    {
-        var lane = new TcpReadLane(target);
-        lane.Connect();
-        return lane;
-    }
 
     public void Submit(in ReadRequest request)
     {
@@ -91,6 +82,7 @@ internal sealed unsafe class TcpReadLane : IReadLane
     public void Abort()
     {
         _aborted = true;
+        Interlocked.MemoryBarrier();              // pairs with the one in Connect: one of the two sees what the other wrote
         _socket?.Dispose();
     }
 
@@ -189,23 +181,25 @@ internal sealed unsafe class TcpReadLane : IReadLane
         }
     }
 
-    private void Connect()
+    public void Connect()
     {
         SocketException? last = null;
         foreach (IPEndPoint endPoint in _target.EndPoints)
         {
-            var socket = new Socket(endPoint.AddressFamily, SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
+            Socket? socket = null;
             try
             {
+                socket = new Socket(endPoint.AddressFamily, SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
+                _socket = socket;                 // before it connects: Abort ends that too
+                Interlocked.MemoryBarrier();
+                if (_aborted)
+                {
+                    break;
+                }
                 socket.SendTimeout = (int)_target.ConnectTimeout.TotalMilliseconds;      // connect(2) waits as long as SO_SNDTIMEO says
                 SocketTools.BoundReceiveBufferOnLoopback(socket, endPoint.Address);
                 socket.ReceiveTimeout = (int)_target.StallTimeout.TotalMilliseconds;
                 socket.Connect(endPoint);
-                _socket = socket;
-                if (_aborted)
-                {
-                    socket.Dispose();
-                }
                 _answersOnThisConnection = 0;
                 if (_target.Token is not null)
                 {
@@ -215,8 +209,7 @@ internal sealed unsafe class TcpReadLane : IReadLane
             }
             catch (SocketException failure)
             {
-                socket.Dispose();
-                _socket = null;
+                DropConnection();
                 last = failure;
             }
             catch (ObjectDisposedException) when (_aborted)
@@ -224,10 +217,11 @@ internal sealed unsafe class TcpReadLane : IReadLane
                 break;
             }
         }
+        DropConnection();
         string addresses = string.Join(", ", _target.EndPoints.AsEnumerable());
         throw new CheckpointEngineException(
             last?.SocketErrorCode is SocketError.TimedOut or SocketError.WouldBlock or SocketError.InProgress ? CheckpointError.Timeout : CheckpointError.Unreachable,
-            $"connect a TCP lane to {_target.PeerName} at {addresses}: {last?.Message ?? "aborted"}; its data port must be reachable from here", last?.NativeErrorCode ?? 0, last);
+            $"connect a TCP lane to {_target.PeerName} at {addresses}: {(_aborted ? "aborted" : last?.Message ?? "no address")}; its data port must be reachable from here", last?.NativeErrorCode ?? 0, last);
     }
 
     private void ProveToken(Socket socket, AccessToken token)

@@ -21,7 +21,15 @@ internal sealed class DataPort : IAsyncDisposable
 
     internal IPEndPoint EndPoint => Listener.LocalEndPoint;
 
-    internal TcpReadLane OpenLane(int version = 2, AccessToken? token = null, TimeSpan? stall = null) => TcpReadLane.Open(Target(EndPoint, version, true, token, stall));
+    internal TcpReadLane OpenLane(int version = 2, AccessToken? token = null, TimeSpan? stall = null) => Open(Target(EndPoint, version, true, token, stall));
+
+    /// <summary>A connected lane; the caller disposes it.</summary>
+    internal static TcpReadLane Open(TcpLaneTarget target)
+    {
+        var lane = new TcpReadLane(target);
+        lane.Connect();
+        return lane;
+    }
 
     internal static TcpLaneTarget Target(IPEndPoint endPoint, int version, bool isOurs, AccessToken? token = null, TimeSpan? stall = null)
         => new([endPoint], "the test's peer", version, isOurs, token, TimeSpan.FromSeconds(5), stall ?? TimeSpan.FromSeconds(20));

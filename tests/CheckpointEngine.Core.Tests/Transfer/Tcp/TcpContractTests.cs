@@ -149,7 +149,7 @@ public sealed class TcpContractTests
         });
         return await Task.Run(() =>
         {
-            using var lane = TcpReadLane.Open(DataPort.Target(port.EndPoint, reads.Version, isOurs: false));
+            using var lane = DataPort.Open(DataPort.Target(port.EndPoint, reads.Version, isOurs: false));
             byte[][] payloads = [.. reads.Pieces.Select(piece => GC.AllocateArray<byte>(piece.Length, pinned: true))];
             List<ReadStatus> statuses = [];
             for (int i = 0; i < payloads.Length; i++)

@@ -295,7 +295,7 @@ public sealed class TcpReadLaneTests
         await using var port = new ScriptedPort(script);
         return await Task.Run(() =>
         {
-            using var lane = TcpReadLane.Open(DataPort.Target(port.EndPoint, version, isOurs: true, null, stall));
+            using var lane = DataPort.Open(DataPort.Target(port.EndPoint, version, isOurs: true, null, stall));
             byte[] bytes = Destination(1000);
             lane.Submit(new ReadRequest(0x1000, AddressOf(bytes), bytes.Length, 42));
             ReadCompletion completion = lane.Wait();
@@ -378,7 +378,7 @@ public sealed class TcpReadLaneTests
         });
         await Task.Run(() =>
         {
-            using var lane = TcpReadLane.Open(DataPort.Target(port.EndPoint, 2, isOurs: true));
+            using var lane = DataPort.Open(DataPort.Target(port.EndPoint, 2, isOurs: true));
             byte[] bytes = Destination(200);
             lane.Submit(new ReadRequest(0x1000, AddressOf(bytes), 100, 0));
             Assert.Equal(ReadStatus.Done, lane.Wait().Status);
@@ -401,7 +401,7 @@ public sealed class TcpReadLaneTests
         });
         await Task.Run(() =>
         {
-            using var lane = TcpReadLane.Open(DataPort.Target(port.EndPoint, version, isOurs: false));
+            using var lane = DataPort.Open(DataPort.Target(port.EndPoint, version, isOurs: false));
             byte[] bytes = Destination(100);
             for (int i = 1; i <= 20; i++)
             {
@@ -419,7 +419,7 @@ public sealed class TcpReadLaneTests
     {
         await using var port = new DataPort();
         using var memory = new TestMemory(port.Registry, 4096, TestMemory.OfTarget);
-        using var lane = TcpReadLane.Open(DataPort.Target(port.EndPoint, 2, isOurs: false));
+        using var lane = DataPort.Open(DataPort.Target(port.EndPoint, 2, isOurs: false));
         byte[] bytes = Destination(4096);
         List<int> depths = [];
         for (int i = 0; i < 3; i++)
@@ -454,7 +454,7 @@ public sealed class TcpReadLaneTests
         await using var port = new ScriptedPort((_, _, token) => Task.Delay(Timeout.Infinite, token));
         for (int i = 0; i < 10; i++)
         {
-            using var lane = TcpReadLane.Open(DataPort.Target(port.EndPoint, 2, isOurs: true));
+            using var lane = DataPort.Open(DataPort.Target(port.EndPoint, 2, isOurs: true));
             byte[] bytes = Destination(100);
             lane.Submit(new ReadRequest(1, AddressOf(bytes), 100, 0));
             using var entered = new SemaphoreSlim(0);
@@ -480,7 +480,7 @@ public sealed class TcpReadLaneTests
         {
             socket.Bind(new IPEndPoint(IPAddress.Loopback, 0));
             endPoint = (IPEndPoint)socket.LocalEndPoint!;
-            var failure = Assert.Throws<CheckpointEngineException>(() => TcpReadLane.Open(DataPort.Target(new IPEndPoint(IPAddress.Loopback, endPoint.Port), 2, true)));
+            var failure = Assert.Throws<CheckpointEngineException>(() => DataPort.Open(DataPort.Target(new IPEndPoint(IPAddress.Loopback, endPoint.Port), 2, true)));
             Assert.Equal(CheckpointError.Unreachable, failure.Error);
             Assert.Contains("the test's peer", failure.Message, StringComparison.Ordinal);
             Assert.NotEqual(0, failure.NativeCode);
@@ -493,7 +493,7 @@ public sealed class TcpReadLaneTests
         await using var port = new DataPort();
         using var closed = new Socket(SocketType.Stream, ProtocolType.Tcp);
         closed.Bind(new IPEndPoint(IPAddress.Loopback, 0));
-        using var lane = TcpReadLane.Open(DataPort.Target(port.EndPoint, 2, true) with
+        using var lane = DataPort.Open(DataPort.Target(port.EndPoint, 2, true) with
         {
             EndPoints = [new IPEndPoint(IPAddress.Loopback, ((IPEndPoint)closed.LocalEndPoint!).Port), port.EndPoint],
         });
@@ -568,7 +568,7 @@ public sealed class TcpTokenTests
             Assert.Equal(0UL, header.Address);
             await stream.WriteAsync(closesOnly ? [] : DataPort.Status(DataHeader.StatusRejected), token);
         });
-        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => Task.Run(() => TcpReadLane.Open(DataPort.Target(port.EndPoint, 2, true, s_token))));
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => Task.Run(() => DataPort.Open(DataPort.Target(port.EndPoint, 2, true, s_token))));
         Assert.Equal(CheckpointError.Refused, failure.Error);
     }
 
@@ -584,7 +584,7 @@ public sealed class TcpTokenTests
             after = await stream.ReadAsync(new byte[64], token);
         }))
         {
-            var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => Task.Run(() => TcpReadLane.Open(DataPort.Target(port.EndPoint, 2, true, s_token))));
+            var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => Task.Run(() => DataPort.Open(DataPort.Target(port.EndPoint, 2, true, s_token))));
             Assert.Equal(CheckpointError.Refused, failure.Error);
             await TcpDataListenerHostileTests.Until(() => Volatile.Read(ref after) >= 0);
         }
@@ -592,11 +592,54 @@ public sealed class TcpTokenTests
     }
 
     [Fact]
+    public async Task Lane_AbortedAtASilentChallenge_EndsAtOnce()
+    {
+        var asked = new TaskCompletionSource();
+        await using var port = new ScriptedPort(async (stream, _, token) =>
+        {
+            await ScriptedPort.ReadHeaderAsync(stream, token);
+            asked.SetResult();
+            await Task.Delay(Timeout.Infinite, token);
+        });
+        using var lane = new TcpReadLane(DataPort.Target(port.EndPoint, 2, true, s_token, TimeSpan.FromMinutes(5)));
+        Task connect = Task.Run(lane.Connect, TestContext.Current.CancellationToken);
+        await asked.Task.WaitAsync(TimeSpan.FromSeconds(20), TestContext.Current.CancellationToken);
+        lane.Abort();
+        await Assert.ThrowsAsync<CheckpointEngineException>(() => connect.WaitAsync(TimeSpan.FromSeconds(20), TestContext.Current.CancellationToken));
+    }
+
+    [Fact]
+    public async Task Lane_AbortedWhileItsAddressDoesNotAnswer_EndsAtOnce()
+    {
+        // A listener whose queue is full answers no further SYN: connect(2) waits.
+        using var full = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
+        full.Bind(new IPEndPoint(IPAddress.Loopback, 0));
+        full.Listen(0);
+        var endPoint = (IPEndPoint)full.LocalEndPoint!;
+        using var first = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
+        await first.ConnectAsync(endPoint, TestContext.Current.CancellationToken);
+        using var lane = new TcpReadLane(DataPort.Target(endPoint, 2, true) with { ConnectTimeout = TimeSpan.FromMinutes(5) });
+        Task connect = Task.Run(lane.Connect, TestContext.Current.CancellationToken);
+        string waiting = $"{endPoint.Port:X4} 02 ";
+        await TcpDataListenerHostileTests.Until(() => File.ReadLines("/proc/net/tcp").Any(line => line.Contains(waiting, StringComparison.Ordinal)));
+        lane.Abort();
+        await Assert.ThrowsAsync<CheckpointEngineException>(() => connect.WaitAsync(TimeSpan.FromSeconds(20), TestContext.Current.CancellationToken));
+    }
+
+    [Fact]
+    public void Lane_AbortedBeforeItConnects_DoesNotConnect()
+    {
+        using var lane = new TcpReadLane(DataPort.Target(new IPEndPoint(IPAddress.Loopback, 1), 2, true));
+        lane.Abort();
+        Assert.Contains("aborted", Assert.Throws<CheckpointEngineException>(lane.Connect).Message);
+    }
+
+    [Fact]
     public async Task Lane_ServerThatIsSilentAtTheChallenge_IsATimeout()
     {
         await using var port = new ScriptedPort((_, _, token) => Task.Delay(Timeout.Infinite, token));
         var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => Task.Run(
-            () => TcpReadLane.Open(DataPort.Target(port.EndPoint, 2, true, s_token, TimeSpan.FromMilliseconds(200)))));
+            () => DataPort.Open(DataPort.Target(port.EndPoint, 2, true, s_token, TimeSpan.FromMilliseconds(200)))));
         Assert.Equal(CheckpointError.Timeout, failure.Error);
     }
 
