@@ -38,7 +38,7 @@ function Step-Build {
     Publish CheckpointEngine.Cli cli
     Publish CheckpointEngine.Native native
     foreach ($name in 'lib', 'include', 'python') { Remove-Item -Recurse -Force -ErrorAction Ignore (Join-Path $artifacts $name) }
-    foreach ($name in 'bin', 'include', 'python', 'lib/pkgconfig', 'lib/cmake/CheckpointEngine') { New-Item -ItemType Directory -Force (Join-Path $artifacts $name) | Out-Null }
+    foreach ($name in 'bin', 'lib', 'include', 'python') { New-Item -ItemType Directory -Force (Join-Path $artifacts $name) | Out-Null }
     Copy-Item (Join-Path $artifacts 'publish/cli/checkpoint-engine*') (Join-Path $artifacts 'bin') -Exclude *.dbg, *.pdb
     Copy-Item 'interop-headers/*' (Join-Path $artifacts 'include') -Include *.h, *.hpp
     Copy-Item 'interop-headers/*' (Join-Path $artifacts 'python') -Include *.py
@@ -49,10 +49,11 @@ function Step-Build {
         Move-Item "$lib/libcheckpoint_engine.so" "$lib/libcheckpoint_engine.so.$version"
         New-Item -ItemType SymbolicLink -Path "$lib/$soname" -Target "libcheckpoint_engine.so.$version" | Out-Null
         New-Item -ItemType SymbolicLink -Path "$lib/libcheckpoint_engine.so" -Target $soname | Out-Null
-    }
-    foreach ($template in Get-ChildItem interop-headers/packaging -Filter *.in) {
-        $folder = $template.BaseName -like '*.cmake' ? 'cmake/CheckpointEngine' : 'pkgconfig'
-        (Get-Content -Raw $template).Replace('@VERSION@', $version).Replace('@SONAME@', $soname) | Set-Content -NoNewline (Join-Path $lib "$folder/$($template.BaseName)")
+        foreach ($template in Get-ChildItem interop-headers/packaging -Filter *.in) {
+            $folder = Join-Path $lib ($template.BaseName -like '*.cmake' ? 'cmake/CheckpointEngine' : 'pkgconfig')
+            New-Item -ItemType Directory -Force $folder | Out-Null
+            (Get-Content -Raw $template).Replace('@VERSION@', $version).Replace('@SONAME@', $soname) | Set-Content -NoNewline (Join-Path $folder $template.BaseName)
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 #   test    build the solution and run every test; the last line is "N passed, N failed, N skipped"
 #   demo    build, make a 2 GiB checkpoint, serve it, join it from a second process, print phases and rate
 #   bench   the benchmarks, briefly, and what each allocates; BENCH_ARGS (BenchmarkDotNet's) run others: see bench/README.md
-#   pack    build, then NuGet packages and the tarball in artifacts/packages
+#   pack    build, then NuGet packages and the tarball in artifacts/packages; RepositoryUrl tells where the sources are if no git remote does
 #   lab     the RDMA lab
 #
 # needs: the .NET 10 SDK; for 'build', 'demo' and 'pack' also clang or gcc and zlib's headers; for 'cross' gcc-aarch64-linux-gnu and
@@ -243,6 +243,9 @@ step_pack() {
     [[ -n $built ]] || step_build
     [[ -f README.md ]] || fail "README.md is missing; it goes into the packages"
     rm -rf "$artifacts/packages"
+    # The same sources give the same bytes, of the tarball and by NuGet too: all is as old as the commit, or outside git as the file with the version.
+    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Directory.Build.props)}
+    export SOURCE_DATE_EPOCH
     local project
     for project in CheckpointEngine.Core CheckpointEngine.Http CheckpointEngine.Cli CheckpointEngine.Native; do
         say "$project"
@@ -253,19 +256,17 @@ step_pack() {
     ls -l "$artifacts/packages"
 }
 
-# What 'build' made, but for symbols, under one directory of its own. The same files give the same bytes: names sorted, nobody's user, one time.
+# What 'build' made, but for symbols, under one directory of its own; names sorted, nobody's user, one time.
 pack_tarball() {
-    local name=checkpoint-engine-$version-$runtime root epoch
-    root=$artifacts/publish/$name
-    # The commit's time; outside a repository the time of the file that holds the version.
-    epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Directory.Build.props)}
+    local name=checkpoint-engine-$version-$runtime
+    local root=$artifacts/publish/$name
     rm -rf "$root"
     mkdir -p "$root/share/doc/checkpoint-engine"
     cp -a "$artifacts"/{bin,lib,include,python} "$root/"
     rm "$root"/lib/*.dbg
     cp -r README.md LICENSE docs "$root/share/doc/checkpoint-engine/"
     tar --create --directory "$artifacts/publish" --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
-        --mtime="@$epoch" "$name" | gzip -9 -n >"$artifacts/packages/$name.tar.gz"
+        --mtime="@$SOURCE_DATE_EPOCH" "$name" | gzip -9 -n >"$artifacts/packages/$name.tar.gz"
 }
 
 step_lab() { fail "the RDMA lab comes with the RDMA transport; there is nothing to start yet"; }
