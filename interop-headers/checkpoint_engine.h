@@ -1,24 +1,70 @@
 /* CheckpointEngine: holds model weights in registered memory and lets other processes read them one-sidedly. The C interface.
  *
- * This header is at its beginning: it tells which library is loaded, and no more. Holding, joining and reading tensors follow.
+ * Hold a checkpoint, and tell where it is:
  *
- *     if (ce_abi_version() >> 8 != CE_ABI_MAJOR) { return "this library speaks another interface"; }
- *     printf("checkpoint engine %s\n", ce_version());
+ *     ce_server_options options = { sizeof options };
+ *     options.address = "10.0.0.5";
+ *     ce_server *server;
+ *     if (ce_server_create(&options, &server) != CE_OK) { ...ce_last_error... }
+ *     const char *paths[] = { "/models/qwen" };
+ *     ce_server_register_files(server, "qwen", paths, 1, NULL);
+ *     char url[256]; size_t size = sizeof url;
+ *     ce_server_peer_url(server, url, &size);           -> ce://10.0.0.5:40123; metas are at ce://10.0.0.5:40123/qwen
  *
- * Link with -lcheckpoint_engine, or open libcheckpoint_engine.so.0 with dlopen(3).
+ * Read it in another process, into memory of the library:
  *
- * What the .NET runtime inside does to the process: it starts a thread when the library is loaded and more from first use; it installs
- * handlers for SIGSEGV, SIGFPE and one real-time signal and ignores SIGPIPE; the library is never unloaded; it must not be used on both
- * sides of a fork. It runs beside another .NET runtime in the same process. The CPU must have x86-64-v3 (AVX2, BMI2, FMA).
+ *     ce_join_options join_options = { sizeof join_options };
+ *     join_options.metas_url = "ce://10.0.0.5:40123/qwen";
+ *     ce_join *join; ce_checkpoint *checkpoint; ce_tensor tensor;
+ *     ce_join_start(server, &join_options, &join);
+ *     ce_join_wait(join, CE_FOREVER);
+ *     ce_join_checkpoint(join, &checkpoint);
+ *     ce_checkpoint_find(checkpoint, "model.norm.weight", &tensor);
+ *
+ * Link with -lcheckpoint_engine (pkg-config checkpoint-engine), or open libcheckpoint_engine.so.0 with dlopen(3).
+ *
+ * RULES THAT HOLD FOR EVERY FUNCTION
+ *
+ * Status     0 (CE_OK) or a negative ce_status. The text behind it: ce_last_error, in the same thread. After a status other than CE_OK the
+ *            out parameters are as they were, a handle among them NULL.
+ * Handles    are numbers in the shape of pointers: never dereference them. NULL, a handle of another kind, one that was destroyed and one that
+ *            never was are CE_E_HANDLE, whatever their bits are; so a double destroy is an error and harms nothing. Destroying NULL is CE_OK.
+ * Threads    every function may be called from any thread, several at once, on the same handle too. Destroying a handle while another thread
+ *            uses it is defined: that call ends as if it had come before, with CE_E_HANDLE or, where it waits, with CE_E_CANCELLED. What it
+ *            has handed out (pointers into a checkpoint) goes with the handle.
+ * Structs    that the caller fills begin with struct_size: set it to sizeof, zero the rest (`ce_join_options o = { sizeof o };` does both);
+ *            zero means the default everywhere. A smaller size than this header's is an older caller and is taken (at least the members of
+ *            0.2 must be there); a larger one is a newer caller and is taken if all that this library does not know is zero, else it is
+ *            CE_E_ARGUMENT. In structs that the library fills, members that fit into struct_size are written and the rest left alone.
+ *            ce_tensor and ce_bucket have no size: they never change within a major version.
+ * Strings    are UTF-8 and end with NUL; anything else is CE_E_ARGUMENT. What is passed in is copied before the function returns. What comes
+ *            out goes to a buffer of the caller: *size is its capacity in bytes, and afterwards the bytes needed with NUL, also when it was too
+ *            small (CE_E_BUFFER_TOO_SMALL); buffer may be NULL when *size is 0.
+ * Blocking   functions say so and take a ce_cancel, which may be NULL.
+ * Callbacks  run on a thread of the library, one at a time for a join, and never after the join ended or ce_join_destroy returned. They
+ *            return 0, or another number to end the join with CE_E_CALLBACK. They must not throw: a C++ exception that leaves a callback ends
+ *            the process (std::terminate); checkpoint_engine.hpp catches and carries it. longjmp out of a callback is undefined.
+ *
+ * WHAT THE .NET RUNTIME INSIDE DOES TO THE PROCESS
+ *
+ * Signals    It installs handlers for SIGSEGV and SIGFPE (a fault outside its code goes on to the handler that was there before), for SIGRTMIN
+ *            (glibc uses 33 for itself), and sets SIGPIPE to ignored.
+ * Threads    One is started when the library is loaded; those of its pool and sockets from first use on. Threads of the caller may call freely.
+ * Unloading  dlclose(3) leaves it loaded. Two copies (two files) in one process work beside each other, and beside another .NET runtime; a handle
+ *            of one is unknown to the other.
+ * fork(2)    The child must call exec before anything of this library: its threads are not there. Functions called in a forked child return
+ *            CE_E_FORKED, as far as a process that has lost its threads can. Python: use the start method "spawn".
+ * CPU        x86-64-v3 (AVX2, BMI2, FMA).
  *
  * C99 and C++17. */
 #ifndef CHECKPOINT_ENGINE_H
 #define CHECKPOINT_ENGINE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define CE_ABI_MAJOR 0
-#define CE_ABI_MINOR 1
+#define CE_ABI_MINOR 2
 
 #if defined(_WIN32)
 #define CE_API __declspec(dllimport)
@@ -30,6 +76,39 @@
 extern "C" {
 #endif
 
+/* ---- Version and errors -------------------------------------------------------------------------------------------------------------- */
+
+/* How a call ended. -1 to -99 are about the call, -100 and below about the work: what a peer, a file or the host did. */
+typedef int32_t ce_status;
+
+enum {
+    CE_OK = 0,
+    CE_E_ARGUMENT = -1,           /* NULL, not UTF-8, a wrong struct_size or number */
+    CE_E_HANDLE = -2,             /* no such handle: never made, destroyed, or of another kind */
+    CE_E_STATE = -3,              /* not now: the text says what has to come first */
+    CE_E_BUFFER_TOO_SMALL = -4,   /* *size says what is needed */
+    CE_E_PENDING = -5,            /* not done yet, and nothing is wrong */
+    CE_E_CANCELLED = -6,          /* ended by ce_cancel_trigger, ce_join_cancel or a destroy */
+    CE_E_CALLBACK = -7,           /* a callback returned something other than 0 */
+    CE_E_FORKED = -8,             /* called in a child of fork(2) */
+    CE_E_INTERNAL = -9,           /* a fault of the library; the text helps who mends it */
+
+    CE_E_INVALID_DATA = -101,     /* a file, message or document from outside has not the form it must have */
+    CE_E_NOT_FOUND = -102,        /* a checkpoint, tensor, file or owner that was named is not there */
+    CE_E_ALREADY_EXISTS = -103,   /* a name or a memory range is taken already */
+    CE_E_UNREACHABLE = -104,      /* a peer could not be reached, or the connection broke */
+    CE_E_TIMEOUT = -105,          /* a peer or operation made no progress in its time */
+    CE_E_REFUSED = -106,          /* a peer refused: token, or a range that it does not serve */
+    CE_E_PROTOCOL = -107,         /* a peer broke the protocol */
+    CE_E_DIGEST_MISMATCH = -108,  /* bytes differ from the digest that their owner vouches for */
+    CE_E_OUT_OF_MEMORY = -109,
+    CE_E_IO = -110,               /* a file could not be read or written */
+    CE_E_NOT_SUPPORTED = -111,    /* this host or build lacks what was asked for */
+    CE_E_NATIVE = -112,           /* a system call failed */
+    CE_E_WRONG_SHAPE = -113,      /* well-formed, but not what it must be: a tensor of another dtype or shape, a missing member */
+    CE_E_BUSY = -114              /* somebody is at it: a checkpoint between begin and commit of an update; try again */
+};
+
 /* The version of this interface: major in the high 24 bits, minor in the low 8. Another major is another interface; a higher minor has more.
  * Threads:   any, at any time.
  * Since:     0.1 */
@@ -40,6 +119,415 @@ CE_API uint32_t ce_abi_version(void);
  * Threads:   any, at any time.
  * Since:     0.1 */
 CE_API const char *ce_version(void);
+
+/* The name of a status, for example "CE_E_TIMEOUT"; "CE_E_UNKNOWN" for a number that is none.
+ * Ownership: static text.
+ * Since:     0.2 */
+CE_API const char *ce_status_name(ce_status status);
+
+/* What went wrong in the calling thread's last call that did not return CE_OK: operation, subject, reason, and what to try. Calls that
+ * succeed, and this one, leave it alone. Empty when nothing has failed yet.
+ * Errors:    CE_E_ARGUMENT, CE_E_BUFFER_TOO_SMALL.
+ * Since:     0.2 */
+CE_API ce_status ce_last_error(char *buffer, size_t *size);
+
+/* ---- Cancelling ---------------------------------------------------------------------------------------------------------------------- */
+
+/* Ends blocking calls from another thread (or from a signal handler's thread, not from the handler). One may serve any number of calls. */
+typedef struct ce_cancel ce_cancel;
+
+/* Ownership: destroy it with ce_cancel_destroy, when no call uses it any more or even before.
+ * Errors:    CE_E_ARGUMENT.
+ * Since:     0.2 */
+CE_API ce_status ce_cancel_create(ce_cancel **cancel);
+
+/* Calls that wait with it, and calls to come, end with CE_E_CANCELLED. Triggering again does nothing.
+ * Errors:    CE_E_HANDLE.
+ * Since:     0.2 */
+CE_API ce_status ce_cancel_trigger(ce_cancel *cancel);
+
+/* Errors:    CE_E_HANDLE.
+ * Since:     0.2 */
+CE_API ce_status ce_cancel_destroy(ce_cancel *cancel);
+
+/* ---- Tensors ------------------------------------------------------------------------------------------------------------------------- */
+
+/* Element types, with safetensors' names. Sub-byte types are packed; their tensors have whole bytes. */
+typedef enum ce_dtype {
+    CE_DTYPE_UNKNOWN = 0,   /* named in metas by a word this library does not know; its bytes are all there */
+    CE_DTYPE_BOOL = 1,
+    CE_DTYPE_U8 = 2,
+    CE_DTYPE_I8 = 3,
+    CE_DTYPE_U16 = 4,
+    CE_DTYPE_I16 = 5,
+    CE_DTYPE_U32 = 6,
+    CE_DTYPE_I32 = 7,
+    CE_DTYPE_U64 = 8,
+    CE_DTYPE_I64 = 9,
+    CE_DTYPE_F16 = 10,
+    CE_DTYPE_BF16 = 11,
+    CE_DTYPE_F32 = 12,
+    CE_DTYPE_F64 = 13,
+    CE_DTYPE_C64 = 14,
+    CE_DTYPE_C128 = 15,
+    CE_DTYPE_F8_E4M3 = 16,
+    CE_DTYPE_F8_E5M2 = 17,
+    CE_DTYPE_F8_E4M3_FNUZ = 18,
+    CE_DTYPE_F8_E5M2_FNUZ = 19,
+    CE_DTYPE_F8_E8M0 = 20,
+    CE_DTYPE_F4 = 21,
+    CE_DTYPE_F6_E2M3 = 22,
+    CE_DTYPE_F6_E3M2 = 23
+} ce_dtype;
+
+/* One tensor, dense in row-major order. */
+typedef struct ce_tensor {
+    const char *name;        /* UTF-8 with NUL */
+    const int64_t *shape;    /* rank dimensions, each 0 or more; may be NULL when rank is 0 */
+    void *data;              /* its first byte; NULL where only a description is given (metas) or size_bytes is 0. Read-only unless said otherwise */
+    uint64_t size_bytes;     /* out: its bytes. In: the same, or 0 to have them computed from dtype and shape */
+    uint32_t rank;           /* number of dimensions; 0 is a scalar: one element */
+    uint32_t dtype;          /* a ce_dtype */
+} ce_tensor;
+
+/* The safetensors name of an element type ("BF16"), or "" for one that is none.
+ * Ownership: static text.
+ * Since:     0.2 */
+CE_API const char *ce_dtype_name(uint32_t dtype);
+
+/* Bits of one element; 0 for an element type that is none.
+ * Since:     0.2 */
+CE_API uint32_t ce_dtype_bits(uint32_t dtype);
+
+/* ---- Metas: who holds which tensor where --------------------------------------------------------------------------------------------- */
+
+/* Immutable. Destroy it with ce_metas_destroy. */
+typedef struct ce_metas ce_metas;
+
+enum {
+    CE_METAS_JSON = 0,
+    CE_METAS_PICKLE = 1      /* the form that the Python checkpoint-engine loads, with its class names */
+};
+
+/* Reads metas from a document, JSON or pickle, which is found out. Pickle is parsed, never executed.
+ * Ownership: data is not kept.
+ * Errors:    CE_E_ARGUMENT, CE_E_INVALID_DATA, CE_E_WRONG_SHAPE.
+ * Since:     0.2 */
+CE_API ce_status ce_metas_parse(const void *data, size_t size, ce_metas **metas);
+
+typedef struct ce_fetch_options {
+    size_t struct_size;
+    const char *token;         /* for ce:// and http(s) with a token; NULL: none */
+    const char *ca_file;       /* PEM authorities for https instead of the system's; NULL: the system's */
+    const char *cert_file;     /* PEM client certificate, with key_file; NULL: none */
+    const char *key_file;
+    uint64_t timeout_ms;       /* the longest the fetch may take; 0: 60 s */
+} ce_fetch_options;
+
+/* Fetches metas: http://, https://, unix:/run/ce.sock:/v1/metas, ce://host:port/NAME, or file:///path. Blocks.
+ * options:   may be NULL.
+ * Errors:    CE_E_ARGUMENT, CE_E_UNREACHABLE, CE_E_TIMEOUT, CE_E_REFUSED, CE_E_NOT_FOUND, CE_E_BUSY, CE_E_INVALID_DATA, CE_E_CANCELLED, ...
+ * Since:     0.2 */
+CE_API ce_status ce_metas_fetch(const char *url, const ce_fetch_options *options, ce_cancel *cancel, ce_metas **metas);
+
+/* The metas as a document.
+ * format:    CE_METAS_JSON or CE_METAS_PICKLE.
+ * Ownership: *data belongs to the metas and lives until ce_metas_destroy; it is made once for each format.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT.
+ * Since:     0.2 */
+CE_API ce_status ce_metas_write(ce_metas *metas, uint32_t format, const void **data, size_t *size);
+
+/* Number of tensors over all owners, or 0 for no handle.
+ * Since:     0.2 */
+CE_API uint64_t ce_metas_tensor_count(ce_metas *metas);
+
+/* Tensor number index; data is NULL.
+ * owner_rank: receives the rank of who holds it; may be NULL.
+ * Ownership: the pointers in *tensor live until ce_metas_destroy.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT (beyond the count).
+ * Since:     0.2 */
+CE_API ce_status ce_metas_tensor(ce_metas *metas, uint64_t index, ce_tensor *tensor, int32_t *owner_rank);
+
+/* Number of owners, or 0 for no handle.
+ * Since:     0.2 */
+CE_API uint64_t ce_metas_owner_count(ce_metas *metas);
+
+/* Owner number index: its rank and, as "host:port", where its handshake service is.
+ * rank:      may be NULL. address, size: a string, as in the rules; both may be NULL.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_BUFFER_TOO_SMALL.
+ * Since:     0.2 */
+CE_API ce_status ce_metas_owner(ce_metas *metas, uint64_t index, int32_t *rank, char *address, size_t *size);
+
+/* Errors:    CE_E_HANDLE.
+ * Since:     0.2 */
+CE_API ce_status ce_metas_destroy(ce_metas *metas);
+
+/* ---- Checkpoints: tensors in this process's memory ----------------------------------------------------------------------------------- */
+
+/* A checkpoint that a server holds. The handle keeps its memory: unregister and destroying the server take the name away, and the pages stay until
+ * the last handle is destroyed. (Tensors of the caller, registered in place, stay the caller's: their memory is not kept.) */
+typedef struct ce_checkpoint ce_checkpoint;
+
+/* Number of tensors, or 0 for no handle.
+ * Since:     0.2 */
+CE_API uint64_t ce_checkpoint_tensor_count(ce_checkpoint *checkpoint);
+
+/* Bytes of tensor data, or 0 for no handle.
+ * Since:     0.2 */
+CE_API uint64_t ce_checkpoint_size(ce_checkpoint *checkpoint);
+
+/* Tensor number index, in the order in which they lie in memory. Under 100 ns.
+ * Ownership: the pointers in *tensor live until ce_checkpoint_destroy. data is to be read only: peers may be reading it, and a mapped file faults.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT (beyond the count).
+ * Since:     0.2 */
+CE_API ce_status ce_checkpoint_tensor(ce_checkpoint *checkpoint, uint64_t index, ce_tensor *tensor);
+
+/* The tensor of that name. Under 100 ns after the first call, which makes the index.
+ * Ownership: as ce_checkpoint_tensor.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_NOT_FOUND.
+ * Since:     0.2 */
+CE_API ce_status ce_checkpoint_find(ce_checkpoint *checkpoint, const char *name, ce_tensor *tensor);
+
+/* Number of side files (config, tokenizer) that came along, or 0 for no handle.
+ * Since:     0.2 */
+CE_API uint64_t ce_checkpoint_side_file_count(ce_checkpoint *checkpoint);
+
+/* Side file number index. name, size: a string, as in the rules; both may be NULL.
+ * Ownership: *data (may be NULL) lives until ce_checkpoint_destroy.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_BUFFER_TOO_SMALL.
+ * Since:     0.2 */
+CE_API ce_status ce_checkpoint_side_file(ce_checkpoint *checkpoint, uint64_t index, char *name, size_t *size, const void **data, size_t *data_size);
+
+/* Errors:    CE_E_HANDLE.
+ * Since:     0.2 */
+CE_API ce_status ce_checkpoint_destroy(ce_checkpoint *checkpoint);
+
+/* ---- Server: holds checkpoints and joins others' --------------------------------------------------------------------------------------- */
+
+typedef struct ce_server ce_server;
+
+enum {
+    CE_SERVER_JOIN_ONLY = 1   /* flags: do not listen; such a server only joins, and what it holds nobody can read */
+};
+
+enum { CE_HOLD_MAP = 0, CE_HOLD_MEMFD = 1, CE_HOLD_ANON = 2 };      /* files: mapped in place, copied to a memfd, copied to anonymous memory */
+enum { CE_PIN_AUTO = 0, CE_PIN_MLOCK = 1, CE_PIN_NONE = 2 };        /* lock memory: when the limit allows, or fail; never */
+enum { CE_DIGEST_XXH3 = 0, CE_DIGEST_SHA256 = 1, CE_DIGEST_NONE = 2 };
+enum { CE_TRANSPORT_AUTO = 0, CE_TRANSPORT_TCP = 1 };
+
+typedef struct ce_server_options {
+    size_t struct_size;
+    const char *address;          /* IP address of this host to bind and announce, no wildcard; NULL: 127.0.0.1 */
+    const char *token;            /* what peers must prove to know; NULL: nothing is demanded */
+    const char *plain_peers;      /* who may read without our handshake: "all", "none", or networks "10.0.0.0/8,fd00::/8"; NULL: all without a token, none with one */
+    uint64_t drain_timeout_ms;    /* how long unregister, begin_update and destroy wait for reads under way before they cut them; 0: 30 s */
+    uint32_t flags;               /* CE_SERVER_... */
+    int32_t rank;                 /* this owner's rank in the world */
+    uint32_t port;                /* of the handshake service; 0: any */
+    uint32_t hold;                /* CE_HOLD_... */
+    uint32_t pin;                 /* CE_PIN_... */
+    uint32_t digest;              /* CE_DIGEST_... */
+} ce_server_options;
+
+/* Makes a server and, unless CE_SERVER_JOIN_ONLY, lets it listen.
+ * options:   may be NULL.
+ * Ownership: destroy it with ce_server_destroy.
+ * Errors:    CE_E_ARGUMENT; CE_E_NATIVE, CE_E_ALREADY_EXISTS: the address or port cannot be had.
+ * Since:     0.2 */
+CE_API ce_status ce_server_create(const ce_server_options *options, ce_server **server);
+
+/* Ends its joins, stops listening, waits for reads under way (drain_timeout_ms), frees what it holds and no ce_checkpoint keeps. Blocks.
+ * Errors:    CE_E_HANDLE; CE_E_STATE: called from one of its joins' callbacks.
+ * Since:     0.2 */
+CE_API ce_status ce_server_destroy(ce_server *server);
+
+/* "ce://host:port" of the peer service; with "/NAME" behind it, the URL of a checkpoint's metas for every front door (command, Python, C, C#).
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_BUFFER_TOO_SMALL; CE_E_STATE: it does not listen.
+ * Since:     0.2 */
+CE_API ce_status ce_server_peer_url(ce_server *server, char *buffer, size_t *size);
+
+/* "host:port" of the handshake service, as metas tell it (p2p_store_addr).
+ * Errors:    as ce_server_peer_url.
+ * Since:     0.2 */
+CE_API ce_status ce_server_p2p_address(ce_server *server, char *buffer, size_t *size);
+
+/* Holds files under a name: one directory, index or .safetensors file (with its side files), or several .safetensors files. All or nothing. Blocks
+ * for a copy (CE_HOLD_ANON, CE_HOLD_MEMFD); mapping takes no time.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_ALREADY_EXISTS, CE_E_NOT_FOUND, CE_E_INVALID_DATA, CE_E_IO, CE_E_OUT_OF_MEMORY, CE_E_CANCELLED.
+ * Since:     0.2 */
+CE_API ce_status ce_server_register_files(ce_server *server, const char *name, const char *const *paths, size_t count, ce_cancel *cancel);
+
+/* Holds the caller's own tensors in place under a name: nothing is copied. They may overlap (tied weights).
+ * Ownership: the memory stays the caller's; it must stay mapped, and unchanged outside ce_server_begin_update and commit, until
+ *            ce_server_unregister or ce_server_destroy has returned. The array, names and shapes are copied.
+ * Errors:    CE_E_HANDLE; CE_E_ARGUMENT: the text names the tensor; CE_E_ALREADY_EXISTS: the name, or memory that another checkpoint has.
+ * Since:     0.2 */
+CE_API ce_status ce_server_register_tensors(ce_server *server, const char *name, const ce_tensor *tensors, size_t count);
+
+/* Takes a checkpoint of the caller's tensors out of reach so that they may be changed: nobody new reads them, reads under way are waited for
+ * (drain_timeout_ms) and then cut. Who fetches its metas meanwhile gets CE_E_BUSY. Blocks.
+ * Errors:    CE_E_HANDLE, CE_E_NOT_FOUND; CE_E_STATE: it is of files or of a join, or an update has begun already.
+ * Since:     0.2 */
+CE_API ce_status ce_server_begin_update(ce_server *server, const char *name);
+
+/* Publishes the changed tensors as a new generation, with digests of their own. A join that began before fails; it never mixes generations.
+ * Errors:    CE_E_HANDLE, CE_E_NOT_FOUND; CE_E_STATE: no update has begun.
+ * Since:     0.2 */
+CE_API ce_status ce_server_commit_update(ce_server *server, const char *name);
+
+/* Takes a checkpoint away: nobody new reads it, reads under way are waited for (drain_timeout_ms) and then cut. After it the caller's
+ * tensors may be freed. Blocks.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_NOT_FOUND.
+ * Since:     0.2 */
+CE_API ce_status ce_server_unregister(ce_server *server, const char *name);
+
+/* What this server knows of a checkpoint: what it holds, merged with what ce_server_load_metas told it.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_NOT_FOUND, CE_E_BUSY; CE_E_STATE: it does not listen, so nobody could read.
+ * Since:     0.2 */
+CE_API ce_status ce_server_metas(ce_server *server, const char *name, ce_metas **metas);
+
+/* Replaces what is known of the other owners of a checkpoint.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_INVALID_DATA.
+ * Since:     0.2 */
+CE_API ce_status ce_server_load_metas(ce_server *server, const char *name, ce_metas *metas);
+
+/* A handle of a checkpoint that the server holds: files, the caller's tensors, or what a join brought.
+ * Ownership: destroy it with ce_checkpoint_destroy.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_NOT_FOUND.
+ * Since:     0.2 */
+CE_API ce_status ce_server_checkpoint(ce_server *server, const char *name, ce_checkpoint **checkpoint);
+
+/* ---- Join: read what others hold ------------------------------------------------------------------------------------------------------- */
+
+typedef struct ce_join ce_join;
+
+/* A bucket: whole tensors that have arrived and were checked, in memory of the library. */
+typedef struct ce_bucket {
+    void *data;                  /* its first byte; tensors lie inside at multiples of their element's size where the owner keeps that */
+    uint64_t size_bytes;         /* of the bucket, padding included */
+    const ce_tensor *tensors;    /* the tensors in it */
+    uint64_t tensor_count;
+    uint64_t index;              /* counted from 0, in the order of the calls */
+    uint64_t count;              /* buckets of this join */
+} ce_bucket;
+
+/* Consumes a bucket while the next one is on its way. bucket and all it points at live until the return; the data may be changed.
+ * Returns:   0; anything else ends the join with CE_E_CALLBACK.
+ * Threads:   a thread of the library, the same for all buckets of a join. Of this join, it may call ce_join_poll and ce_join_cancel only. */
+typedef int (*ce_bucket_fn)(void *user, const ce_bucket *bucket);
+
+enum {
+    CE_TO_MEMORY = 0,      /* library memory; the server holds it under checkpoint_name from then on and, if it listens, serves it */
+    CE_TO_TENSORS = 1,     /* into the caller's tensors, by name */
+    CE_TO_BUCKETS = 2,     /* through on_bucket */
+    CE_TO_DIRECTORY = 3,   /* safetensors shards with index and side files */
+    CE_TO_NULL = 4         /* read, checked, dropped: to measure */
+};
+
+enum { CE_VERIFY_ON = 0, CE_VERIFY_REQUIRE = 1, CE_VERIFY_OFF = 2 };   /* check what can be checked; fail if not all could be; do not check */
+
+typedef struct ce_join_options {
+    size_t struct_size;
+    const char *checkpoint_name;   /* its name here (CE_TO_MEMORY); NULL: "join-checkpoint" */
+    const char *metas_url;         /* where the metas are, as in ce_metas_fetch; or NULL and metas */
+    ce_metas *metas;               /* the metas; or NULL and metas_url. May be destroyed once ce_join_start has returned */
+    const ce_fetch_options *fetch; /* for metas_url; NULL: defaults, with the server's token */
+    const char *const *include;    /* name patterns (*, ?, [...]) of which a tensor must match one; none: all */
+    const char *const *exclude;    /* name patterns of tensors to leave out */
+    size_t include_count;
+    size_t exclude_count;
+    const ce_tensor *tensors;      /* CE_TO_TENSORS: where they go. Only these are read; each must be in the metas with the same dtype and shape */
+    size_t tensor_count;
+    const char *directory;         /* CE_TO_DIRECTORY */
+    ce_bucket_fn on_bucket;        /* CE_TO_BUCKETS */
+    void *user;                    /* handed to on_bucket */
+    uint64_t bucket_bytes;         /* a bucket's size; it grows to the largest tensor, and there are two of them. 0: 256 MiB */
+    uint64_t timeout_ms;           /* for the whole join; 0: none */
+    uint64_t stall_timeout_ms;     /* the longest an owner may send nothing; 0: 30 s */
+    uint32_t destination;          /* CE_TO_... */
+    uint32_t verify;               /* CE_VERIFY_... */
+    uint32_t transport;            /* CE_TRANSPORT_... */
+    uint32_t lanes;                /* connections per owner; 0: found out on the way */
+    uint32_t weights_only;         /* not 0: leave side files where they are */
+    uint32_t reserved;             /* 0 */
+} ce_join_options;
+
+/* Starts a join and returns. It goes on by itself; a server that is destroyed ends its joins.
+ * Ownership: destroy it with ce_join_destroy. With CE_TO_TENSORS their memory must stay until the join has ended or ce_join_destroy returned; the
+ *            array, names and shapes are copied. After a failure the bytes of those tensors are undefined.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT. Everything else is the result of the join: ce_join_wait.
+ * Since:     0.2 */
+CE_API ce_status ce_join_start(ce_server *server, const ce_join_options *options, ce_join **join);
+
+enum { CE_JOIN_RUNNING = 0, CE_JOIN_DONE = 1, CE_JOIN_FAILED = 2, CE_JOIN_CANCELLED = 3 };
+enum { CE_PHASE_METAS = 0, CE_PHASE_PLAN = 1, CE_PHASE_TRANSFER = 2, CE_PHASE_VERIFY = 3, CE_PHASE_WRITE = 4, CE_PHASE_ENDED = 5 };
+
+typedef struct ce_join_progress {
+    size_t struct_size;
+    uint64_t bytes_done;     /* arrived */
+    uint64_t bytes_total;    /* 0 until the plan is made */
+    uint32_t lanes;          /* connections at work */
+    uint32_t phase;          /* CE_PHASE_... */
+    uint32_t state;          /* CE_JOIN_... */
+    uint32_t buckets_done;   /* CE_TO_BUCKETS: consumed */
+} ce_join_progress;
+
+/* How far it is. Under 100 ns.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT.
+ * Since:     0.2 */
+CE_API ce_status ce_join_poll(ce_join *join, ce_join_progress *progress);
+
+#define CE_FOREVER UINT64_MAX
+
+/* Waits until it has ended. Any number of threads may, any number of times.
+ * timeout_ms: the longest wait; 0 asks and does not wait; CE_FOREVER.
+ * Returns:   CE_OK: all is there. CE_E_PENDING: not yet. Else how it failed, with the text in ce_last_error: then nothing of it is held.
+ *            CE_E_CANCELLED after ce_join_cancel; CE_E_CALLBACK; CE_E_STATE: called from its own callback.
+ * Since:     0.2 */
+CE_API ce_status ce_join_wait(ce_join *join, uint64_t timeout_ms);
+
+/* Asks it to end, and returns at once. A join that has ended already stays as it is.
+ * Errors:    CE_E_HANDLE.
+ * Since:     0.2 */
+CE_API ce_status ce_join_cancel(ce_join *join);
+
+typedef struct ce_join_report {
+    size_t struct_size;
+    uint64_t bytes;                  /* tensor data read, padding not counted */
+    uint64_t tensors;
+    double seconds;                  /* plan to publication; fetching metas is metas_seconds */
+    double metas_seconds;
+    double plan_seconds;             /* connecting to the owners and planning */
+    double allocate_seconds;
+    double transfer_seconds;         /* reading and hashing; with CE_TO_BUCKETS the callbacks that reading waited for, too */
+    double verify_seconds;           /* waiting for digests that came after their bytes */
+    double write_seconds;            /* completing and publishing */
+    const char *unverified_reason;   /* static: "disabled", "owner-has-no-digests"; NULL when verified */
+    uint32_t verified;               /* 1: every byte was checked against its owner's digest */
+    uint32_t buckets;
+} ce_join_report;
+
+/* What it did.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT; CE_E_STATE: it has not ended well.
+ * Since:     0.2 */
+CE_API ce_status ce_join_get_report(ce_join *join, ce_join_report *report);
+
+/* Remarks for the user (memory that could not be locked, side files that were not there), one per line; empty when there are none.
+ * Errors:    as ce_join_get_report, CE_E_BUFFER_TOO_SMALL.
+ * Since:     0.2 */
+CE_API ce_status ce_join_warnings(ce_join *join, char *buffer, size_t *size);
+
+/* The checkpoint that a join with CE_TO_MEMORY has brought.
+ * Ownership: destroy it with ce_checkpoint_destroy; it outlives the join and the server.
+ * Errors:    CE_E_HANDLE; CE_E_STATE: it has not ended well, or went elsewhere.
+ * Since:     0.2 */
+CE_API ce_status ce_join_checkpoint(ce_join *join, ce_checkpoint **checkpoint);
+
+/* Ends it if it runs, waits until no callback runs and nobody writes to the caller's memory any more, and forgets it. What it brought stays with
+ * the server. Blocks, briefly.
+ * Errors:    CE_E_HANDLE; CE_E_STATE: called from its own callback.
+ * Since:     0.2 */
+CE_API ce_status ce_join_destroy(ce_join *join);
 
 #ifdef __cplusplus
 }
