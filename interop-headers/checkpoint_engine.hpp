@@ -268,7 +268,7 @@ inline std::uint32_t abi_version() { return CHECKPOINT_ENGINE_CALL(ce_abi_versio
 /* ---- Views --------------------------------------------------------------------------------------------------------------------------- */
 
 /* Elements that lie one behind the other and belong to somebody else. A std::span's subset, the same type under every standard; from C++20 on it
- * converts to std::span (also explicitly, with span()).
+ * is a contiguous range, which std::span is made of implicitly, and has span().
  * Ownership: none.   Threads: a value.   Errors: operator[] does not check. */
 template <class T> class View {
 public:
@@ -289,7 +289,6 @@ public:
     constexpr T *end() const noexcept { return data_ + size_; }
 #if defined(__cpp_lib_span)
     constexpr std::span<T> span() const noexcept { return {data_, size_}; }
-    constexpr operator std::span<T>() const noexcept { return span(); }
 #endif
 
 private:
