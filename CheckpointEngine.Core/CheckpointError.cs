@@ -41,4 +41,7 @@ public enum CheckpointError
 
     /// <summary>A document is well-formed but does not say what it must: a member is missing, of another type, or breaks a rule.</summary>
     WrongShape,
+
+    /// <summary>Somebody is at it: a checkpoint whose owner is changing it. Try again.</summary>
+    Busy,
 }

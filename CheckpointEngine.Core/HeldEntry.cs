@@ -6,7 +6,8 @@ namespace CheckpointEngine;
 /// <summary>A checkpoint that a server holds: its memory, the ranges that are registered for it, its digests.</summary>
 internal sealed class HeldEntry : IAsyncDisposable
 {
-    private readonly CancellationTokenSource _stop = new();
+    private static long s_generations;
+    private CancellationTokenSource _stop = new();
     private Task _hashing = Task.CompletedTask;
 
     internal HeldEntry(HeldCheckpoint checkpoint, CheckpointDigests? digests)
@@ -18,25 +19,66 @@ internal sealed class HeldEntry : IAsyncDisposable
 
     internal HeldCheckpoint Checkpoint { get; }
 
-    internal CheckpointDigests? Digests { get; }
+    internal CheckpointDigests? Digests { get; private set; }
 
     /// <summary>Whether the roots go into the metas: what the metas say must not change while they are published.</summary>
-    internal bool HasDigestsAtPublication { get; }
+    internal bool HasDigestsAtPublication { get; private set; }
 
-    /// <summary>The ranges that peers may read, one for each buffer that is not empty.</summary>
+    /// <summary>Another number for every registration and update in this process; not 0.</summary>
+    internal long Generation { get; private set; } = Interlocked.Increment(ref s_generations);
+
+    /// <summary>Whether the caller is changing its tensors: nobody may read them. Under the lock of the server.</summary>
+    internal bool IsUpdating { get; set; }
+
+    /// <summary>The newest begin of an update; complete when none is on its way. Under the lock of the server.</summary>
+    internal Task UpdateBegin { get; set; } = Task.CompletedTask;
+
+    /// <summary>Whether the begin of an update is through: no read is under way. Under the lock of the server.</summary>
+    internal bool IsOutOfReach { get; set; }
+
+    /// <summary>The ranges that peers may read: one for each buffer that is not empty, or for those of the caller that overlap.</summary>
     internal List<RegisteredRange> Ranges { get; } = [];
 
     /// <summary>Makes every range readable, or none.</summary>
     internal void Register(MemoryRegistry registry)
     {
-        for (int buffer = 0; buffer < Checkpoint.Buffers.Length; buffer++)
+        var ranges = new List<RegisteredRange>(Checkpoint.Buffers.Length);
+        for (int buffer = 0; buffer < Checkpoint.Buffers.Length;)
         {
             HeldBuffer held = Checkpoint.Buffers[buffer];
+            int count = 1;
+            ulong end = (ulong)held.Address + (ulong)held.SizeBytes;
+            while (Checkpoint.IsOfCaller && buffer + count < Checkpoint.Buffers.Length && Checkpoint.Buffers[buffer + count] is var next && (ulong)next.Address < end)
+            {
+                end = Math.Max(end, (ulong)next.Address + (ulong)next.SizeBytes);
+                count++;
+            }
             if (held.SizeBytes != 0)
             {
-                Ranges.Add(registry.Register(held.Memory, (ulong)held.Address, (ulong)held.SizeBytes, new HeldBufferReference(this, buffer)));
+                ranges.Add(new RegisteredRange(held.Memory, (ulong)held.Address, end - (ulong)held.Address, new HeldBufferReference(this, buffer, count)));
             }
+            buffer += count;
         }
+        registry.Register(ranges);
+        Ranges.AddRange(ranges);
+    }
+
+    /// <summary>Stops hashing, since the bytes are about to change; no range may be registered any more.</summary>
+    internal async Task StopHashingAsync()
+    {
+        await _stop.CancelAsync().ConfigureAwait(false);
+        await _hashing.ConfigureAwait(false);
+    }
+
+    /// <summary>Becomes the next generation, without digests yet.</summary>
+    internal void RenewDigests()
+    {
+        _stop.Dispose();
+        _stop = new CancellationTokenSource();
+        _hashing = Task.CompletedTask;
+        Digests = Digests is null ? null : new CheckpointDigests(Checkpoint.Tensors, Digests.Algorithm);
+        HasDigestsAtPublication = false;
+        Generation = Interlocked.Increment(ref s_generations);
     }
 
     /// <summary>Starts making the digests that are still missing, on one thread that yields to whatever else there is to do.</summary>
@@ -48,11 +90,12 @@ internal sealed class HeldEntry : IAsyncDisposable
         }
         var done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         CancellationToken stop = _stop.Token;
+        CheckpointDigests digests = Digests;
         var thread = new Thread(() =>
         {
             try
             {
-                Digests.HashAll(Checkpoint, stop);
+                digests.HashAll(Checkpoint, stop);
             }
             catch (Exception failure) when (failure is OperationCanceledException or CheckpointEngineException)
             {
@@ -75,10 +118,22 @@ internal sealed class HeldEntry : IAsyncDisposable
         }
     }
 
-    /// <summary>Finds the tensor that starts at <paramref name="address"/> with <paramref name="lengthBytes"/>, in one buffer; -1 when there is none.</summary>
-    internal int FindTensor(int buffer, ulong address, ulong lengthBytes)
+    /// <summary>Finds the tensor that starts at <paramref name="address"/> with <paramref name="lengthBytes"/>, in some buffers; -1 when there is none.</summary>
+    internal int FindTensor(HeldBufferReference buffers, ulong address, ulong lengthBytes)
     {
-        HeldBuffer held = Checkpoint.Buffers[buffer];
+        for (int buffer = buffers.FirstBuffer; buffer < buffers.FirstBuffer + buffers.Count; buffer++)
+        {
+            HeldBuffer held = Checkpoint.Buffers[buffer];
+            if (address >= (ulong)held.Address && address - (ulong)held.Address < (ulong)held.SizeBytes && FindTensor(held, address, lengthBytes) is >= 0 and int found)
+            {
+                return found;
+            }
+        }
+        return -1;
+    }
+
+    private int FindTensor(in HeldBuffer held, ulong address, ulong lengthBytes)
+    {
         long offset = (long)(address - (ulong)held.Address);
         int low = held.FirstTensor;
         int high = held.FirstTensor + held.TensorCount;
@@ -115,5 +170,5 @@ internal sealed class HeldEntry : IAsyncDisposable
     }
 }
 
-/// <summary>Which buffer of which checkpoint a registered range is.</summary>
-internal sealed record HeldBufferReference(HeldEntry Entry, int Buffer);
+/// <summary>Which buffers of which checkpoint lie in a registered range: one, or several of the caller that overlap.</summary>
+internal sealed record HeldBufferReference(HeldEntry Entry, int FirstBuffer, int Count);

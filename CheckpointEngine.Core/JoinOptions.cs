@@ -1,3 +1,4 @@
+using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine;
@@ -13,6 +14,12 @@ public enum JoinDestinationKind
 
     /// <summary>Nowhere: read, checked and dropped, to measure.</summary>
     Null,
+
+    /// <summary>Into <see cref="JoinOptions.Tensors"/>, the caller's own memory, by name. Only these are read. After a failure their bytes are undefined.</summary>
+    Tensors,
+
+    /// <summary>Through <see cref="JoinOptions.OnBucket"/>, bucket by bucket: the next one is on its way while the handler consumes one.</summary>
+    Buckets,
 }
 
 /// <summary>What a join reads and where it puts it.</summary>
@@ -26,6 +33,15 @@ public sealed class JoinOptions
 
     /// <summary>The directory for <see cref="JoinDestinationKind.Directory"/>.</summary>
     public string? DirectoryPath { get; set; }
+
+    /// <summary>The tensors for <see cref="JoinDestinationKind.Tensors"/>; their memory stays until the join has ended.</summary>
+    public CallerTensors? Tensors { get; set; }
+
+    /// <summary>The consumer for <see cref="JoinDestinationKind.Buckets"/>.</summary>
+    public BucketHandler? OnBucket { get; set; }
+
+    /// <summary>Bytes of a bucket, of which there are two; it grows to the largest tensor. Default 256 MiB.</summary>
+    public long BucketBytes { get; set; } = 256 << 20;
 
     /// <summary>Name patterns (<c>*</c>, <c>?</c>, <c>[…]</c>) of which a tensor must match one; empty takes all.</summary>
     public IReadOnlyList<string> Include { get; set; } = [];

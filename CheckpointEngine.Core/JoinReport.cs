@@ -26,6 +26,9 @@ public sealed class JoinReport
     /// <summary>Number of tensors read.</summary>
     public required int Tensors { get; init; }
 
+    /// <summary>Number of buckets handed out; 0 when the destination was another.</summary>
+    public int Buckets { get; init; }
+
     /// <summary>Seconds of the whole join, metas to publication; of the last round when there were several.</summary>
     public required double Seconds { get; init; }
 

@@ -20,9 +20,9 @@ public sealed partial class ParameterServer
             {
                 return null;
             }
-            if (range.Owner is HeldBufferReference reference && reference.Entry.FindTensor(reference.Buffer, address, lengthBytes) is >= 0 and int tensor)
+            if (range.Owner is HeldBufferReference reference && reference.Entry.FindTensor(reference, address, lengthBytes) is >= 0 and int tensor)
             {
-                return new HeldTensor(reference.Entry.Checkpoint, reference.Entry.Digests, tensor, range);
+                return new HeldTensor(reference.Entry.Checkpoint, reference.Entry.Digests, reference.Entry.Generation, tensor, range);
             }
             range.EndRead();
             return null;

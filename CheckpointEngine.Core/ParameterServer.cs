@@ -129,6 +129,113 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
     }
 
+    /// <summary>Holds the caller's own tensors in place under <paramref name="name"/> and registers them; nothing is copied. All or nothing.</summary>
+    /// <param name="name">1 to 255 bytes as UTF-8.</param>
+    /// <param name="tensors">The tensors; their memory stays mapped, and unchanged outside of <see cref="BeginUpdateAsync"/> and <see cref="CommitUpdate"/>, until the checkpoint is unregistered.</param>
+    /// <returns>The checkpoint; owned by the server, valid until it is unregistered.</returns>
+    /// <exception cref="ArgumentException">There are no tensors, or two have one name.</exception>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>: the name, or memory that another checkpoint has.</exception>
+    public HeldCheckpoint RegisterTensors(string name, CallerTensors tensors)
+    {
+        ArgumentNullException.ThrowIfNull(tensors);
+        HeldCheckpoint held = tensors.ToCheckpoint(name);
+        Reserve(name);
+        try
+        {
+            HeldEntry entry = MakeEntry(held, null);
+            try
+            {
+                if (_engine is not null)
+                {
+                    entry.Register(_registry);
+                }
+                Publish(entry);
+            }
+            catch
+            {
+                FreeAsync(entry).GetAwaiter().GetResult();      // the caller may free its memory when this has thrown
+                throw;
+            }
+            LogRegistered(name, held.Tensors.Count, held.DataBytes);
+            return held;
+        }
+        catch
+        {
+            Unreserve(name);
+            throw;
+        }
+    }
+
+    /// <summary>
+    /// Takes the caller's tensors out of reach so that they may be changed: reads under way are waited for (<see cref="ParameterServerOptions.DrainTimeout"/>)
+    /// and then cut. Who asks for the metas meanwhile is told <see cref="CheckpointError.Busy"/>.
+    /// </summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotFound"/>.</exception>
+    /// <exception cref="InvalidOperationException">Its tensors are not the caller's, or an update has begun already.</exception>
+    public async Task BeginUpdateAsync(string name)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        HeldEntry entry;
+        lock (_lock)
+        {
+            CheckpointRecord record = FindHeld(name);
+            entry = record.Held!;
+            if (!entry.Checkpoint.IsOfCaller)
+            {
+                throw new InvalidOperationException($"update '{name}': it is of files or of a join; only tensors of the caller change in place");
+            }
+            if (entry.IsUpdating)
+            {
+                throw new InvalidOperationException($"update '{name}': an update has begun already");
+            }
+            entry.IsUpdating = true;
+            entry.UpdateBegin = TakeOutOfReachAsync(entry);
+        }
+        await entry.UpdateBegin.ConfigureAwait(false);      // not cancellable, but bounded: half a checkpoint is no state
+    }
+
+    private async Task TakeOutOfReachAsync(HeldEntry entry)
+    {
+        await Task.Yield();                                 // away from the lock
+        if (_engine is not null)
+        {
+            await _engine.UnregisterAsync(entry.Ranges).ConfigureAwait(false);
+        }
+        await entry.StopHashingAsync().ConfigureAwait(false);
+        lock (_lock)
+        {
+            entry.Ranges.Clear();
+            entry.IsOutOfReach = true;
+        }
+    }
+
+    /// <summary>Publishes the changed tensors as a new generation, with digests of their own. A join that began before the update fails; it never mixes generations.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotFound"/>.</exception>
+    /// <exception cref="InvalidOperationException">No update has begun, or its begin has not returned.</exception>
+    public void CommitUpdate(string name)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            CheckpointRecord record = FindHeld(name);
+            HeldEntry entry = record.Held!;
+            if (!entry.IsOutOfReach)
+            {
+                throw new InvalidOperationException($"update '{name}': no update has begun");
+            }
+            entry.RenewDigests();
+            if (_engine is not null)
+            {
+                entry.Register(_registry);
+                entry.StartHashing();
+            }
+            entry.IsUpdating = entry.IsOutOfReach = false;
+            record.SetHeld(entry);
+        }
+        LogUpdated(name);
+    }
+
     /// <summary>Takes a checkpoint away: nobody new reads it, those under way are waited for (<see cref="ParameterServerOptions.DrainTimeout"/>), its memory is freed. What other owners are known to hold is forgotten.</summary>
     /// <returns>False when there was none of that name.</returns>
     public async Task<bool> UnregisterAsync(string name, CancellationToken cancellationToken = default)
@@ -179,6 +286,10 @@ public sealed partial class ParameterServer : IAsyncDisposable
             {
                 string known = string.Join(", ", _records.Where(entry => entry.Value.IsVisible).Select(entry => entry.Key).Order(StringComparer.Ordinal).Take(20));
                 ThrowHelper.Throw(CheckpointError.NotFound, $"checkpoint '{name}' is not known here; known: {(known.Length == 0 ? "none" : known)}");
+            }
+            if (record.Held is { IsUpdating: true })
+            {
+                ThrowHelper.Throw(CheckpointError.Busy, $"checkpoint '{name}' is being updated by its owner; try again");
             }
             return record.GetMetas(scope, this);
         }
@@ -247,6 +358,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(options);
         ObjectDisposedException.ThrowIf(_disposed, this);
         ArgumentOutOfRangeException.ThrowIfNegative(options.Lanes, nameof(options));
+        CheckDestination(options);
         bool hold = options.Destination == JoinDestinationKind.Memory;
         if (hold)
         {
@@ -302,6 +414,25 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
     }
 
+    private static void CheckDestination(JoinOptions options)
+    {
+        switch (options.Destination)
+        {
+            case JoinDestinationKind.Tensors:
+                ArgumentNullException.ThrowIfNull(options.Tensors, nameof(options));
+                options.Tensors.ThrowIfUnfit();
+                break;
+            case JoinDestinationKind.Buckets:
+                ArgumentNullException.ThrowIfNull(options.OnBucket, nameof(options));
+                ArgumentOutOfRangeException.ThrowIfNegativeOrZero(options.BucketBytes, nameof(options));
+                ArgumentOutOfRangeException.ThrowIfNotEqual(options.Repeat, 1, nameof(options));
+                break;
+            case JoinDestinationKind.Directory:
+                ArgumentNullException.ThrowIfNull(options.DirectoryPath, nameof(options));
+                break;
+        }
+    }
+
     private static void CheckName(string name)
     {
         ArgumentException.ThrowIfNullOrEmpty(name);
@@ -342,30 +473,45 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
     }
 
+    private CheckpointRecord FindHeld(string name)
+        => _records.TryGetValue(name, out CheckpointRecord? record) && record.Held is not null
+            ? record
+            : ThrowHelper.Throw<CheckpointRecord>(CheckpointError.NotFound, $"checkpoint '{name}' is not held here");
+
+    private HeldEntry MakeEntry(HeldCheckpoint held, CheckpointDigests? digests)
+        => new(held, digests ?? (Options.Digest == DigestAlgorithm.None ? null : new CheckpointDigests(held.Tensors, Options.Digest)));
+
+    // Its ranges are registered; from here on it is visible.
+    private void Publish(HeldEntry entry)
+    {
+        string name = entry.Checkpoint.Name;
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            CheckpointRecord record = _records.TryGetValue(name, out CheckpointRecord? known) ? known : _records[name] = new CheckpointRecord();
+            if (record.Held is not null)
+            {
+                ThrowHelper.Throw(CheckpointError.AlreadyExists, $"checkpoint '{name}' is held here already");
+            }
+            record.IsReserved = false;
+            if (_engine is not null)
+            {
+                entry.StartHashing();       // before anybody can take it away
+            }
+            record.SetHeld(entry);
+        }
+    }
+
     private async Task PublishAsync(HeldCheckpoint held, CheckpointDigests? digests)
     {
-        var entry = new HeldEntry(held, digests ?? (Options.Digest == DigestAlgorithm.None ? null : new CheckpointDigests(held.Tensors, Options.Digest)));
+        HeldEntry entry = MakeEntry(held, digests);
         try
         {
             if (_engine is not null)
             {
                 entry.Register(_registry);
             }
-            lock (_lock)
-            {
-                ObjectDisposedException.ThrowIf(_disposed, this);
-                CheckpointRecord record = _records.TryGetValue(held.Name, out CheckpointRecord? known) ? known : _records[held.Name] = new CheckpointRecord();
-                if (record.Held is not null)
-                {
-                    ThrowHelper.Throw(CheckpointError.AlreadyExists, $"checkpoint '{held.Name}' is held here already");
-                }
-                record.IsReserved = false;
-                if (_engine is not null)
-                {
-                    entry.StartHashing();       // before anybody can take it away
-                }
-                record.SetHeld(entry);
-            }
+            Publish(entry);
         }
         catch
         {
@@ -376,6 +522,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     private async Task FreeAsync(HeldEntry entry)
     {
+        await entry.UpdateBegin.ConfigureAwait(false);
         if (_engine is not null)
         {
             await _engine.UnregisterAsync(entry.Ranges).ConfigureAwait(false);
@@ -388,6 +535,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     [LoggerMessage(Level = LogLevel.Information, Message = "registered '{Checkpoint}': {Tensors} tensors, {Bytes} bytes")]
     private partial void LogRegistered(string checkpoint, int tensors, long bytes);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "updated '{Checkpoint}'")]
+    private partial void LogUpdated(string checkpoint);
 
     [LoggerMessage(Level = LogLevel.Information, Message = "unregistered '{Checkpoint}'")]
     private partial void LogUnregistered(string checkpoint);

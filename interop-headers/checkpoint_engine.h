@@ -34,7 +34,7 @@
  *            has handed out (pointers into a checkpoint) goes with the handle.
  * Structs    that the caller fills begin with struct_size: set it to sizeof, zero the rest (`ce_join_options o = { sizeof o };` does both);
  *            zero means the default everywhere. A smaller size than this header's is an older caller and is taken (at least the members of
- *            0.1 must be there); a larger one is a newer caller and is taken if all that this library does not know is zero, else it is
+ *            0.2 must be there); a larger one is a newer caller and is taken if all that this library does not know is zero, else it is
  *            CE_E_ARGUMENT. In structs that the library fills, members that fit into struct_size are written and the rest left alone.
  *            ce_tensor and ce_bucket have no size: they never change within a major version.
  * Strings    are UTF-8 and end with NUL; anything else is CE_E_ARGUMENT. What is passed in is copied before the function returns. What comes
@@ -221,7 +221,7 @@ typedef struct ce_fetch_options {
     const char *ca_file;       /* PEM authorities for https instead of the system's; NULL: the system's */
     const char *cert_file;     /* PEM client certificate, with key_file; NULL: none */
     const char *key_file;
-    uint64_t timeout_ms;       /* the longest the fetch may take; 0: 30 s */
+    uint64_t timeout_ms;       /* the longest the fetch may take; 0: 60 s */
 } ce_fetch_options;
 
 /* Fetches metas: http://, https://, unix:/run/ce.sock:/v1/metas, ce://host:port/NAME, or file:///path. Blocks.

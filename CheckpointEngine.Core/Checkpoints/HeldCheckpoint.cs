@@ -51,6 +51,9 @@ public sealed unsafe class HeldCheckpoint : IDisposable
     /// <summary>Bytes of tensor data, padding not counted.</summary>
     public long DataBytes { get; }
 
+    /// <summary>Whether its tensors are the caller's, held in place: they may change between the begin and the commit of an update.</summary>
+    public bool IsOfCaller { get; internal init; }
+
     /// <summary>Index in <see cref="Buffers"/> of the buffer that a tensor lies in.</summary>
     public int BufferOf(int tensor)
     {

@@ -1,5 +1,7 @@
 using System.IO.Hashing;
 using System.Numerics;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using System.Text;
 
 namespace CheckpointEngine.Checkpoints;
@@ -12,9 +14,9 @@ namespace CheckpointEngine.Checkpoints;
 /// Immutable; any number of threads. Tensors are counted from 0 in the order they were added; a tensor lies in a <em>slot</em> of its
 /// buffer, <see cref="GetSlotBytes"/> long (metas call that <c>aligned_size</c>), of which the first <see cref="GetByteLength"/> bytes are data.
 /// </remarks>
-public sealed class TensorTable
+public sealed unsafe class TensorTable
 {
-    private readonly byte[] _names;
+    private readonly byte[] _names;              // each with a NUL behind it; pinned, as are the dimensions: C callers get addresses
     private readonly int[] _nameEnds;
     private readonly byte[] _dtypes;             // index into _dtypeNames
     private readonly TensorDtype[] _dtypeCodes;  // per entry of _dtypeNames
@@ -57,9 +59,15 @@ public sealed class TensorTable
     /// <summary>Name of tensor <paramref name="tensor"/>, UTF-8.</summary>
     public ReadOnlySpan<byte> GetNameUtf8(int tensor)
     {
-        int start = tensor == 0 ? 0 : _nameEnds[tensor - 1];
+        int start = tensor == 0 ? 0 : _nameEnds[tensor - 1] + 1;
         return _names.AsSpan(start, _nameEnds[tensor] - start);
     }
+
+    /// <summary>Address of a tensor's name, which ends with NUL; valid while the table lives.</summary>
+    internal byte* GetNameAddress(int tensor) => (byte*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(GetNameUtf8(tensor)));
+
+    /// <summary>Address of a tensor's dimensions; valid while the table lives.</summary>
+    internal long* GetShapeAddress(int tensor) => (long*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(GetShape(tensor)));
 
     /// <summary>Name of tensor <paramref name="tensor"/>; allocates the string.</summary>
     public string GetName(int tensor) => Encoding.UTF8.GetString(GetNameUtf8(tensor));

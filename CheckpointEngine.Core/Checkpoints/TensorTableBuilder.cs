@@ -79,8 +79,8 @@ public sealed class TensorTableBuilder : IDisposable
 
     /// <summary>Makes the table; the builder can go on and make a longer one.</summary>
     public TensorTable Build()
-        => new(_names.ToArray(), _nameEnds.ToArray(), _dtypes.ToArray(), [.. _dtypeCodes], [.. _dtypeNames],
-            _shapes.ToArray(), _shapeEnds.ToArray(), _dimensions.ToArray(), _slotBytes.ToArray(), _offsets.ToArray());
+        => new(_names.ToArray(pinned: true), _nameEnds.ToArray(), _dtypes.ToArray(), [.. _dtypeCodes], [.. _dtypeNames],
+            _shapes.ToArray(), _shapeEnds.ToArray(), _dimensions.ToArray(pinned: true), _slotBytes.ToArray(), _offsets.ToArray());
 
     /// <inheritdoc/>
     public void Dispose()
@@ -111,6 +111,7 @@ public sealed class TensorTableBuilder : IDisposable
     {
         _names.AddRange(nameUtf8);
         _nameEnds.Add(_names.Count);
+        _names.Add(0);
         _dtypes.Add((byte)dtype);
         _shapes.Add(InternShape(shape));
         _slotBytes.Add(slotBytes);

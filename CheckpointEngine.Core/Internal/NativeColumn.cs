@@ -58,13 +58,14 @@ internal unsafe struct NativeColumn<T> : IDisposable where T : unmanaged
         }
     }
 
-    internal readonly T[] ToArray()
+    /// <param name="pinned">The array never moves: who keeps it alive may keep addresses into it.</param>
+    internal readonly T[] ToArray(bool pinned = false)
     {
         if (Count == 0)
         {
             return [];
         }
-        T[] array = GC.AllocateUninitializedArray<T>(Count);
+        T[] array = GC.AllocateUninitializedArray<T>(Count, pinned);
         Span.CopyTo(array);
         return array;
     }

@@ -30,6 +30,7 @@ internal static unsafe partial class Libc
 
     internal const int MADV_WILLNEED = 3;
     internal const int MADV_HUGEPAGE = 14;
+    internal const int MADV_WIPEONFORK = 18;
 
     internal const uint MLOCK_ONFAULT = 1;
 

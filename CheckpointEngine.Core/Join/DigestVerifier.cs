@@ -19,12 +19,15 @@ internal sealed class DigestVerifier
     // 2 GiB of tensors: an owner that must first read them from a slow disk still answers within the stall timeout.
     private const int LargestBatchChunks = 512;
 
+    internal const string NoDigests = "owner-has-no-digests";
+
     private readonly TransferPlan _plan;
     private readonly OwnerLink?[] _links;
     private readonly Dictionary<DigestAlgorithm, CheckpointDigests> _received = [];
     private readonly Dictionary<DigestAlgorithm, CheckpointDigests> _expected = [];
     private readonly CheckpointDigests?[] _receivedByOwner;
     private readonly CheckpointDigests?[] _expectedByOwner;
+    private readonly long[] _generations;       // by owner; 0 until it has told one
 
     internal DigestVerifier(TransferPlan plan, OwnerLink?[] links)
         : this(plan, links, [.. Enumerable.Range(0, links.Length).Select(owner => links[owner] is null ? DigestAlgorithm.None : ChooseAlgorithm(plan, links, owner))])
@@ -43,6 +46,7 @@ internal sealed class DigestVerifier
         _links = links;
         _receivedByOwner = new CheckpointDigests?[links.Length];
         _expectedByOwner = new CheckpointDigests?[links.Length];
+        _generations = new long[links.Length];
         for (int owner = 0; owner < links.Length; owner++)
         {
             DigestAlgorithm algorithm = algorithms[owner];
@@ -59,6 +63,9 @@ internal sealed class DigestVerifier
             _expectedByOwner[owner] = _expected[algorithm];
         }
     }
+
+    /// <summary>Called, on any thread, when digests of an owner have come.</summary>
+    internal Action? ExpectedCame { get; set; }
 
     /// <summary>The digests of all that was received, when every chunk of every tensor was hashed with <paramref name="algorithm"/>; else null.</summary>
     internal CheckpointDigests? TakeReceived(DigestAlgorithm algorithm)
@@ -120,42 +127,48 @@ internal sealed class DigestVerifier
     internal string? Conclude()
     {
         bool complete = true;
-        Span<byte> root = stackalloc byte[TensorDigest.MaxDigestBytes];
         foreach (PlannedBuffer buffer in _plan.Buffers)
         {
-            CheckpointDigests? received = _receivedByOwner[buffer.Owner];
-            CheckpointDigests? expected = _expectedByOwner[buffer.Owner];
             for (int tensor = buffer.FirstTensor; tensor < buffer.FirstTensor + buffer.TensorCount; tensor++)
             {
-                if (_plan.Tensors.GetByteLength(tensor) == 0)
-                {
-                    continue;
-                }
-                if (received is null)
-                {
-                    complete = false;
-                    continue;
-                }
-                if (received.FindDifference(expected!, tensor) is int difference)
-                {
-                    if (difference >= 0)
-                    {
-                        ThrowMismatch(tensor, difference);
-                    }
-                    continue;
-                }
-                int source = _plan.GetSourceTensor(tensor);
-                if (_plan.Metas.GetDigestAlgorithm(source) != received.Algorithm || !received.TryGetRoot(tensor, root))
-                {
-                    complete = false;
-                }
-                else if (!_plan.Metas.GetDigest(source).SequenceEqual(root[..received.Algorithm.DigestBytes()]))
-                {
-                    ThrowMismatch(tensor, -1);
-                }
+                complete &= IsChecked(buffer.Owner, tensor);
             }
         }
-        return complete ? null : "owner-has-no-digests";
+        return complete ? null : NoDigests;
+    }
+
+    /// <summary>Whether all of a tensor that has arrived was compared with what its owner vouches for.</summary>
+    /// <returns>False when the owner's digests are not there, yet or at all.</returns>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.DigestMismatch"/>.</exception>
+    internal bool IsChecked(int owner, int tensor)
+    {
+        if (_plan.Tensors.GetByteLength(tensor) == 0)
+        {
+            return true;
+        }
+        if (_receivedByOwner[owner] is not CheckpointDigests received)
+        {
+            return false;
+        }
+        if (received.FindDifference(_expectedByOwner[owner]!, tensor) is int difference)
+        {
+            if (difference >= 0)
+            {
+                ThrowMismatch(tensor, difference);
+            }
+            return true;
+        }
+        Span<byte> root = stackalloc byte[TensorDigest.MaxDigestBytes];
+        int source = _plan.GetSourceTensor(tensor);
+        if (_plan.Metas.GetDigestAlgorithm(source) != received.Algorithm || !received.TryGetRoot(tensor, root))
+        {
+            return false;
+        }
+        if (!_plan.Metas.GetDigest(source).SequenceEqual(root[..received.Algorithm.DigestBytes()]))
+        {
+            ThrowMismatch(tensor, -1);
+        }
+        return true;
     }
 
     private async Task FetchAsync(int owner, PeerClient peer, CancellationToken cancellationToken)
@@ -196,14 +209,25 @@ internal sealed class DigestVerifier
 
         async Task FetchBatchAsync()
         {
-            byte[]?[] digests = await peer.GetDigestsAsync(batch.ToArray(), cancellationToken).ConfigureAwait(false);
+            (long generation, byte[]?[] digests) = await peer.GetDigestsAsync(batch.ToArray(), cancellationToken).ConfigureAwait(false);
+            if (_generations[owner] == 0)
+            {
+                _generations[owner] = generation;
+            }
             for (int i = 0; i < digests.Length; i++)
             {
+                // What it held when the join began it holds no more, or in another version: bytes of both may be here already.
+                if (generation != _generations[owner] || (digests[i] is null && _generations[owner] != 0))
+                {
+                    ThrowHelper.Throw(CheckpointError.DigestMismatch,
+                        $"check tensor '{_plan.Tensors.GetName(batchTensors[i])}' of {_links[owner]!.Name}: the owner has changed or taken away the checkpoint since the join began; fetch the metas anew and join again");
+                }
                 if (digests[i] is byte[] chunks)
                 {
                     TakeExpected(expected, batchTensors[i], chunks);
                 }
             }
+            ExpectedCame?.Invoke();
             batch.Clear();
             batchTensors.Clear();
             batchChunks = 0;

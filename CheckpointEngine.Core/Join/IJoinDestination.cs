@@ -11,4 +11,12 @@ internal interface IJoinDestination : IDisposable
 
     /// <summary>Takes a unit out of a lane's staging memory.</summary>
     void Write(in ReadUnit unit, ReadOnlySpan<byte> bytes);
+
+    /// <summary>Whether there is room for a unit by now; one that has been let in has room for good.</summary>
+    bool HasRoom(in ReadUnit unit) => true;
+
+    /// <summary>Counts a unit that is in its place and checked, as far as it can be by now.</summary>
+    void Completed(in ReadUnit unit)
+    {
+    }
 }

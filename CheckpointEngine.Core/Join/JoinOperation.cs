@@ -27,6 +27,8 @@ internal sealed partial class JoinOperation
     private readonly PinMode _pin;
     private readonly ILogger _logger;
     private readonly List<string> _warnings = [];
+    private TensorsDestination? _tensors;
+    private BucketPlan? _buckets;
 
     internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server)
     {
@@ -44,10 +46,22 @@ internal sealed partial class JoinOperation
         progress?.Report(new JoinProgress(0, 0, 0, "plan"));
         CheckpointMetas metas = _metas.WithoutEmptyOwners();
         metas.ValidateForLoading();
-        TransferPlan plan = TransferPlanner.Plan(metas, new TensorFilter(_options.Include, _options.Exclude));
-        if (_options.Destination == JoinDestinationKind.Memory)
+        TensorFilter filter = _options.Destination == JoinDestinationKind.Tensors
+            ? new TensorFilter(_options.Include, _options.Exclude, _options.Tensors!.Table)
+            : new TensorFilter(_options.Include, _options.Exclude);
+        TransferPlan plan = TransferPlanner.Plan(metas, filter);
+        switch (_options.Destination)
         {
-            MemoryDestination.ThrowIfBeyondHost(plan);      // before anything is made whose size the metas decide
+            case JoinDestinationKind.Memory:
+                MemoryDestination.ThrowIfBeyondHost(plan);      // before anything is made whose size the metas decide
+                break;
+            case JoinDestinationKind.Tensors:
+                (_tensors, plan) = TensorsDestination.Make(plan, _options.Tensors!);
+                break;
+            case JoinDestinationKind.Buckets:
+                _buckets = new BucketPlan(plan, _options.BucketBytes);
+                plan = _buckets.Plan;
+                break;
         }
         OwnerLink?[] links = new OwnerLink?[metas.Owners.Length];
         try
@@ -82,11 +96,11 @@ internal sealed partial class JoinOperation
             {
                 long roundStart = Stopwatch.GetTimestamp();
                 var clock = new JoinPhaseClock();
-                destination ??= MakeDestination(plan);
+                destination ??= MakeDestination(plan, verifier);
                 double allocate = clock.Mark();
 
                 var run = new TransferRun(plan, links, destination, verifier, _options.Lanes);
-                await RunUntilFetchFailsAsync(run, fetch, progress, cancellationToken).ConfigureAwait(false);
+                await RunUntilFetchFailsAsync(run, fetch, destination as BucketDestination, progress, cancellationToken).ConfigureAwait(false);
                 transports = run.BytesByTransport;
                 double transfer = clock.Mark();
 
@@ -128,6 +142,7 @@ internal sealed partial class JoinOperation
                 Checkpoint = _options.CheckpointName,
                 Bytes = plan.DataBytes,
                 Tensors = plan.Tensors.Count,
+                Buckets = _buckets?.Count ?? 0,
                 Seconds = (rounds.Count == 1 ? planSeconds : 0) + rounds[^1].Seconds + phases.Write,
                 Verified = unverified is null,
                 UnverifiedReason = unverified,
@@ -146,17 +161,29 @@ internal sealed partial class JoinOperation
     }
 
     // A fetch that fails (wrong digests in the metas, an owner that is gone) must not wait for gigabytes to arrive first.
-    private static async Task RunUntilFetchFailsAsync(TransferRun run, Task fetch, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
+    private static async Task RunUntilFetchFailsAsync(TransferRun run, Task fetch, BucketDestination? buckets, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
-        Task transfer = run.RunAsync(progress, cancellationToken);
+        Task consumed = buckets?.Start(run, fetch) ?? Task.CompletedTask;
+        Task transfer = run.RunAsync(consumed, progress, cancellationToken);
         _ = fetch.ContinueWith(static (failed, state) => ((TransferRun)state!).Fail(failed.Exception!.InnerException!), run,
             CancellationToken.None, TaskContinuationOptions.OnlyOnFaulted | TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
-        await transfer.ConfigureAwait(false);
+        try
+        {
+            await transfer.ConfigureAwait(false);
+        }
+        catch
+        {
+            buckets?.Stop();
+            await consumed.ConfigureAwait(false);       // a handler may be at work, and what it has is about to be freed
+            throw;
+        }
     }
 
-    private IJoinDestination MakeDestination(TransferPlan plan) => _options.Destination switch
+    private IJoinDestination MakeDestination(TransferPlan plan, DigestVerifier? verifier) => _options.Destination switch
     {
         JoinDestinationKind.Memory => new MemoryDestination(plan),
+        JoinDestinationKind.Tensors => _tensors!,
+        JoinDestinationKind.Buckets => new BucketDestination(_buckets!, _options.OnBucket!, verifier, _options.RequireVerify),
         JoinDestinationKind.Null => new NullDestination(),
         _ => new DirectoryDestination(plan, _options.DirectoryPath ?? throw new InvalidOperationException("JoinOptions.DirectoryPath is not set"), _options.KeepPartial),
     };
@@ -188,7 +215,7 @@ internal sealed partial class JoinOperation
 
     private async Task<IReadOnlyList<SideFile>> FetchSideFilesAsync(TransferPlan plan, OwnerLink?[] links, Task after, CancellationToken cancellationToken)
     {
-        if (_options.WeightsOnly || _options.Destination == JoinDestinationKind.Null)
+        if (_options.WeightsOnly || _options.Destination is not (JoinDestinationKind.Memory or JoinDestinationKind.Directory))
         {
             return [];
         }

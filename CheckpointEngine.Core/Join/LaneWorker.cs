@@ -29,6 +29,7 @@ internal sealed unsafe class LaneWorker
     {
         internal ReadUnit Unit;
         internal nint Destination;
+        internal bool IsStaged;
         internal bool InFlight;
     }
 
@@ -60,17 +61,21 @@ internal sealed unsafe class LaneWorker
     {
         try
         {
-            while (_run.TakeOwner(this) is int owner)
+            do
             {
-                try
+                while (_run.TakeOwner(this) is int owner)
                 {
-                    Serve(owner);
-                }
-                finally
-                {
-                    _run.LeaveOwner(owner);
+                    try
+                    {
+                        Serve(owner);
+                    }
+                    finally
+                    {
+                        _run.LeaveOwner(owner);
+                    }
                 }
             }
+            while (_run.WaitForRoom(this, null));
         }
         catch (Exception failure)
         {
@@ -159,12 +164,16 @@ internal sealed unsafe class LaneWorker
             {
                 int free = FreeSlot();
                 nint destination = _run.Destination.AddressOf(unit);
-                _slots[free] = new Slot { Unit = unit, Destination = destination != 0 ? destination : Staging(free), InFlight = true };
+                _slots[free] = new Slot { Unit = unit, Destination = destination != 0 ? destination : Staging(free), IsStaged = destination == 0, InFlight = true };
                 inFlight++;
                 lane.Submit(new ReadRequest(plan.Ranges[unit.Range].RemoteAddress + (ulong)unit.OffsetInRange, _slots[free].Destination, unit.LengthBytes, free));
             }
             if (inFlight == 0)
             {
+                if (_run.WaitForRoom(this, work))
+                {
+                    continue;
+                }
                 return bytesDone;
             }
             ReadCompletion completion = lane.Wait();
@@ -214,10 +223,11 @@ internal sealed unsafe class LaneWorker
     {
         var bytes = new ReadOnlySpan<byte>((void*)slot.Destination, slot.Unit.LengthBytes);
         _run.Verifier?.Check(slot.Unit, bytes);
-        if (_staging != null)
+        if (slot.IsStaged)
         {
             _run.Destination.Write(slot.Unit, bytes);
         }
+        _run.Destination.Completed(slot.Unit);
     }
 
     private void GiveBackAll(OwnerWork work)

@@ -8,11 +8,13 @@ internal sealed class OwnerWork
 {
     private readonly Lock _lock = new();
     private readonly Stack<ReadUnit> _givenBack = new();
+    private readonly IJoinDestination _destination;
     private ReadUnitCursor _cursor;
     private long _remainingBytes;
 
-    internal OwnerWork(TransferPlan plan, int owner)
+    internal OwnerWork(TransferPlan plan, int owner, IJoinDestination destination)
     {
+        _destination = destination;
         _cursor = new ReadUnitCursor(plan, owner);
         foreach (ReadRange range in plan.Ranges)
         {
@@ -26,22 +28,54 @@ internal sealed class OwnerWork
     /// <summary>Lanes at work on this owner; under the lock of the run.</summary>
     internal int Lanes { get; set; }
 
+    /// <summary>Takes a unit; false when there is none, or no room for the next one yet.</summary>
     internal bool TryTake(out ReadUnit unit)
     {
         lock (_lock)
         {
-            do
+            if (!TryNext(out unit))
             {
-                if (!_givenBack.TryPop(out unit) && !_cursor.TryTake(out unit))
-                {
-                    _remainingBytes = 0;        // padding between two units is in no unit
-                    return false;
-                }
+                return false;
             }
-            while (unit.LengthBytes == 0);      // nothing but empty tensors
+            if (!_destination.HasRoom(unit))
+            {
+                _givenBack.Push(unit);
+                return false;
+            }
             _remainingBytes -= unit.LengthBytes;
             return true;
         }
+    }
+
+    /// <summary>Whether there is a unit to take at this moment.</summary>
+    internal bool HasUnitToTake
+    {
+        get
+        {
+            lock (_lock)
+            {
+                if (!TryNext(out ReadUnit unit))
+                {
+                    return false;
+                }
+                _givenBack.Push(unit);
+                return _destination.HasRoom(unit);
+            }
+        }
+    }
+
+    private bool TryNext(out ReadUnit unit)
+    {
+        do
+        {
+            if (!_givenBack.TryPop(out unit) && !_cursor.TryTake(out unit))
+            {
+                _remainingBytes = 0;        // padding between two units is in no unit
+                return false;
+            }
+        }
+        while (unit.LengthBytes == 0);      // nothing but empty tensors
+        return true;
     }
 
     internal void GiveBack(in ReadUnit unit)

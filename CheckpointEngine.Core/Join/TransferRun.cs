@@ -24,6 +24,7 @@ internal sealed class TransferRun
     private readonly int _fixedLanes;
     private readonly long _totalBytes;
     private readonly Lock _lock = new();
+    private readonly object _room = new();
     private readonly HashSet<LaneWorker> _workers = [];
     private readonly TaskCompletionSource _done = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly PaddedCounter _bytesDone = new();
@@ -44,7 +45,7 @@ internal sealed class TransferRun
         {
             if (links[owner] is not null)
             {
-                _works[owner] = new OwnerWork(plan, owner);
+                _works[owner] = new OwnerWork(plan, owner, destination);
                 _totalBytes += _works[owner]!.RemainingBytes;
                 owners++;
             }
@@ -62,9 +63,12 @@ internal sealed class TransferRun
     internal Dictionary<string, long> BytesByTransport { get; } = [];
 
     /// <summary>Runs to the end.</summary>
+    /// <param name="consumed">Ends when what was read has been consumed, and never fails: a consumer that fails calls <see cref="Fail"/>.</param>
+    /// <param name="progress">Told about twenty times a second.</param>
+    /// <param name="cancellationToken">Ends it.</param>
     /// <exception cref="CheckpointEngineException">The first thing that went wrong.</exception>
     /// <exception cref="OperationCanceledException">Cancelled; every lane has ended and nobody writes to the destination any more.</exception>
-    internal async Task RunAsync(IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
+    internal async Task RunAsync(Task consumed, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
         var lanes = new LaneCountController(_links, _fixedLanes, MaxLanes);
         using (cancellationToken.UnsafeRegister(static state => ((TransferRun)state!).Fail(new OperationCanceledException()), this))
@@ -73,13 +77,18 @@ internal sealed class TransferRun
             {
                 long start = Stopwatch.GetTimestamp();
                 SetTarget(lanes.Initial);
-                while (!_done.Task.IsCompleted)
+                Task all = Task.WhenAll(_done.Task, consumed);
+                while (!all.IsCompleted && _failure is null)
                 {
-                    await Task.WhenAny(_done.Task, Task.Delay(s_tick, CancellationToken.None)).ConfigureAwait(false);
+                    await Task.WhenAny(_done.Task.IsCompleted ? all : _done.Task, Task.Delay(s_tick, CancellationToken.None)).ConfigureAwait(false);
                     long done = _bytesDone.Value;
                     progress?.Report(new JoinProgress(Math.Min(done, _plan.DataBytes), _plan.DataBytes, _targetLanes, "transfer"));
-                    SetTarget(lanes.Next(done, Stopwatch.GetElapsedTime(start)));
+                    if (!_done.Task.IsCompleted)
+                    {
+                        SetTarget(lanes.Next(done, Stopwatch.GetElapsedTime(start)));
+                    }
                 }
+                await _done.Task.ConfigureAwait(false);
             }
             catch (Exception failure)
             {
@@ -108,9 +117,9 @@ internal sealed class TransferRun
             long most = 0;
             for (int owner = 0; owner < _works.Length; owner++)
             {
-                if (_works[owner] is OwnerWork work && work.RemainingBytes / (work.Lanes + 1) > most)
+                if (_works[owner] is OwnerWork work && (work.RemainingBytes + work.Lanes) / (work.Lanes + 1) > most && work.HasUnitToTake)
                 {
-                    most = work.RemainingBytes / (work.Lanes + 1);
+                    most = (work.RemainingBytes + work.Lanes) / (work.Lanes + 1);
                     best = owner;
                 }
             }
@@ -154,6 +163,41 @@ internal sealed class TransferRun
         }
     }
 
+    /// <summary>Waits while there is work but no room for it.</summary>
+    /// <param name="worker">The lane that waits.</param>
+    /// <param name="own">The owner that it is connected to; null when it serves none.</param>
+    /// <returns>True: there is a unit to take, of <paramref name="own"/> if that is given. False: it should leave that owner, or end.</returns>
+    internal bool WaitForRoom(LaneWorker worker, OwnerWork? own)
+    {
+        lock (_room)
+        {
+            while (!ShouldEnd(worker))
+            {
+                bool ownHas = own is { HasUnitToTake: true };
+                bool anyHas = ownHas || Array.Exists(_works, work => work is { HasUnitToTake: true });
+                if (anyHas)
+                {
+                    return own is null || ownHas;
+                }
+                if (!Array.Exists(_works, work => work is { RemainingBytes: > 0 }))
+                {
+                    return false;
+                }
+                Monitor.Wait(_room);
+            }
+            return false;
+        }
+    }
+
+    /// <summary>Lets lanes look again whether there is room.</summary>
+    internal void RoomCame()
+    {
+        lock (_room)
+        {
+            Monitor.PulseAll(_room);
+        }
+    }
+
     /// <summary>Counts a unit that is in its place.</summary>
     internal void Completed(int bytes) => _bytesDone.Add(bytes);
 
@@ -171,6 +215,7 @@ internal sealed class TransferRun
         {
             worker.Abort();
         }
+        RoomCame();
         if (workers.Length == 0)
         {
             _done.TrySetResult();

@@ -22,12 +22,16 @@ public sealed class MetasClient : IDisposable
     /// <summary>Makes a client.</summary>
     public MetasClient(MetasClientOptions? options = null) => _options = options ?? new MetasClientOptions();
 
-    /// <summary>Fetches metas from <paramref name="url"/>: <c>http(s)://host:port/…</c>, <c>unix:/path/to.sock:/v1/metas</c>, <c>ce://host:port/NAME</c>.</summary>
+    /// <summary>Fetches metas from <paramref name="url"/>: <c>http(s)://host:port/…</c>, <c>unix:/path/to.sock:/v1/metas</c>, <c>ce://host:port/NAME</c>, <c>file:///path</c>.</summary>
     /// <exception cref="CheckpointEngineException">Not reached, refused, not found, too large or malformed.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public async Task<CheckpointMetas> FetchAsync(string url, CancellationToken cancellationToken = default)
     {
         ArgumentException.ThrowIfNullOrEmpty(url);
+        if (url.StartsWith("file://", StringComparison.OrdinalIgnoreCase))
+        {
+            return await ReadFileAsync(Uri.TryCreate(url, UriKind.Absolute, out Uri? file) ? file.LocalPath : url["file://".Length..], cancellationToken).ConfigureAwait(false);
+        }
         using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         deadline.CancelAfter(_options.Timeout);
         try
@@ -211,6 +215,7 @@ public sealed class MetasClient : IDisposable
         {
             401 or 403 => (CheckpointError.Refused, "; give the token by --token-file or CHECKPOINT_ENGINE_TOKEN"),
             404 => (CheckpointError.NotFound, ""),
+            503 => (CheckpointError.Busy, "; try again"),
             409 => (CheckpointError.InvalidData, ""),
             _ => (CheckpointError.ProtocolViolation, ""),
         };

@@ -92,16 +92,16 @@ internal sealed class PeerClient : IDisposable
     /// <summary>Asks for the chunk digests of tensors.</summary>
     /// <param name="tensors">Address and length of each; at most <see cref="PeerSession.MaxTensorsPerRequest"/>, of at most <see cref="PeerSession.MaxChunksPerRequest"/> chunks unless it is one.</param>
     /// <param name="cancellationToken">Ends the wait; the conversation is of no more use then.</param>
-    /// <returns>For each tensor its digests, one after the other, or null when the owner has none.</returns>
-    internal async Task<byte[]?[]> GetDigestsAsync(ReadOnlyMemory<(ulong Address, long LengthBytes)> tensors, CancellationToken cancellationToken)
+    /// <returns>The owner's generation of the checkpoint, and for each tensor its digests, one after the other, or null when the owner has none.</returns>
+    internal async Task<(long Generation, byte[]?[] Digests)> GetDigestsAsync(ReadOnlyMemory<(ulong Address, long LengthBytes)> tensors, CancellationToken cancellationToken)
     {
         if (Digest == DigestAlgorithm.None)
         {
-            return new byte[]?[tensors.Length];
+            return (0, new byte[]?[tensors.Length]);
         }
         byte[] request = new byte[4 + tensors.Length * 16];
         BinaryPrimitives.WriteInt32LittleEndian(request, tensors.Length);
-        long maxBytes = 0;
+        long maxBytes = 8;
         for (int i = 0; i < tensors.Length; i++)
         {
             BinaryPrimitives.WriteUInt64LittleEndian(request.AsSpan(4 + i * 16), tensors.Span[i].Address);
@@ -111,7 +111,12 @@ internal sealed class PeerClient : IDisposable
         byte[] answer = await AskAsync(PeerMessage.Digests, request, (int)Math.Min(maxBytes, int.MaxValue), "ask for digests", cancellationToken, 1 + (int)(maxBytes / TensorDigest.MaxDigestBytes / ChunksPerTimeout)).ConfigureAwait(false);
 
         var digests = new byte[]?[tensors.Length];
-        int at = 0;
+        if (answer.Length < 8)
+        {
+            Violated("its digests do not match what was asked");
+        }
+        long generation = BinaryPrimitives.ReadInt64LittleEndian(answer);
+        int at = 8;
         for (int i = 0; i < digests.Length; i++)
         {
             uint chunks = at + 4 <= answer.Length ? BinaryPrimitives.ReadUInt32LittleEndian(answer.AsSpan(at)) : 0;
@@ -132,7 +137,7 @@ internal sealed class PeerClient : IDisposable
         {
             Violated("its digests do not match what was asked");
         }
-        return digests;
+        return (generation, digests);
     }
 
     /// <summary>Asks for the side files of the checkpoint that <paramref name="address"/> belongs to.</summary>

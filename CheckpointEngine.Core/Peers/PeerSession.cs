@@ -2,6 +2,7 @@ using System.Buffers;
 using System.Buffers.Binary;
 using System.IO.Pipelines;
 using System.Net.Sockets;
+using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
@@ -147,8 +148,8 @@ internal sealed class PeerSession : IDisposable
         await WriteAsync(PeerMessage.Metas, json.WrittenMemory, cancellationToken).ConfigureAwait(false);
     }
 
-    // Request: count (u32), then address and length (u64 each) of every tensor. Answer: for every tensor its number of chunks (u32) and their
-    // digests; 0xffffffff for a tensor that is not held here or has no digests.
+    // Request: count (u32), then address and length (u64 each) of every tensor. Answer: the generation (u64; 0 when no tensor is held here), then for
+    // every tensor its number of chunks (u32) and their digests; 0xffffffff for one that is not held here, has no digests, or is of another generation.
     private async ValueTask AnswerDigestsAsync(byte[] payload, CancellationToken cancellationToken)
     {
         if (payload.Length < 4 || BinaryPrimitives.ReadUInt32LittleEndian(payload) is var count && (count > MaxTensorsPerRequest || payload.Length != 4 + count * 16))
@@ -156,6 +157,9 @@ internal sealed class PeerSession : IDisposable
             ThrowHelper.Throw(CheckpointError.ProtocolViolation, "a digest request of the wrong length");
         }
         var answer = new ArrayBufferWriter<byte>(4096);
+        answer.GetSpan(8);
+        answer.Advance(8);
+        long generation = 0;
         int chunks = 0;
         for (int i = 4; i < payload.Length; i += 16)
         {
@@ -170,7 +174,8 @@ internal sealed class PeerSession : IDisposable
             }
             using (held)
             {
-                if (held.Digests is null)
+                generation = generation == 0 ? held.Generation : generation;
+                if (held.Digests is null || held.Generation != generation)
                 {
                     BinaryPrimitives.WriteUInt32LittleEndian(answer.GetSpan(4), uint.MaxValue);
                     answer.Advance(4);
@@ -190,6 +195,7 @@ internal sealed class PeerSession : IDisposable
                 answer.Advance(4 + bytes);
             }
         }
+        BinaryPrimitives.WriteInt64LittleEndian(MemoryMarshal.AsMemory(answer.WrittenMemory).Span, generation);
         await WriteAsync(PeerMessage.Digests, answer.WrittenMemory, cancellationToken).ConfigureAwait(false);
     }
 

@@ -8,6 +8,7 @@ public sealed class TensorFilter
 {
     private readonly Glob[] _include;
     private readonly Glob[] _exclude;
+    private readonly TensorTable? _only;
 
     /// <summary>Makes a filter.</summary>
     /// <exception cref="ArgumentException">A pattern is malformed.</exception>
@@ -19,14 +20,18 @@ public sealed class TensorFilter
         _exclude = [.. exclude.Select(pattern => new Glob(pattern))];
     }
 
+    /// <summary>Takes of what the patterns take only the tensors of a table.</summary>
+    internal TensorFilter(IReadOnlyList<string> include, IReadOnlyList<string> exclude, TensorTable only)
+        : this(include, exclude) => _only = only;
+
     /// <summary>The filter that takes everything.</summary>
     public static TensorFilter All { get; } = new([], []);
 
     /// <summary>Whether it takes everything.</summary>
-    public bool TakesAll => _include.Length == 0 && _exclude.Length == 0;
+    public bool TakesAll => _only is null && _include.Length == 0 && _exclude.Length == 0;
 
     /// <summary>Whether the tensor of that name is wanted.</summary>
-    public bool Takes(ReadOnlySpan<byte> nameUtf8) => (_include.Length == 0 || AnyMatches(_include, nameUtf8)) && !AnyMatches(_exclude, nameUtf8);
+    public bool Takes(ReadOnlySpan<byte> nameUtf8) => (_only is null || _only.IndexOf(nameUtf8) >= 0) && (_include.Length == 0 || AnyMatches(_include, nameUtf8)) && !AnyMatches(_exclude, nameUtf8);
 
     private static bool AnyMatches(Glob[] patterns, ReadOnlySpan<byte> nameUtf8)
     {

@@ -19,7 +19,16 @@ public readonly record struct PlannedBuffer(int Owner, int SourceBuffer, long Si
 /// <param name="DestinationOffset">Bytes from that buffer's start.</param>
 /// <param name="FirstTensor">Its first tensor in <see cref="TransferPlan.Tensors"/>.</param>
 /// <param name="TensorCount">Number of its tensors.</param>
-public readonly record struct ReadRange(int Owner, ulong RemoteAddress, long LengthBytes, int Buffer, long DestinationOffset, int FirstTensor, int TensorCount);
+public readonly record struct ReadRange(int Owner, ulong RemoteAddress, long LengthBytes, int Buffer, long DestinationOffset, int FirstTensor, int TensorCount)
+{
+    /// <summary>The part of the run with the tensors <paramref name="first"/> to <paramref name="next"/> (not included), without the padding behind them.</summary>
+    internal ReadRange Cut(TensorTable tensors, int first, int next)
+    {
+        long start = tensors.GetOffset(first);
+        long end = tensors.GetOffset(next - 1) + tensors.GetByteLength(next - 1);
+        return this with { RemoteAddress = RemoteAddress + (ulong)(start - DestinationOffset), LengthBytes = end - start, DestinationOffset = start, FirstTensor = first, TensorCount = next - first };
+    }
+}
 
 /// <summary>Who reads what from whom: which tensors, into which buffers, in which contiguous runs.</summary>
 /// <remarks>Immutable; any number of threads. Made by <see cref="TransferPlanner"/>.</remarks>
@@ -39,6 +48,9 @@ public sealed class TransferPlan
         _ranges = ranges;
         _ownerBytes = ownerBytes;
     }
+
+    /// <summary>The same tensors in other runs.</summary>
+    internal TransferPlan WithRanges(ReadRange[] ranges) => new(Metas, Tensors, _sourceTensors, _buffers, ranges, _ownerBytes);
 
     /// <summary>The metas that the plan was made from.</summary>
     public CheckpointMetas Metas { get; }

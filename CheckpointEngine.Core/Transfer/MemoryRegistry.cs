@@ -18,46 +18,52 @@ internal sealed class MemoryRegistry
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>: it overlaps one that is registered.</exception>
     internal RegisteredRange Register(MemoryBuffer buffer, ulong address, ulong lengthBytes, object? owner = null)
     {
-        ArgumentOutOfRangeException.ThrowIfZero(address);
-        ArgumentOutOfRangeException.ThrowIfZero(lengthBytes);
-        ArgumentOutOfRangeException.ThrowIfGreaterThan(lengthBytes, ulong.MaxValue - address);
         var range = new RegisteredRange(buffer, address, lengthBytes, owner);
+        Register([range]);
+        return range;
+    }
+
+    /// <summary>Makes ranges readable, all or none; they may come in any order.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>: one overlaps another, or one that is registered.</exception>
+    internal void Register(IReadOnlyCollection<RegisteredRange> added)
+    {
         lock (_lock)
         {
-            int at = IndexAfter(_ranges, address);
-            if ((at > 0 && _ranges[at - 1].Address + _ranges[at - 1].LengthBytes > address)
-                || (at < _ranges.Length && _ranges[at].Address < address + lengthBytes))
+            RegisteredRange[] ranges = [.. _ranges, .. added];
+            Array.Sort(ranges, static (a, b) => a.Address.CompareTo(b.Address));
+            for (int i = 1; i < ranges.Length; i++)
             {
-                ThrowHelper.Throw(CheckpointError.AlreadyExists, $"register memory 0x{address:x} with {lengthBytes:N0} bytes: it overlaps a range that is registered");
+                if (ranges[i - 1].Address + ranges[i - 1].LengthBytes > ranges[i].Address)
+                {
+                    ThrowHelper.Throw(CheckpointError.AlreadyExists,
+                        $"register memory 0x{ranges[i].Address:x} with {ranges[i].LengthBytes:N0} bytes: it overlaps a range that is registered, 0x{ranges[i - 1].Address:x} with {ranges[i - 1].LengthBytes:N0} bytes");
+                }
             }
-            var ranges = new RegisteredRange[_ranges.Length + 1];
-            _ranges.AsSpan(0, at).CopyTo(ranges);
-            ranges[at] = range;
-            _ranges.AsSpan(at).CopyTo(ranges.AsSpan(at + 1));
             Volatile.Write(ref _ranges, ranges);
         }
-        return range;
     }
 
     /// <summary>Closes a range to new reads and waits for those under way.</summary>
     /// <returns>False when reads were still under way after <paramref name="timeout"/>; the memory must then stay.</returns>
-    internal async Task<bool> UnregisterAsync(RegisteredRange range, TimeSpan timeout)
+    internal Task<bool> UnregisterAsync(RegisteredRange range, TimeSpan timeout) => UnregisterAsync([range], timeout);
+
+    /// <inheritdoc cref="UnregisterAsync(RegisteredRange, TimeSpan)"/>
+    internal async Task<bool> UnregisterAsync(IReadOnlyCollection<RegisteredRange> taken, TimeSpan timeout)
     {
+        var going = new HashSet<RegisteredRange>(taken);
         lock (_lock)
         {
-            int at = Array.IndexOf(_ranges, range);
-            if (at >= 0)
+            RegisteredRange[] left = Array.FindAll(_ranges, range => !going.Contains(range));
+            going.IntersectWith(_ranges);
+            Volatile.Write(ref _ranges, left);
+            foreach (RegisteredRange range in going)
             {
-                var ranges = new RegisteredRange[_ranges.Length - 1];
-                _ranges.AsSpan(0, at).CopyTo(ranges);
-                _ranges.AsSpan(at + 1).CopyTo(ranges.AsSpan(at));
-                Volatile.Write(ref _ranges, ranges);
                 range.Close();
             }
         }
         try
         {
-            await range.Drained.WaitAsync(timeout).ConfigureAwait(false);
+            await Task.WhenAll(taken.Select(range => range.Drained)).WaitAsync(timeout).ConfigureAwait(false);
             return true;
         }
         catch (TimeoutException)

@@ -3,7 +3,7 @@ using CheckpointEngine.Checkpoints;
 namespace CheckpointEngine.Transfer;
 
 /// <summary>A range of this process's memory that peers may read. Counts the reads that are under way on it.</summary>
-/// <remarks>Any number of threads. The memory belongs to <see cref="Buffer"/>; who registered it frees it after <see cref="MemoryRegistry.UnregisterAsync"/>.</remarks>
+/// <remarks>Any number of threads. The memory belongs to <see cref="Buffer"/>; who registered it frees it after it was unregistered.</remarks>
 internal sealed class RegisteredRange
 {
     private const long Closed = long.MinValue;
@@ -12,6 +12,9 @@ internal sealed class RegisteredRange
 
     internal RegisteredRange(MemoryBuffer buffer, ulong address, ulong lengthBytes, object? owner)
     {
+        ArgumentOutOfRangeException.ThrowIfZero(address);
+        ArgumentOutOfRangeException.ThrowIfZero(lengthBytes);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(lengthBytes, ulong.MaxValue - address);
         Buffer = buffer;
         Address = address;
         LengthBytes = lengthBytes;

@@ -64,8 +64,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     /// <summary>Takes ranges away: waits for reads under way, and after <see cref="ParameterServerOptions.DrainTimeout"/> cuts who still reads.</summary>
     internal async Task UnregisterAsync(IReadOnlyList<RegisteredRange> ranges)
     {
-        Task<bool>[] draining = [.. ranges.Select(range => Registry.UnregisterAsync(range, _options.DrainTimeout))];
-        await Task.WhenAll(draining).ConfigureAwait(false);
+        await Registry.UnregisterAsync(ranges, _options.DrainTimeout).ConfigureAwait(false);
         Task drained = Task.WhenAll(ranges.Select(range => range.Drained));
         while (!drained.IsCompleted)
         {

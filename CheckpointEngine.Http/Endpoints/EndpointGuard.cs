@@ -53,6 +53,7 @@ internal sealed class EndpointGuard(CheckpointEngineHttpOptions options, ILogger
     {
         CheckpointError.NotFound => StatusCodes.Status404NotFound,
         CheckpointError.AlreadyExists => StatusCodes.Status409Conflict,
+        CheckpointError.Busy => StatusCodes.Status503ServiceUnavailable,
         _ => StatusCodes.Status500InternalServerError,
     };
 

@@ -146,7 +146,7 @@ internal static class Program
     private static void MeasureCursor()
     {
         TransferPlan plan = TransferPlanner.Plan(Sample(tensors: 10_000, DigestAlgorithm.None), TensorFilter.All);
-        var work = new OwnerWork(plan, 0);
+        var work = new OwnerWork(plan, 0, new NullDestination());
         var cursor = new ReadUnitCursor(plan, 0);
         cursor.TryTake(out ReadUnit unit);
         work.TryTake(out unit);

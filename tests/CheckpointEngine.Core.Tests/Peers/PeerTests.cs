@@ -308,11 +308,13 @@ public sealed class PeerClientTests
 
     public static TheoryData<byte[]> BadDigests => new(
         PeerSessionTests.Frame(PeerMessage.Digests),                                     // nothing
-        PeerSessionTests.Frame(PeerMessage.Digests, 1, 0, 0, 0),                         // a count without digests
-        PeerSessionTests.Frame(PeerMessage.Digests, [1, 0, 0, 0, .. new byte[15]]),      // cut
-        PeerSessionTests.Frame(PeerMessage.Digests, [2, 0, 0, 0, .. new byte[32]]),      // of another tensor
-        PeerSessionTests.Frame(PeerMessage.Digests, [1, 0, 0, 0, .. new byte[17]]),      // too long
-        PeerSessionTests.Frame(PeerMessage.Digests, [0, 0, 0, 0]),
+        PeerSessionTests.Frame(PeerMessage.Digests, 1, 0, 0, 0),                                   // half a generation
+        PeerSessionTests.Frame(PeerMessage.Digests, [.. new byte[8]]),                             // no tensor
+        PeerSessionTests.Frame(PeerMessage.Digests, [.. new byte[8], 1, 0, 0, 0]),                 // a count without digests
+        PeerSessionTests.Frame(PeerMessage.Digests, [.. new byte[8], 1, 0, 0, 0, .. new byte[15]]),      // cut
+        PeerSessionTests.Frame(PeerMessage.Digests, [.. new byte[8], 2, 0, 0, 0, .. new byte[32]]),      // of another tensor
+        PeerSessionTests.Frame(PeerMessage.Digests, [.. new byte[8], 1, 0, 0, 0, .. new byte[17]]),      // too long
+        PeerSessionTests.Frame(PeerMessage.Digests, [.. new byte[8], 0, 0, 0, 0]),
         PeerSessionTests.Frame(PeerMessage.SideFiles, new byte[20]),
         [0xff, 0xff, 0xff, 0x7f, 4, 0, 0, 0]);
 
@@ -326,7 +328,7 @@ public sealed class PeerClientTests
     {
         await using ScriptedPort port = Answering(HelloWith("of-a-later-version"));
         using PeerClient client = await ConnectAsync(port, TimeSpan.FromSeconds(5));
-        Assert.Equal([null], await client.GetDigestsAsync(new[] { (4096UL, 100L) }, TestContext.Current.CancellationToken));
+        Assert.Equal([null], (await client.GetDigestsAsync(new[] { (4096UL, 100L) }, TestContext.Current.CancellationToken)).Digests);
     }
 
     [Theory]

@@ -217,7 +217,7 @@ public sealed class TransferPlanTests
         Assert.Equal(2, plan.Tensors.Count);
         Assert.Equal(0, plan.Ranges.Length);
         Assert.Empty(UnitsOf(plan, 0));
-        Assert.False(new OwnerWork(plan, 0).TryTake(out _));
+        Assert.False(new OwnerWork(plan, 0, new NullDestination()).TryTake(out _));
     }
 
     [Theory]
@@ -252,7 +252,7 @@ public sealed class TransferPlanTests
     public void OwnerWork_TakenAndGivenBack_CountsWhatIsLeft()
     {
         TransferPlan plan = TransferPlanner.Plan(Build([[[(3 * Chunk, 100), (7, 0)]]]), TensorFilter.All);
-        var work = new OwnerWork(plan, 0);
+        var work = new OwnerWork(plan, 0, new NullDestination());
         Assert.True(work.TryTake(out ReadUnit first));
         long left = work.RemainingBytes;
         work.GiveBack(first);

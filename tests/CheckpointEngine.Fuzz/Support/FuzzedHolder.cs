@@ -50,7 +50,7 @@ internal sealed class FuzzedHolder : IPeerResponder, IDisposable
     {
         ulong tensor = (address - FirstAddress) / AddressStep;
         return address % AddressStep == 0 && tensor < (ulong)_checkpoint.Tensors.Count && (ulong)_checkpoint.Tensors.GetByteLength((int)tensor) == lengthBytes && _range.TryBeginRead()
-            ? new HeldTensor(_checkpoint, _digests, (int)tensor, _range)
+            ? new HeldTensor(_checkpoint, _digests, 1, (int)tensor, _range)
             : null;
     }
 

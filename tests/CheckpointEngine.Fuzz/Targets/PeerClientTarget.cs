@@ -97,7 +97,7 @@ internal sealed class PeerClientTarget : FuzzTarget
 
     private static async Task<string> AskDigestsAsync(PeerClient client)
     {
-        byte[]?[] digests = await client.GetDigestsAsync(s_tensors, CancellationToken.None).ConfigureAwait(false);
+        (_, byte[]?[] digests) = await client.GetDigestsAsync(s_tensors, CancellationToken.None).ConfigureAwait(false);
         for (int tensor = 0; tensor < digests.Length; tensor++)
         {
             Check(digests[tensor] is not { } chunks || chunks.Length == TensorDigest.ChunkCount(s_tensors[tensor].LengthBytes) * client.Digest.DigestBytes(), $"tensor {tensor} has digests of another length");

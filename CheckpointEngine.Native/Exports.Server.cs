@@ -1,0 +1,318 @@
+using System.Net;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using CheckpointEngine.Access;
+using CheckpointEngine.Checkpoints;
+
+namespace CheckpointEngine.Native;
+
+/// <summary>Servers.</summary>
+internal static unsafe partial class Exports
+{
+    private const uint JoinOnly = 1;
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_create", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerCreate(CeServerOptions* options, nint* server)
+    {
+        try
+        {
+            Begin(server, "server");
+            CeServerOptions given = Call.Options(options, "ce_server_options");
+            if ((given.Flags & ~JoinOnly) != 0)
+            {
+                throw new CallException(Status.Argument, $"flags 0x{given.Flags:x} has bits that mean nothing");
+            }
+            if (given.Port > ushort.MaxValue)
+            {
+                throw new CallException(Status.Argument, $"port {given.Port} is none");
+            }
+            string address = Call.OptionalText(given.Address, "address") ?? "127.0.0.1";
+            var parsed = new ParameterServerOptions
+            {
+                Address = IPAddress.TryParse(address, out IPAddress? ip) ? ip : throw new CallException(Status.Argument, $"address '{address}' is no IP address"),
+                Token = Call.OptionalText(given.Token, "token") is string token ? AccessToken.FromText(token) : null,
+                PlainPeers = Call.OptionalText(given.PlainPeers, "plain_peers") is string peers ? PlainPeers.Parse(peers) : null,
+                Rank = given.Rank >= 0 ? given.Rank : throw new CallException(Status.Argument, $"rank {given.Rank} is negative"),
+                Port = (int)given.Port,
+                Hold = Choose(given.Hold, "hold", HoldMode.Map, HoldMode.Memfd, HoldMode.Anonymous),
+                Pin = Choose(given.Pin, "pin", PinMode.Auto, PinMode.Mlock, PinMode.None),
+                Digest = Choose(given.Digest, "digest", DigestAlgorithm.Xxh3, DigestAlgorithm.Sha256, DigestAlgorithm.None),
+            };
+            if (given.DrainTimeoutMs != 0)
+            {
+                parsed.DrainTimeout = Milliseconds(given.DrainTimeoutMs);
+            }
+            var made = new ParameterServer(parsed);
+            if ((given.Flags & JoinOnly) == 0)
+            {
+                try
+                {
+                    made.StartAsync().GetAwaiter().GetResult();
+                }
+                catch
+                {
+                    made.DisposeAsync().AsTask().GetAwaiter().GetResult();
+                    throw;
+                }
+            }
+            *server = Handles.Add(new NativeServer(made));
+            return Ok;
+        }
+        catch (InvalidOperationException wildcard)
+        {
+            return Call.Fail(Status.Argument, wildcard.Message);
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_destroy", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerDestroy(nint server)
+    {
+        try
+        {
+            Call.Enter();
+            if (server == 0)
+            {
+                return Ok;
+            }
+            if (NativeJoin.InCallbackOf is NativeJoin join && Handles.Get<NativeServer>(server) == join.Server)
+            {
+                throw new CallException(Status.State, "a callback cannot destroy the server of its own join: return first");
+            }
+            Handles.Remove<NativeServer>(server).Destroy();
+            return Ok;
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_peer_url", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerPeerUrl(nint server, byte* buffer, nuint* size)
+    {
+        try
+        {
+            Call.Enter();
+            return Call.Give(Server(server).PeerUrl, buffer, size);
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_p2p_address", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerP2pAddress(nint server, byte* buffer, nuint* size)
+    {
+        try
+        {
+            Call.Enter();
+            return Call.Give(Server(server).P2pStoreAddress, buffer, size);
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_register_files", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerRegisterFiles(nint server, byte* name, byte** paths, nuint count, nint cancel)
+    {
+        try
+        {
+            Call.Enter();
+            ParameterServer found = Server(server);
+            string text = Call.Text(name, "name");
+            string[] files = Texts(paths, count, "paths");
+            if (files.Length == 0)
+            {
+                throw new CallException(Status.Argument, "there are no paths");
+            }
+            found.RegisterAsync(text, files, NativeCancel.Token(cancel)).GetAwaiter().GetResult();
+            return Ok;
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_register_tensors", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerRegisterTensors(nint server, byte* name, CeTensor* tensors, nuint count)
+    {
+        try
+        {
+            Call.Enter();
+            ParameterServer found = Server(server);
+            string text = Call.Text(name, "name");
+            using CallerTensors callers = Tensors(tensors, count);
+            found.RegisterTensors(text, callers);
+            return Ok;
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_begin_update", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerBeginUpdate(nint server, byte* name)
+    {
+        try
+        {
+            Call.Enter();
+            Server(server).BeginUpdateAsync(Call.Text(name, "name")).GetAwaiter().GetResult();
+            return Ok;
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_commit_update", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerCommitUpdate(nint server, byte* name)
+    {
+        try
+        {
+            Call.Enter();
+            Server(server).CommitUpdate(Call.Text(name, "name"));
+            return Ok;
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_unregister", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerUnregister(nint server, byte* name)
+    {
+        try
+        {
+            Call.Enter();
+            ParameterServer found = Server(server);
+            string text = Call.Text(name, "name");
+            return found.UnregisterAsync(text).GetAwaiter().GetResult()
+                ? Ok
+                : throw new CheckpointEngineException(CheckpointError.NotFound, $"checkpoint '{text}' is not known here");
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_metas", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerMetas(nint server, byte* name, nint* metas)
+    {
+        try
+        {
+            Begin(metas, "metas");
+            *metas = Handles.Add(new NativeMetas(Server(server).GetMetas(Call.Text(name, "name")).Metas));
+            return Ok;
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_load_metas", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerLoadMetas(nint server, byte* name, nint metas)
+    {
+        try
+        {
+            Call.Enter();
+            Server(server).LoadMetas(Call.Text(name, "name"), Handles.Get<NativeMetas>(metas).Metas);
+            return Ok;
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_checkpoint", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerCheckpoint(nint server, byte* name, nint* checkpoint)
+    {
+        try
+        {
+            Begin(checkpoint, "checkpoint");
+            *checkpoint = OpenCheckpoint(Server(server), Call.Text(name, "name"));
+            return Ok;
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    private static ParameterServer Server(nint handle) => Handles.Get<NativeServer>(handle).Server;
+
+    private static string[] Texts(byte** texts, nuint count, string what)
+    {
+        if (count != 0)
+        {
+            Call.NotNull(texts, what);
+        }
+        if (count > 1 << 20)
+        {
+            throw new CallException(Status.Argument, $"{what}: {count:N0} of them are too many");
+        }
+        var read = new string[(int)count];
+        for (int i = 0; i < read.Length; i++)
+        {
+            read[i] = Call.Text(texts[i], $"{what}[{i}]");
+        }
+        return read;
+    }
+
+    private static CallerTensors Tensors(CeTensor* tensors, nuint count)
+    {
+        const int MostDimensions = 64;
+        if (count == 0)
+        {
+            throw new CallException(Status.Argument, "there are no tensors");
+        }
+        Call.NotNull(tensors, "tensors");
+        if (count > 1 << 24)
+        {
+            throw new CallException(Status.Argument, $"{count:N0} tensors are too many");
+        }
+        var read = new CallerTensors();
+        try
+        {
+            for (nuint i = 0; i < count; i++)
+            {
+                CeTensor* tensor = tensors + i;
+                if (tensor->Name == null)
+                {
+                    throw new CallException(Status.Argument, $"tensors[{i}].name is NULL");
+                }
+                ReadOnlySpan<byte> name = MemoryMarshal.CreateReadOnlySpanFromNullTerminated(tensor->Name);
+                if (tensor->Rank > MostDimensions || (tensor->Rank != 0 && tensor->Shape == null))
+                {
+                    throw new CallException(Status.Argument, $"tensor {TensorNames.Quote(name)}: rank is {tensor->Rank}, {(tensor->Shape == null ? "and shape is NULL" : $"and no tensor has more than {MostDimensions}")}");
+                }
+                var shape = new ReadOnlySpan<long>(tensor->Shape, (int)tensor->Rank);
+                read.Add(name, (TensorDtype)Math.Min(tensor->Dtype, byte.MaxValue), shape, (nint)tensor->Data);
+                long bytes = ((TensorDtype)tensor->Dtype).ByteLength(shape);
+                if (tensor->SizeBytes != 0 && tensor->SizeBytes != (ulong)bytes)
+                {
+                    throw new CallException(Status.Argument, $"tensor {TensorNames.Quote(name)}: size_bytes is {tensor->SizeBytes:N0}, and dtype and shape make {bytes:N0}");
+                }
+            }
+            return read;
+        }
+        catch
+        {
+            read.Dispose();
+            throw;
+        }
+    }
+}

@@ -1,0 +1,141 @@
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Metas;
+
+namespace CheckpointEngine.Native;
+
+/// <summary>What a ce_join stands for: a join that runs by itself, how far it is, and how it ended.</summary>
+[System.Diagnostics.CodeAnalysis.SuppressMessage("Design", "CA1001", Justification = "a call of another thread may hold it when the handle is destroyed; a source without timers has nothing to free")]
+internal sealed class NativeJoin : IProgress<JoinProgress>
+{
+    private static readonly string[] s_phases = ["metas", "plan", "transfer", "verify", "write"];     // CE_PHASE_...
+    private const uint PhaseEnded = 5;
+
+    [ThreadStatic]
+    private static NativeJoin? t_inCallbackOf;
+
+    private readonly NativeServer _server;
+    private readonly CallerTensors? _tensors;
+    private readonly BucketCallback? _callback;
+    private readonly CancellationTokenSource _cancel = new();
+    private readonly Lock _lock = new();
+    private readonly Task _ended;
+    private CeJoinProgress _progress;
+    private Status _status = Status.Pending;
+    private string _text = "";
+    private JoinReport? _report;
+    private double _metasSeconds;
+
+    /// <summary>Starts it.</summary>
+    /// <param name="server">Where it runs.</param>
+    /// <param name="fetch">Brings the metas.</param>
+    /// <param name="options">What to read and where to put it; its tensors and callback become the join's.</param>
+    /// <param name="callback">The consumer of buckets; null for another destination.</param>
+    internal NativeJoin(NativeServer server, Func<CancellationToken, Task<CheckpointMetas>> fetch, JoinOptions options, BucketCallback? callback)
+    {
+        _server = server;
+        _tensors = options.Tensors;
+        _callback = callback;
+        Name = options.CheckpointName;
+        IsHeld = options.Destination == JoinDestinationKind.Memory;
+        callback?.Join = this;
+        server.Enlist(this);
+        _ended = Task.Run(() => RunAsync(fetch, options));
+    }
+
+    internal string Name { get; }
+
+    /// <summary>Whether what it brings is held by the server.</summary>
+    internal bool IsHeld { get; }
+
+    internal NativeServer Server => _server;
+
+    /// <summary>The join whose callback the calling thread is in; null in none.</summary>
+    internal static NativeJoin? InCallbackOf
+    {
+        get => t_inCallbackOf;
+        set => t_inCallbackOf = value;
+    }
+
+    internal CeJoinProgress Progress
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _progress;
+            }
+        }
+    }
+
+    internal double MetasSeconds => _metasSeconds;
+
+    /// <summary>What it did.</summary>
+    /// <exception cref="InvalidOperationException">It has not ended well.</exception>
+    internal JoinReport Report => _report ?? throw new InvalidOperationException(_ended.IsCompleted ? $"the join has failed: {_text}" : "the join has not ended yet: ce_join_wait first");
+
+    internal void Cancel() => _cancel.Cancel();
+
+    /// <summary>Waits until it has ended; false when the time is over before that.</summary>
+    internal bool Wait(ulong milliseconds)
+    {
+        const int Slice = 1 << 30;
+        while (milliseconds > Slice)
+        {
+            if (_ended.Wait(Slice))
+            {
+                return true;
+            }
+            milliseconds -= milliseconds == ulong.MaxValue ? 0 : (ulong)Slice;
+        }
+        return _ended.Wait((int)milliseconds);
+    }
+
+    internal void WaitForEnd() => _ended.Wait();
+
+    /// <summary>How it ended.</summary>
+    internal (Status Status, string Text) Outcome => (_status, _text);
+
+    void IProgress<JoinProgress>.Report(JoinProgress value)
+    {
+        lock (_lock)
+        {
+            _progress.BytesDone = (ulong)value.BytesDone;
+            _progress.BytesTotal = (ulong)value.BytesTotal;
+            _progress.Lanes = (uint)value.Lanes;
+            _progress.Phase = (uint)Math.Max(0, Array.IndexOf(s_phases, value.Phase));
+        }
+    }
+
+    internal void BucketDone()
+    {
+        lock (_lock)
+        {
+            _progress.BucketsDone++;
+        }
+    }
+
+    private async Task RunAsync(Func<CancellationToken, Task<CheckpointMetas>> fetch, JoinOptions options)
+    {
+        try
+        {
+            long start = System.Diagnostics.Stopwatch.GetTimestamp();
+            CheckpointMetas metas = await fetch(_cancel.Token).ConfigureAwait(false);
+            _metasSeconds = System.Diagnostics.Stopwatch.GetElapsedTime(start).TotalSeconds;
+            _report = await _server.Server.JoinAsync(metas, options, this, _cancel.Token).ConfigureAwait(false);
+            _status = Status.Ok;
+        }
+        catch (Exception failure)
+        {
+            (_status, _text) = Call.Describe(failure);
+        }
+        _tensors?.Dispose();
+        _callback?.Free();
+        lock (_lock)
+        {
+            _progress.Phase = PhaseEnded;
+            _progress.State = _status switch { Status.Ok => 1, Status.Cancelled => 3, _ => 2 };
+            _progress.Lanes = 0;
+        }
+        _server.Release(this);
+    }
+}

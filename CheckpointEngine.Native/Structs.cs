@@ -1,0 +1,126 @@
+using System.Runtime.InteropServices;
+using CheckpointEngine.Checkpoints;
+
+namespace CheckpointEngine.Native;
+
+// The structs of checkpoint_engine.h, member for member.
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct CeTensor
+{
+    internal byte* Name;
+    internal long* Shape;
+    internal void* Data;
+    internal ulong SizeBytes;
+    internal uint Rank;
+    internal uint Dtype;
+
+    /// <summary>Describes a tensor of a table; what it points at lives as long as the table.</summary>
+    internal static void Fill(CeTensor* tensor, TensorTable tensors, int index, nint address)
+    {
+        int rank = tensors.GetShape(index).Length;
+        long bytes = tensors.GetByteLength(index);
+        tensor->Name = tensors.GetNameAddress(index);
+        tensor->Shape = rank == 0 ? null : tensors.GetShapeAddress(index);
+        tensor->Data = bytes == 0 ? null : (void*)address;
+        tensor->SizeBytes = (ulong)bytes;
+        tensor->Rank = (uint)rank;
+        tensor->Dtype = (uint)tensors.GetDtype(index);
+    }
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct CeBucket
+{
+    internal void* Data;
+    internal ulong SizeBytes;
+    internal CeTensor* Tensors;
+    internal ulong TensorCount;
+    internal ulong Index;
+    internal ulong Count;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct CeFetchOptions
+{
+    internal nuint StructSize;
+    internal byte* Token;
+    internal byte* CaFile;
+    internal byte* CertFile;
+    internal byte* KeyFile;
+    internal ulong TimeoutMs;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct CeServerOptions
+{
+    internal nuint StructSize;
+    internal byte* Address;
+    internal byte* Token;
+    internal byte* PlainPeers;
+    internal ulong DrainTimeoutMs;
+    internal uint Flags;
+    internal int Rank;
+    internal uint Port;
+    internal uint Hold;
+    internal uint Pin;
+    internal uint Digest;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct CeJoinOptions
+{
+    internal nuint StructSize;
+    internal byte* CheckpointName;
+    internal byte* MetasUrl;
+    internal nint Metas;
+    internal CeFetchOptions* Fetch;
+    internal byte** Include;
+    internal byte** Exclude;
+    internal nuint IncludeCount;
+    internal nuint ExcludeCount;
+    internal CeTensor* Tensors;
+    internal nuint TensorCount;
+    internal byte* Directory;
+    internal delegate* unmanaged[Cdecl]<void*, CeBucket*, int> OnBucket;
+    internal void* User;
+    internal ulong BucketBytes;
+    internal ulong TimeoutMs;
+    internal ulong StallTimeoutMs;
+    internal uint Destination;
+    internal uint Verify;
+    internal uint Transport;
+    internal uint Lanes;
+    internal uint WeightsOnly;
+    internal uint Reserved;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal struct CeJoinProgress
+{
+    internal nuint StructSize;
+    internal ulong BytesDone;
+    internal ulong BytesTotal;
+    internal uint Lanes;
+    internal uint Phase;
+    internal uint State;
+    internal uint BucketsDone;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct CeJoinReport
+{
+    internal nuint StructSize;
+    internal ulong Bytes;
+    internal ulong Tensors;
+    internal double Seconds;
+    internal double MetasSeconds;
+    internal double PlanSeconds;
+    internal double AllocateSeconds;
+    internal double TransferSeconds;
+    internal double VerifySeconds;
+    internal double WriteSeconds;
+    internal byte* UnverifiedReason;
+    internal uint Verified;
+    internal uint Buckets;
+}
