@@ -1435,22 +1435,18 @@ class Bucket:
 class _BucketRelay:
     """What the library's callback calls: gives buckets to the caller's function and keeps the exception that it raises. Knows nothing of the join."""
 
-    __slots__ = ("function", "error", "raised")
+    __slots__ = ("function", "error")
 
     def __init__(self, function: Callable[[Bucket], Any]) -> None:
         self.function: Optional[Callable[[Bucket], Any]] = function
         self.error: Optional[BaseException] = None
-        self.raised = False
 
     def __call__(self, user: Any, described: Any) -> int:
         try:
-            error = self._run(described.contents)
-        except BaseException as failure:
-            error = failure
-        if error is None:
-            return 0
-        self.error, self.raised = error, True
-        return 1
+            self.error = self._run(described.contents)
+        except BaseException as failure:        # of this file, not of the function
+            self.error = failure
+        return 0 if self.error is None else 1       # no variable: the frames of an exception keep this one, too
 
     def _run(self, described: _CBucket) -> Optional[BaseException]:
         function = self.function
@@ -1461,8 +1457,7 @@ class _BucketRelay:
             function(Bucket(described, memory))
         except BaseException as error:
             memory.end()
-            trace = error.__traceback__
-            error.__traceback__ = trace.tb_next if trace is not None else None     # without the frame of this function, which would be a cycle
+            _forget_first_frame(error)
             if memory.has_views():
                 traceback.clear_frames(error.__traceback__)     # the variables of its frames may be views of what is about to go
             return error
@@ -1473,6 +1468,12 @@ class _BucketRelay:
                 return BufferError(f"on_bucket has kept a view of bucket {described.index}, whose memory is gone when it returns; keep a copy "
                                    "(.tobytes(), .copy(), .clone()), and do not touch the view any more")
         return None
+
+
+def _forget_first_frame(error: BaseException) -> None:
+    """Takes the frame that caught it out of its traceback: whoever keeps the error would keep that function's variables, the error among them."""
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
 
 
 class Progress(NamedTuple):
@@ -1685,7 +1686,8 @@ class Join:
         if pointer is None or _forked:
             return
         if _lib().ce_join_destroy(pointer) == _E_STATE:     # collected on the thread of its own callback
-            _destroy_elsewhere("ce_join_destroy", pointer, (self._kept, self._function, self._relay, self._server))
+            _destroy_elsewhere("ce_join_destroy", pointer, (self._kept, self._function, self._relay, self._server, self._own_server))
+            self._own_server = None
         self._forget()
 
     def _forget(self) -> None:

@@ -1,9 +1,10 @@
-"""Runs one file of tests: run.py MODULE RESULTS. Writes a line of JSON to RESULTS for each test as it ends: test, outcome, text."""
+"""Runs one file of tests: run.py MODULE RESULTS. Writes a line of JSON to RESULTS for each test as it ends: test, outcome, text, seconds."""
 
 import faulthandler
 import json
 import pathlib
 import sys
+import time
 import unittest
 
 HANGING_SECONDS = 100       # far beyond what any test takes; then the stacks of all threads are printed, and the process ends
@@ -14,9 +15,11 @@ class Result(unittest.TestResult):
         super().__init__()
         self._file = file
         self._bad = {}
+        self._started = 0.0
 
     def startTest(self, test):
         super().startTest(test)
+        self._started = time.monotonic()
         faulthandler.dump_traceback_later(HANGING_SECONDS, exit=True)
 
     def stopTest(self, test):
@@ -58,7 +61,7 @@ class Result(unittest.TestResult):
 
     def _write(self, test, outcome, text):
         name = f"{type(test).__name__}.{test._testMethodName}"
-        print(json.dumps({"test": name, "outcome": outcome, "text": text}), file=self._file, flush=True)
+        print(json.dumps({"test": name, "outcome": outcome, "text": text, "seconds": round(time.monotonic() - self._started, 2)}), file=self._file, flush=True)
 
 
 def main():

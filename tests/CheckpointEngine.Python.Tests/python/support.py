@@ -80,7 +80,9 @@ class Case(unittest.TestCase):
         """That a weak reference is dead, at the latest after a collection."""
         if reference() is not None:
             gc.collect()
-        self.assertIsNone(reference(), f"{what} is kept by {gc.get_referrers(reference())!r:.500}")
+        kept = reference()
+        if kept is not None:
+            self.fail(f"{what} is kept by {[type(referrer) for referrer in gc.get_referrers(kept)]}")
 
     def wait_until(self, condition, what):
         """For what the interface tells only by asking."""

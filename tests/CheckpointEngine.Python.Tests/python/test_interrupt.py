@@ -110,8 +110,8 @@ data = {{"t%d" % index: bytearray(32 << 20) for index in range(8)}}
 server.register_tensors("m", data)
 print("url", server.url("m"), flush=True)
 sys.stdin.readline()
-print("now", flush=True)
 try:
+    print("now", flush=True)
     {use}
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -147,7 +147,7 @@ import signal, sys, checkpoint_engine as ce
 count = []
 signal.signal(signal.SIGUSR1, lambda number, frame: (count.append(number), print("signal", len(count), flush=True)))
 try:
-    ce.join(f"ce://127.0.0.1:{sys.argv[1]}/m", timeout=3)
+    ce.join(f"ce://127.0.0.1:{sys.argv[1]}/m", timeout=2)
 except ce.TimedOutError:
     print("timed out", len(count), flush=True)
 """

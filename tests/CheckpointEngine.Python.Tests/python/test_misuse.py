@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import pathlib
 import pickle
 import re
 import shutil
@@ -176,7 +175,7 @@ class ContractTests(Case):
     def test_element_types_are_the_headers(self):
         library = ce._lib()
         header = dict(re.findall(r"CE_DTYPE_(\w+) = (\d+)", self.header))
-        self.assertEqual({dtype.name: str(dtype.code) for dtype in ce._DTYPES}, header)
+        self.assertEqual({dtype.name.replace("FNUZ", "_FNUZ"): str(dtype.code) for dtype in ce._DTYPES}, header)
         for dtype in ce._DTYPES[1:]:
             self.assertEqual(library.ce_dtype_bits(dtype.code), dtype.bits, dtype.name)
             self.assertIn(library.ce_dtype_name(dtype.code).decode(), (dtype.name, ""))
@@ -222,7 +221,7 @@ class LoadingTests(Case):
         folder = self.place("none")
         shown = self.show(folder, CHECKPOINT_ENGINE_LIBRARY=str(self.folder / "nothing.so"))
         self.assertRegex(shown, "^refused .*nothing.so")
-        self.assertIn("another library", self.show(folder, CHECKPOINT_ENGINE_LIBRARY=str(pathlib.Path(ctypes.__file__).parent / "nothing") if False else "libc.so.6"))
+        self.assertIn("another library", self.show(folder, CHECKPOINT_ENGINE_LIBRARY="libc.so.6"))
         self.assertRegex(self.show(folder), "^refused .*CHECKPOINT_ENGINE_LIBRARY")
 
     def test_another_interface_is_refused(self):
