@@ -48,7 +48,7 @@ internal sealed class HeldEntry : IAsyncDisposable
             HeldBuffer held = Checkpoint.Buffers[buffer];
             int count = 1;
             ulong end = (ulong)held.Address + (ulong)held.SizeBytes;
-            while (Checkpoint.IsOfCaller && buffer + count < Checkpoint.Buffers.Length && Checkpoint.Buffers[buffer + count] is var next && (ulong)next.Address < end)
+            while (Checkpoint.IsOfCaller && held.SizeBytes != 0 && buffer + count < Checkpoint.Buffers.Length && Checkpoint.Buffers[buffer + count] is var next && (ulong)next.Address < end)
             {
                 end = Math.Max(end, (ulong)next.Address + (ulong)next.SizeBytes);
                 count++;

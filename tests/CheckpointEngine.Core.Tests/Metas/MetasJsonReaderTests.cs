@@ -115,11 +115,13 @@ public class MetasJsonReaderTests
         => Refuse(CheckpointError.WrongShape, Encoding.UTF8.GetBytes(Document(pointer: pointer, size: size)));
 
     [Fact]
-    public void Read_SlotSmallerThanTensorOrOverlappingBuffers_IsWrongShape()
+    public void Read_SlotSmallerThanTensorOrAByteWithManyNames_IsWrongShape()
     {
         Refuse(CheckpointError.WrongShape, Encoding.UTF8.GetBytes(Document("""{"name":"w","dtype":"torch.int8","shape":[3],"aligned_size":2}""")));
-        Refuse(CheckpointError.WrongShape, """{"0":{"memory_buffer_metas_list":[{"metas":[],"ptr":100,"size":50},{"metas":[],"ptr":60,"size":41}]}}"""u8.ToArray());
-        _ = Read("""{"0":{"memory_buffer_metas_list":[{"metas":[],"ptr":100,"size":50},{"metas":[],"ptr":60,"size":40},{"metas":[],"ptr":120,"size":0}]}}""");
+        _ = Read("""{"0":{"memory_buffer_metas_list":[{"metas":[],"ptr":100,"size":50},{"metas":[],"ptr":60,"size":41},{"metas":[],"ptr":120,"size":0}]}}""");   // tied weights
+        string name = """{"metas":[],"ptr":100,"size":50}""";
+        _ = Read($$$"""{"0":{"memory_buffer_metas_list":[{{{string.Join(',', Enumerable.Repeat(name, 8))}}}]}}""");
+        Refuse(CheckpointError.WrongShape, Encoding.UTF8.GetBytes($$$"""{"0":{"memory_buffer_metas_list":[{{{string.Join(',', Enumerable.Repeat(name, 9))}}}]}}"""));
         Refuse(CheckpointError.WrongShape, """{"0":{"memory_buffer_metas_list":[{"metas":[],"ptr":0,"size":9223372036854775807},{"metas":[],"ptr":9223372036854775807,"size":1}]}}"""u8.ToArray());
     }
 

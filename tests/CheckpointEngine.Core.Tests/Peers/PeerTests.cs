@@ -168,7 +168,7 @@ public sealed class PeerSessionTests
             Assert.Equal(error, ErrorOf(payload));
         }
         await client.SendAsync(Frame(PeerMessage.Digests, [1, 0, 0, 0, .. new byte[16]]));      // of nothing that is held
-        Assert.Equal([0xff, 0xff, 0xff, 0xff], (await ReadFrameAsync(client)).Payload);
+        Assert.Equal([.. new byte[8], 0xff, 0xff, 0xff, 0xff], (await ReadFrameAsync(client)).Payload);
         await client.SendAsync(Frame(PeerMessage.SideFiles, 9, 0, 0, 0, 0, 0, 0, 0));
         Assert.Equal([0, 0, 0, 0], (await ReadFrameAsync(client)).Payload);
         await client.SendAsync((byte[])[1, 0, 0x10, 0, 3, 0, 0, 0]);                                // a byte above 1 MiB

@@ -17,11 +17,11 @@ public sealed class TransferPlanTests
         Gen.Frequency((2, Gen.Const(0)), (6, Gen.Int[1, 5000]), (1, Choose(Chunk - 1, Chunk, Chunk + 1, 2 * Chunk, 2 * Chunk + 7))),
         Gen.OneOf(Gen.Const(0), Gen.Int[0, 255], Choose(4095, 4096, 4097, 10000)));
 
-    private static readonly Gen<(int Length, int Gap)[][][]> s_world = s_tensor.Array[0, 12].Array[1, 3].Array[1, 3];
+    internal static readonly Gen<(int Length, int Gap)[][][]> World = s_tensor.Array[0, 12].Array[1, 3].Array[1, 3];
 
     private static Gen<T> Choose<T>(params T[] values) => Gen.Int[0, values.Length - 1].Select(index => values[index]);
 
-    private static CheckpointMetas Build((int Length, int Gap)[][][] world, Func<int, int, string>? name = null)
+    internal static CheckpointMetas Build((int Length, int Gap)[][][] world, Func<int, int, string>? name = null)
     {
         using var builder = new CheckpointMetasBuilder();
         int tensor = 0;
@@ -60,7 +60,7 @@ public sealed class TransferPlanTests
 
     [Fact]
     public void Units_OfAnyPlan_CoverEveryByteOnceWithinRangesAndChunks()
-        => s_world.Where(world => world.Any(owner => owner.Any(buffer => buffer.Length != 0))).Sample(world =>
+        => World.Where(world => world.Any(owner => owner.Any(buffer => buffer.Length != 0))).Sample(world =>
         {
             CheckpointMetas metas = Build(world);
             TransferPlan plan = TransferPlanner.Plan(metas, TensorFilter.All);
@@ -100,7 +100,7 @@ public sealed class TransferPlanTests
 
     [Fact]
     public void Units_CopiedFromOwnersToBuffers_GiveEveryTensor()
-        => s_world.Where(world => world.Any(owner => owner.Any(buffer => buffer.Length != 0))).Sample(world =>
+        => World.Where(world => world.Any(owner => owner.Any(buffer => buffer.Length != 0))).Sample(world =>
         {
             CheckpointMetas metas = Build(world);
             TransferPlan plan = TransferPlanner.Plan(metas, new TensorFilter(["t*[02468]", "t1", "t7"], ["t4"]) is var filter && Matches(metas, filter) ? filter : TensorFilter.All);
@@ -146,7 +146,7 @@ public sealed class TransferPlanTests
 
     [Fact]
     public void Plan_AnyPatterns_TakesExactlyWhatTheFilterTakes()
-        => Gen.Select(s_world, Choose("t1*", "t?", "*", "t[0-4]", "none"), Choose("t2", "t*3", "*", "t9*")).Sample((world, include, exclude) =>
+        => Gen.Select(World, Choose("t1*", "t?", "*", "t[0-4]", "none"), Choose("t2", "t*3", "*", "t9*")).Sample((world, include, exclude) =>
         {
             CheckpointMetas metas = Build(world);
             var filter = new TensorFilter([include], [exclude]);

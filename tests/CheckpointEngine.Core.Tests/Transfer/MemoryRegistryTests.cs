@@ -95,7 +95,8 @@ public sealed class MemoryRegistryTests
     public void Contains_AnyTwoRanges_AgreesWithWideArithmetic()
         => Gen.Select(Gen.ULong, Gen.ULong, Gen.ULong, Gen.ULong).Sample((start, length, address, count) =>
         {
-            length = Math.Min(length, ulong.MaxValue - start);
+            start = Math.Clamp(start, 1, ulong.MaxValue - 1);
+            length = Math.Clamp(length, 1, ulong.MaxValue - start);
             var range = new RegisteredRange(s_nobody, start, length, null);
             UInt128 end = (UInt128)start + length;
             Assert.Equal(address >= start && (UInt128)address + count <= end, range.Contains(address, count));
