@@ -114,13 +114,34 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
         }
     }
 
+    // The time of a join counts from its start, and fetching the metas is part of it.
+    private async Task<CheckpointMetas> FetchInTimeAsync(Func<CancellationToken, Task<CheckpointMetas>> fetch, TimeSpan timeout)
+    {
+        using var deadline = CancellationTokenSource.CreateLinkedTokenSource(_cancel.Token);
+        deadline.CancelAfter(timeout);
+        try
+        {
+            return await fetch(deadline.Token).ConfigureAwait(false);
+        }
+        catch (OperationCanceledException) when (!_cancel.IsCancellationRequested)
+        {
+            throw new CheckpointEngineException(CheckpointError.Timeout,
+                $"join '{Name}': its metas were not there within {timeout.TotalSeconds:0.#} s; give it more time, or look what slows who has them");
+        }
+    }
+
     private async Task RunAsync(Func<CancellationToken, Task<CheckpointMetas>> fetch, JoinOptions options)
     {
         try
         {
             long start = System.Diagnostics.Stopwatch.GetTimestamp();
-            CheckpointMetas metas = await fetch(_cancel.Token).ConfigureAwait(false);
-            _metasSeconds = System.Diagnostics.Stopwatch.GetElapsedTime(start).TotalSeconds;
+            CheckpointMetas metas = await FetchInTimeAsync(fetch, options.Timeout).ConfigureAwait(false);
+            TimeSpan taken = System.Diagnostics.Stopwatch.GetElapsedTime(start);
+            _metasSeconds = taken.TotalSeconds;
+            if (options.Timeout != Timeout.InfiniteTimeSpan)
+            {
+                options.Timeout = options.Timeout - taken is { Ticks: > 0 } left ? left : TimeSpan.FromMilliseconds(1);
+            }
             _report = await _server.Server.JoinAsync(metas, options, this, _cancel.Token).ConfigureAwait(false);
             _status = Status.Ok;
         }
