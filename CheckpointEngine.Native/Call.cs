@@ -44,7 +44,6 @@ internal static unsafe class Call
         CallException call => (call.Status, call.Message),
         OperationCanceledException => (Status.Cancelled, "cancelled"),
         ArgumentException argument => (Status.Argument, WithoutParameter(argument)),
-        FormatException format => (Status.Argument, format.Message),
         ObjectDisposedException => (Status.Handle, "the object behind this handle was destroyed while it was used"),
         InvalidOperationException state => (Status.State, state.Message),
         OutOfMemoryException memory => (Status.Work - (int)CheckpointError.OutOfMemory, memory.Message),

@@ -58,9 +58,9 @@ internal static unsafe partial class Exports
             *server = Handles.Add(new NativeServer(made));
             return Ok;
         }
-        catch (InvalidOperationException wildcard)
+        catch (Exception unfit) when (unfit is FormatException or InvalidOperationException)     // plain_peers; a wildcard as address
         {
-            return Call.Fail(Status.Argument, wildcard.Message);
+            return Call.Fail(Status.Argument, unfit.Message);
         }
         catch (Exception failure)
         {

@@ -114,33 +114,17 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
         }
     }
 
-    // The time of a join counts from its start, and fetching the metas is part of it.
-    private async Task<CheckpointMetas> FetchInTimeAsync(Func<CancellationToken, Task<CheckpointMetas>> fetch, TimeSpan timeout)
-    {
-        using var deadline = CancellationTokenSource.CreateLinkedTokenSource(_cancel.Token);
-        deadline.CancelAfter(timeout);
-        try
-        {
-            return await fetch(deadline.Token).ConfigureAwait(false);
-        }
-        catch (OperationCanceledException) when (!_cancel.IsCancellationRequested)
-        {
-            throw new CheckpointEngineException(CheckpointError.Timeout,
-                $"join '{Name}': its metas were not there within {timeout.TotalSeconds:0.#} s; give it more time, or look what slows who has them");
-        }
-    }
-
     private async Task RunAsync(Func<CancellationToken, Task<CheckpointMetas>> fetch, JoinOptions options)
     {
         try
         {
             long start = System.Diagnostics.Stopwatch.GetTimestamp();
             CheckpointMetas metas = await FetchInTimeAsync(fetch, options.Timeout).ConfigureAwait(false);
-            TimeSpan taken = System.Diagnostics.Stopwatch.GetElapsedTime(start);
-            _metasSeconds = taken.TotalSeconds;
+            TimeSpan fetching = System.Diagnostics.Stopwatch.GetElapsedTime(start);
+            _metasSeconds = fetching.TotalSeconds;
             if (options.Timeout != Timeout.InfiniteTimeSpan)
             {
-                options.Timeout = options.Timeout - taken is { Ticks: > 0 } left ? left : TimeSpan.FromMilliseconds(1);
+                options.Timeout = TimeSpan.FromTicks(Math.Max(TimeSpan.TicksPerMillisecond, (options.Timeout - fetching).Ticks));      // what is left
             }
             _report = await _server.Server.JoinAsync(metas, options, this, _cancel.Token).ConfigureAwait(false);
             _status = Status.Ok;
@@ -158,5 +142,20 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
             _progress.Lanes = 0;
         }
         _server.Release(this);
+    }
+
+    // The time for the whole join counts from here.
+    private async Task<CheckpointMetas> FetchInTimeAsync(Func<CancellationToken, Task<CheckpointMetas>> fetch, TimeSpan timeout)
+    {
+        using var deadline = CancellationTokenSource.CreateLinkedTokenSource(_cancel.Token);
+        deadline.CancelAfter(timeout);
+        try
+        {
+            return await fetch(deadline.Token).ConfigureAwait(false);
+        }
+        catch (OperationCanceledException) when (deadline.IsCancellationRequested && !_cancel.IsCancellationRequested)
+        {
+            throw new CheckpointEngineException(CheckpointError.Timeout, $"join '{Name}': the metas did not come within the {timeout.TotalSeconds:0.###} s that the whole join may take");
+        }
     }
 }

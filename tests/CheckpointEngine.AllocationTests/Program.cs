@@ -29,6 +29,7 @@ internal static class Program
         MeasureLookUps();
         MeasureCursor();
         MeasureMetas();
+        BucketCallbackMeasurement.Run(Report);
         Console.WriteLine($"{s_passed} passed, {s_failed} failed, 0 skipped");
         return s_failed == 0 ? 0 : 1;
     }

@@ -1,0 +1,1065 @@
+/* CheckpointEngine for C++17: checkpoint_engine.h with owners, exceptions and views. Header only; nothing of it is in the library.
+ *
+ * Hold a checkpoint, and read it in another process:
+ *
+ *     checkpoint_engine::ServerOptions options;
+ *     options.address = "10.0.0.5";
+ *     checkpoint_engine::Server server(options);
+ *     server.register_files("qwen", {"/models/qwen"});
+ *     std::string url = server.peer_url() + "/qwen";              -> ce://10.0.0.5:40123/qwen
+ *
+ *     checkpoint_engine::Server joiner(checkpoint_engine::ServerOptions::join_only());
+ *     checkpoint_engine::JoinOptions join_options;
+ *     join_options.metas_url = url;
+ *     checkpoint_engine::Join join = joiner.join(join_options);
+ *     join.wait();
+ *     checkpoint_engine::Checkpoint checkpoint = join.checkpoint();
+ *     for (const checkpoint_engine::Tensor &tensor : checkpoint) { ...tensor.name, tensor.shape, tensor.data... }
+ *
+ * RULES THAT HOLD FOR EVERYTHING HERE, beside those of checkpoint_engine.h
+ *
+ * Ownership  Server, Metas, Checkpoint, Join and Cancel own one handle: they move, they do not copy, and the destructor destroys. One that was
+ *            moved from holds nothing; its functions throw Error with CE_E_HANDLE. Views (Tensor, View, string_view) point into the object that
+ *            gave them out and live as long as it does, or as is said. get() lends the C handle, release() gives it away.
+ * Threads    Any number on one object, except that moving, assigning and destroying it needs it alone, as with every C++ object. (Handles
+ *            themselves are safer than that: a program that must destroy under the feet of others does so with the C functions.)
+ * Errors     Every call that does not return CE_OK throws Error with the status and ce_last_error's text, unless its comment says otherwise.
+ *            std::bad_alloc comes from the standard library as ever. Destructors never throw. No exception crosses into the library.
+ * Standard   C++17 and later give the same types and layouts, so that one program may mix them; from C++20 on a View is also a std::span.
+ * dlopen     Define CHECKPOINT_ENGINE_DLOPEN before including and link nothing but -ldl: the library is opened on the first call, by the name in
+ *            the macro CHECKPOINT_ENGINE_LIBRARY ("libcheckpoint_engine.so.0"). Where it or a function of it cannot be had, calls throw Error with
+ *            CE_E_NOT_SUPPORTED and the loader's words. All sources of one program define it, or none. */
+#ifndef CHECKPOINT_ENGINE_HPP
+#define CHECKPOINT_ENGINE_HPP
+
+#include "checkpoint_engine.h"
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+#if defined(__has_include)
+#if __has_include(<version>)
+#include <version>
+#endif
+#endif
+#if defined(__cpp_lib_span)
+#include <span>
+#endif
+#if defined(__cpp_lib_ranges)
+#include <ranges>
+#endif
+
+#if defined(CHECKPOINT_ENGINE_DLOPEN)
+#include <dlfcn.h>
+#ifndef CHECKPOINT_ENGINE_LIBRARY
+#define CHECKPOINT_ENGINE_LIBRARY "libcheckpoint_engine.so.0"
+#endif
+/* A function of the library, looked up once. */
+#define CHECKPOINT_ENGINE_CALL(function)                                                                                                             \
+    ([]() -> decltype(&::function) {                                                                                                                 \
+        static const auto found = reinterpret_cast<decltype(&::function)>(::checkpoint_engine::detail::symbol(#function));                           \
+        return found;                                                                                                                                \
+    }())
+#else
+#define CHECKPOINT_ENGINE_CALL(function) ::function
+#endif
+
+namespace checkpoint_engine {
+
+/* ---- Errors -------------------------------------------------------------------------------------------------------------------------- */
+
+/* A call that failed: its ce_status, and in what() the text: operation, subject, reason, and what to try.
+ * Threads:   a value; copies are independent. */
+class Error : public std::runtime_error {
+public:
+    Error(ce_status status, const std::string &text) : std::runtime_error(text), status_(status) {}
+
+    /* A ce_status other than CE_OK. */
+    ce_status status() const noexcept { return status_; }
+
+private:
+    ce_status status_;
+};
+
+namespace detail {
+
+#if defined(CHECKPOINT_ENGINE_DLOPEN)
+inline void *symbol(const char *name) {
+    static void *const library = dlopen(CHECKPOINT_ENGINE_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) {
+        throw Error(CE_E_NOT_SUPPORTED, "cannot open " CHECKPOINT_ENGINE_LIBRARY "; is it in LD_LIBRARY_PATH?");
+    }
+    void *found = dlsym(library, name);
+    if (found == nullptr) {
+        throw Error(CE_E_NOT_SUPPORTED, std::string(CHECKPOINT_ENGINE_LIBRARY " has no ") + name + "; it is older than the header");
+    }
+    return found;
+}
+#endif
+
+/* Reads a string that a C function writes into a buffer of the caller: f(buffer, size). */
+template <class F> std::string read_string(F f);
+
+/* The calling thread's last text. Never fails: an empty one says that there is none. */
+inline std::string last_error() {
+    std::string text(256, '\0');
+    for (;;) {
+        std::size_t size = text.size();
+        ce_status status = CHECKPOINT_ENGINE_CALL(ce_last_error)(&text[0], &size);
+        if (status == CE_E_BUFFER_TOO_SMALL && size > text.size()) {
+            text.resize(size);
+            continue;
+        }
+        text.resize(status == CE_OK && size != 0 ? size - 1 : 0);
+        return text;
+    }
+}
+
+[[noreturn]] inline void raise(ce_status status) {
+    std::string text = last_error();
+    throw Error(status, text.empty() ? CHECKPOINT_ENGINE_CALL(ce_status_name)(status) : text);
+}
+
+inline void check(ce_status status) {
+    if (status != CE_OK) {
+        raise(status);
+    }
+}
+
+template <class F> std::string read_string(F f) {
+    std::string text(128, '\0');
+    for (;;) {
+        std::size_t size = text.size();
+        ce_status status = f(&text[0], &size);
+        if (status == CE_E_BUFFER_TOO_SMALL && size > text.size()) {
+            text.resize(size);
+            continue;
+        }
+        check(status);
+        text.resize(size - 1);
+        return text;
+    }
+}
+
+/* The C interface's "not given": an empty string is NULL. A NUL inside would silently cut the string for the library: it is refused here. */
+inline const char *c_string(const std::string &text) {
+    if (text.find('\0') != std::string::npos) {
+        throw Error(CE_E_ARGUMENT, "a string has a NUL inside");
+    }
+    return text.empty() ? nullptr : text.c_str();
+}
+
+inline const char *c_name(const std::string &text) {
+    const char *given = c_string(text);
+    return given == nullptr ? "" : given;
+}
+
+inline std::vector<const char *> c_strings(const std::vector<std::string> &texts) {
+    std::vector<const char *> pointers;
+    pointers.reserve(texts.size());
+    for (const std::string &text : texts) {
+        pointers.push_back(c_name(text));
+    }
+    return pointers;
+}
+
+/* Whole milliseconds, rounded up, so that the shortest time that was asked for is not taken for "none". */
+template <class Rep, class Period> std::uint64_t milliseconds(std::chrono::duration<Rep, Period> time) {
+    using Wide = std::chrono::duration<long double, std::milli>;
+    long double wide = Wide(time).count();
+    if (!(wide > 0)) {
+        return 0;
+    }
+    if (wide >= 9.0e18L) {
+        return CE_FOREVER;
+    }
+    auto whole = static_cast<std::uint64_t>(wide);
+    return static_cast<long double>(whole) < wide ? whole + 1 : whole;
+}
+
+inline void destroy(ce_cancel *handle) noexcept { CHECKPOINT_ENGINE_CALL(ce_cancel_destroy)(handle); }
+inline void destroy(ce_metas *handle) noexcept { CHECKPOINT_ENGINE_CALL(ce_metas_destroy)(handle); }
+inline void destroy(ce_checkpoint *handle) noexcept { CHECKPOINT_ENGINE_CALL(ce_checkpoint_destroy)(handle); }
+inline void destroy(ce_server *handle) noexcept { CHECKPOINT_ENGINE_CALL(ce_server_destroy)(handle); }
+
+/* One handle and the duty to destroy it. */
+template <class T> class Handle {
+public:
+    Handle() noexcept = default;
+    explicit Handle(T *handle) noexcept : handle_(handle) {}
+    Handle(Handle &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    Handle &operator=(Handle &&other) noexcept {
+        if (this != &other) {
+            reset(std::exchange(other.handle_, nullptr));
+        }
+        return *this;
+    }
+    Handle(const Handle &) = delete;
+    Handle &operator=(const Handle &) = delete;
+    ~Handle() { reset(nullptr); }
+
+    /* The C handle, lent; NULL after a move. */
+    T *get() const noexcept { return handle_; }
+
+    /* The C handle, given away: the caller destroys it. */
+    T *release() noexcept { return std::exchange(handle_, nullptr); }
+
+private:
+    void reset(T *next) noexcept {
+        if (handle_ != nullptr) {
+            destroy(handle_);
+        }
+        handle_ = next;
+    }
+
+    T *handle_ = nullptr;
+};
+
+/* Walks over what has size() and operator[](index); elements are made on the way. */
+template <class Container> class IndexIterator {
+public:
+    using value_type = std::decay_t<decltype(std::declval<const Container &>()[std::uint64_t{0}])>;
+    using difference_type = std::ptrdiff_t;
+    using reference = value_type;
+    using pointer = void;
+    using iterator_category = std::input_iterator_tag;
+
+    IndexIterator() = default;
+    IndexIterator(const Container *container, std::uint64_t index) : container_(container), index_(index) {}
+    value_type operator*() const { return (*container_)[index_]; }
+    IndexIterator &operator++() {
+        ++index_;
+        return *this;
+    }
+    IndexIterator operator++(int) {
+        IndexIterator before = *this;
+        ++index_;
+        return before;
+    }
+    bool operator==(const IndexIterator &other) const { return index_ == other.index_; }
+    bool operator!=(const IndexIterator &other) const { return index_ != other.index_; }
+
+private:
+    const Container *container_ = nullptr;
+    std::uint64_t index_ = 0;
+};
+
+} // namespace detail
+
+/* The version of the library, for example "0.1.0".
+ * Ownership: static text.   Threads: any.   Errors: none. */
+inline std::string_view version() { return CHECKPOINT_ENGINE_CALL(ce_version)(); }
+
+/* The version of the interface that the library has; checkpoint_engine.h's is CE_ABI_MAJOR and CE_ABI_MINOR.
+ * Threads:   any.   Errors: none. */
+inline std::uint32_t abi_version() { return CHECKPOINT_ENGINE_CALL(ce_abi_version)(); }
+
+/* ---- Views --------------------------------------------------------------------------------------------------------------------------- */
+
+/* Elements that lie one behind the other and belong to somebody else. A std::span's subset, the same type under every standard; from C++20 on it
+ * is a contiguous range, which std::span is made of implicitly, and has span().
+ * Ownership: none.   Threads: a value.   Errors: operator[] does not check. */
+template <class T> class View {
+public:
+    using element_type = T;
+    using value_type = std::remove_cv_t<T>;
+    using iterator = T *;
+    using size_type = std::size_t;
+
+    constexpr View() noexcept = default;
+    constexpr View(T *data, std::size_t size) noexcept : data_(data), size_(size) {}
+
+    constexpr T *data() const noexcept { return data_; }
+    constexpr std::size_t size() const noexcept { return size_; }
+    constexpr std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
+    constexpr bool empty() const noexcept { return size_ == 0; }
+    constexpr T &operator[](std::size_t index) const { return data_[index]; }
+    constexpr T *begin() const noexcept { return data_; }
+    constexpr T *end() const noexcept { return data_ + size_; }
+#if defined(__cpp_lib_span)
+    constexpr std::span<T> span() const noexcept { return {data_, size_}; }
+#endif
+
+private:
+    T *data_ = nullptr;
+    std::size_t size_ = 0;
+};
+
+/* ---- Tensors ------------------------------------------------------------------------------------------------------------------------- */
+
+/* Element types, with safetensors' names: ce_dtype. */
+enum class Dtype : std::uint32_t {
+    Unknown = CE_DTYPE_UNKNOWN,
+    Bool = CE_DTYPE_BOOL,
+    U8 = CE_DTYPE_U8,
+    I8 = CE_DTYPE_I8,
+    U16 = CE_DTYPE_U16,
+    I16 = CE_DTYPE_I16,
+    U32 = CE_DTYPE_U32,
+    I32 = CE_DTYPE_I32,
+    U64 = CE_DTYPE_U64,
+    I64 = CE_DTYPE_I64,
+    F16 = CE_DTYPE_F16,
+    BF16 = CE_DTYPE_BF16,
+    F32 = CE_DTYPE_F32,
+    F64 = CE_DTYPE_F64,
+    C64 = CE_DTYPE_C64,
+    C128 = CE_DTYPE_C128,
+    F8_E4M3 = CE_DTYPE_F8_E4M3,
+    F8_E5M2 = CE_DTYPE_F8_E5M2,
+    F8_E4M3_FNUZ = CE_DTYPE_F8_E4M3_FNUZ,
+    F8_E5M2_FNUZ = CE_DTYPE_F8_E5M2_FNUZ,
+    F8_E8M0 = CE_DTYPE_F8_E8M0,
+    F4 = CE_DTYPE_F4,
+    F6_E2M3 = CE_DTYPE_F6_E2M3,
+    F6_E3M2 = CE_DTYPE_F6_E3M2
+};
+
+/* The safetensors name ("BF16"), or "".
+ * Ownership: static text.   Threads: any.   Errors: none. */
+inline std::string_view name(Dtype dtype) { return CHECKPOINT_ENGINE_CALL(ce_dtype_name)(static_cast<std::uint32_t>(dtype)); }
+
+/* Bits of one element, 0 for none.
+ * Threads:   any.   Errors: none. */
+inline std::uint32_t bits(Dtype dtype) { return CHECKPOINT_ENGINE_CALL(ce_dtype_bits)(static_cast<std::uint32_t>(dtype)); }
+
+/* One tensor to be read, dense in row-major order.
+ * Ownership: all of it belongs to what gave it out: a Checkpoint or Metas as long as that lives, a Bucket until the callback returns.
+ * Threads:   a value; its bytes may be read by any number. */
+struct Tensor {
+    std::string_view name;
+    View<const std::int64_t> shape;      /* empty for a scalar */
+    const std::byte *data = nullptr;     /* nullptr where only a description is given (Metas) or size is 0 */
+    std::uint64_t size = 0;              /* bytes */
+    Dtype dtype = Dtype::Unknown;
+
+    Tensor() = default;
+    explicit Tensor(const ce_tensor &from)
+        : name(from.name == nullptr ? "" : from.name), shape(from.shape, from.rank), data(static_cast<const std::byte *>(from.data)),
+          size(from.size_bytes), dtype(static_cast<Dtype>(from.dtype)) {}
+
+    /* Its bytes; none where data is nullptr. */
+    View<const std::byte> bytes() const noexcept { return {data, data == nullptr ? 0 : static_cast<std::size_t>(size)}; }
+
+    /* Its elements as T, which must have their width; what T makes of the bits is the caller's. bfloat16, say, comes as std::uint16_t.
+     * Errors:    Error with CE_E_WRONG_SHAPE: another width, or data that does not lie at a multiple of T's alignment. */
+    template <class T> View<const T> as() const {
+        static_assert(std::is_trivially_copyable<T>::value, "elements are copied as they lie in memory");
+        if (bits(dtype) != sizeof(T) * 8) {
+            throw Error(CE_E_WRONG_SHAPE, "tensor '" + std::string(name) + "' has elements of " + std::to_string(bits(dtype)) + " bits (" +
+                                              std::string(checkpoint_engine::name(dtype)) + "), not " + std::to_string(sizeof(T) * 8));
+        }
+        if (reinterpret_cast<std::uintptr_t>(data) % alignof(T) != 0) {
+            throw Error(CE_E_WRONG_SHAPE, "tensor '" + std::string(name) + "' does not lie at a multiple of " + std::to_string(alignof(T)) +
+                                              " bytes; copy it from data");
+        }
+        return {reinterpret_cast<const T *>(data), bytes().size() / sizeof(T)};
+    }
+};
+
+/* A tensor in the caller's memory: to be registered in place, or to be read into.
+ * Ownership: data stays the caller's; how long it must stay, Server::register_tensors and JoinOptions::tensors say. The rest is a value. */
+struct CallerTensor {
+    std::string name;
+    Dtype dtype = Dtype::Unknown;
+    std::vector<std::int64_t> shape;     /* empty for a scalar */
+    void *data = nullptr;                /* may be nullptr when it has no bytes */
+    std::uint64_t size = 0;              /* bytes, or 0 to have them computed from dtype and shape */
+};
+
+namespace detail {
+
+/* C descriptions of the caller's tensors; they point into `tensors`. */
+inline std::vector<ce_tensor> c_tensors(const std::vector<CallerTensor> &tensors) {
+    std::vector<ce_tensor> described;
+    described.reserve(tensors.size());
+    for (const CallerTensor &tensor : tensors) {
+        ce_tensor c{};
+        c.name = c_name(tensor.name);
+        c.shape = tensor.shape.data();
+        c.data = tensor.data;
+        c.size_bytes = tensor.size;
+        c.rank = static_cast<std::uint32_t>(tensor.shape.size());
+        c.dtype = static_cast<std::uint32_t>(tensor.dtype);
+        described.push_back(c);
+    }
+    return described;
+}
+
+} // namespace detail
+
+/* ---- Cancelling ---------------------------------------------------------------------------------------------------------------------- */
+
+/* Ends blocking calls from another thread. One may serve any number of calls.
+ * Ownership: of its handle; may be destroyed while calls still have it.   Threads: any.   Errors: Error with CE_E_CANCELLED in what it ended. */
+class Cancel {
+public:
+    Cancel() {
+        ce_cancel *made = nullptr;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_cancel_create)(&made));
+        handle_ = detail::Handle<ce_cancel>(made);
+    }
+
+    /* Calls that wait with it, and calls to come, end with CE_E_CANCELLED. Again does nothing.
+     * Threads:   any.   Errors: CE_E_HANDLE after a move. */
+    void trigger() const { detail::check(CHECKPOINT_ENGINE_CALL(ce_cancel_trigger)(handle_.get())); }
+
+    ce_cancel *get() const noexcept { return handle_.get(); }
+    ce_cancel *release() noexcept { return handle_.release(); }
+
+private:
+    detail::Handle<ce_cancel> handle_;
+};
+
+/* ---- Metas --------------------------------------------------------------------------------------------------------------------------- */
+
+/* How metas are fetched. Empty and zero mean the default. */
+struct FetchOptions {
+    std::string token;                       /* for ce:// and http(s) with a token */
+    std::string ca_file;                     /* PEM authorities for https instead of the system's */
+    std::string cert_file;                   /* PEM client certificate, with key_file */
+    std::string key_file;
+    std::chrono::milliseconds timeout{0};    /* the longest the fetch may take; 0: 30 s */
+};
+
+namespace detail {
+
+/* Points into `options`. */
+inline ce_fetch_options c_fetch_options(const FetchOptions &options) {
+    ce_fetch_options c{};
+    c.struct_size = sizeof c;
+    c.token = c_string(options.token);
+    c.ca_file = c_string(options.ca_file);
+    c.cert_file = c_string(options.cert_file);
+    c.key_file = c_string(options.key_file);
+    c.timeout_ms = milliseconds(options.timeout);
+    return c;
+}
+
+} // namespace detail
+
+/* Who holds a checkpoint, and where its handshake service is. */
+struct Owner {
+    std::int32_t rank = 0;
+    std::string address;     /* "host:port" */
+};
+
+/* Who holds which tensor where. Immutable. A range of Tensor (without data) over all owners.
+ * Ownership: of its handle; what it gives out lives as long as it.   Threads: any.   Errors: Error. */
+class Metas {
+public:
+    using iterator = detail::IndexIterator<Metas>;
+
+    /* Takes over a handle of the C interface. */
+    explicit Metas(ce_metas *handle) noexcept : handle_(handle) {}
+
+    /* Reads a document, JSON or pickle, which is found out. Pickle is parsed, never executed.
+     * Ownership: data is not kept.   Threads: any.   Errors: CE_E_ARGUMENT, CE_E_INVALID_DATA, CE_E_WRONG_SHAPE. */
+    static Metas parse(const void *data, std::size_t size) {
+        ce_metas *made = nullptr;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_metas_parse)(data, size, &made));
+        return Metas(made);
+    }
+    static Metas parse(std::string_view document) { return parse(document.data(), document.size()); }
+
+    /* Fetches: http://, https://, unix:/run/ce.sock:/v1/metas, ce://host:port/NAME, or file:///path. Blocks.
+     * Ownership: nothing is kept; cancel may be nullptr.   Threads: any.   Errors: as ce_metas_fetch. */
+    static Metas fetch(const std::string &url, const FetchOptions &options = {}, const Cancel *cancel = nullptr) {
+        ce_fetch_options c = detail::c_fetch_options(options);
+        ce_metas *made = nullptr;
+        detail::check(
+            CHECKPOINT_ENGINE_CALL(ce_metas_fetch)(detail::c_name(url), &c, cancel == nullptr ? nullptr : cancel->get(), &made));
+        return Metas(made);
+    }
+
+    /* Itself as a JSON document.
+     * Ownership: lives as long as the metas.   Threads: any.   Errors: CE_E_HANDLE. */
+    std::string_view json() const {
+        View<const std::byte> document = write(CE_METAS_JSON);
+        return {reinterpret_cast<const char *>(document.data()), document.size()};
+    }
+
+    /* Itself in the form that the Python checkpoint-engine loads.
+     * Ownership: lives as long as the metas.   Threads: any.   Errors: CE_E_HANDLE. */
+    View<const std::byte> pickle() const { return write(CE_METAS_PICKLE); }
+
+    /* Number of tensors over all owners; 0 after a move. */
+    std::uint64_t size() const { return CHECKPOINT_ENGINE_CALL(ce_metas_tensor_count)(handle_.get()); }
+
+    /* Tensor number index, without data.
+     * Ownership: it points into the metas.   Threads: any.   Errors: CE_E_ARGUMENT beyond size(), CE_E_HANDLE. */
+    Tensor operator[](std::uint64_t index) const {
+        ce_tensor tensor{};
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_metas_tensor)(handle_.get(), index, &tensor, nullptr));
+        return Tensor(tensor);
+    }
+
+    /* The rank of who holds tensor number index.
+     * Threads:   any.   Errors: as operator[]. */
+    std::int32_t owner_rank(std::uint64_t index) const {
+        ce_tensor tensor{};
+        std::int32_t rank = 0;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_metas_tensor)(handle_.get(), index, &tensor, &rank));
+        return rank;
+    }
+
+    iterator begin() const { return {this, 0}; }
+    iterator end() const { return {this, size()}; }
+
+    /* All owners, by rank.
+     * Ownership: a copy.   Threads: any.   Errors: CE_E_HANDLE. */
+    std::vector<Owner> owners() const {
+        std::vector<Owner> all(static_cast<std::size_t>(CHECKPOINT_ENGINE_CALL(ce_metas_owner_count)(handle_.get())));
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            all[i].address = detail::read_string([&](char *buffer, std::size_t *size) {
+                return CHECKPOINT_ENGINE_CALL(ce_metas_owner)(handle_.get(), i, &all[i].rank, buffer, size);
+            });
+        }
+        return all;
+    }
+
+    ce_metas *get() const noexcept { return handle_.get(); }
+    ce_metas *release() noexcept { return handle_.release(); }
+
+private:
+    View<const std::byte> write(std::uint32_t format) const {
+        const void *data = nullptr;
+        std::size_t size = 0;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_metas_write)(handle_.get(), format, &data, &size));
+        return {static_cast<const std::byte *>(data), size};
+    }
+
+    detail::Handle<ce_metas> handle_;
+};
+
+/* ---- Checkpoints --------------------------------------------------------------------------------------------------------------------- */
+
+/* A file (config, tokenizer) that came along with the tensors.
+ * Ownership: data lives as long as the Checkpoint; the name is a copy. */
+struct SideFile {
+    std::string name;
+    View<const std::byte> data;
+};
+
+/* Tensors in this process's memory. A range of Tensor, in the order in which they lie in memory.
+ * Ownership: of its handle, which keeps the memory, also after unregister and the server's end (but tensors of the caller, registered in place,
+ *            stay the caller's). What it gives out lives as long as it; it is to be read only.
+ * Threads:   any.   Errors: Error. */
+class Checkpoint {
+public:
+    using iterator = detail::IndexIterator<Checkpoint>;
+
+    /* Takes over a handle of the C interface. */
+    explicit Checkpoint(ce_checkpoint *handle) noexcept : handle_(handle) {}
+
+    /* Number of tensors; 0 after a move. */
+    std::uint64_t size() const { return CHECKPOINT_ENGINE_CALL(ce_checkpoint_tensor_count)(handle_.get()); }
+
+    /* Bytes of tensor data; 0 after a move. */
+    std::uint64_t size_bytes() const { return CHECKPOINT_ENGINE_CALL(ce_checkpoint_size)(handle_.get()); }
+
+    /* Tensor number index. Under 100 ns.
+     * Ownership: it points into the checkpoint.   Threads: any.   Errors: CE_E_ARGUMENT beyond size(), CE_E_HANDLE. */
+    Tensor operator[](std::uint64_t index) const {
+        ce_tensor tensor{};
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_checkpoint_tensor)(handle_.get(), index, &tensor));
+        return Tensor(tensor);
+    }
+
+    /* The tensor of that name.
+     * Ownership: it points into the checkpoint.   Threads: any.   Errors: CE_E_NOT_FOUND, CE_E_ARGUMENT, CE_E_HANDLE. */
+    Tensor find(const std::string &name) const {
+        ce_tensor tensor{};
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_checkpoint_find)(handle_.get(), detail::c_name(name), &tensor));
+        return Tensor(tensor);
+    }
+
+    /* The tensor of that name, or nothing when there is none.
+     * Ownership: it points into the checkpoint.   Threads: any.   Errors: CE_E_ARGUMENT, CE_E_HANDLE. */
+    std::optional<Tensor> try_find(const std::string &name) const {
+        ce_tensor tensor{};
+        ce_status status = CHECKPOINT_ENGINE_CALL(ce_checkpoint_find)(handle_.get(), detail::c_name(name), &tensor);
+        if (status == CE_E_NOT_FOUND) {
+            return std::nullopt;
+        }
+        detail::check(status);
+        return Tensor(tensor);
+    }
+
+    iterator begin() const { return {this, 0}; }
+    iterator end() const { return {this, size()}; }
+
+    /* The files that came along.
+     * Ownership: their data points into the checkpoint.   Threads: any.   Errors: CE_E_HANDLE. */
+    std::vector<SideFile> side_files() const {
+        std::vector<SideFile> all(static_cast<std::size_t>(CHECKPOINT_ENGINE_CALL(ce_checkpoint_side_file_count)(handle_.get())));
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            const void *data = nullptr;
+            std::size_t data_size = 0;
+            all[i].name = detail::read_string([&](char *buffer, std::size_t *size) {
+                return CHECKPOINT_ENGINE_CALL(ce_checkpoint_side_file)(handle_.get(), i, buffer, size, &data, &data_size);
+            });
+            all[i].data = {static_cast<const std::byte *>(data), data_size};
+        }
+        return all;
+    }
+
+    ce_checkpoint *get() const noexcept { return handle_.get(); }
+    ce_checkpoint *release() noexcept { return handle_.release(); }
+
+private:
+    detail::Handle<ce_checkpoint> handle_;
+};
+
+/* ---- Join: read what others hold ------------------------------------------------------------------------------------------------------- */
+
+enum class Destination : std::uint32_t {
+    Memory = CE_TO_MEMORY,
+    Tensors = CE_TO_TENSORS,
+    Buckets = CE_TO_BUCKETS,
+    Directory = CE_TO_DIRECTORY,
+    Null = CE_TO_NULL
+};
+enum class Verify : std::uint32_t { On = CE_VERIFY_ON, Require = CE_VERIFY_REQUIRE, Off = CE_VERIFY_OFF };
+enum class Transport : std::uint32_t { Auto = CE_TRANSPORT_AUTO, Tcp = CE_TRANSPORT_TCP };
+
+/* Whole tensors that have arrived and were checked. A range of Tensor.
+ * Ownership: all of it is the library's and lives until the callback returns; the data may be changed through data().
+ * Threads:   the library's thread that runs the callback. */
+class Bucket {
+public:
+    using iterator = detail::IndexIterator<Bucket>;
+
+    explicit Bucket(const ce_bucket &bucket) noexcept : bucket_(&bucket) {}
+
+    std::byte *data() const noexcept { return static_cast<std::byte *>(bucket_->data); }
+    std::uint64_t size_bytes() const noexcept { return bucket_->size_bytes; }     /* padding included */
+    std::uint64_t index() const noexcept { return bucket_->index; }               /* counted from 0, in the order of the calls */
+    std::uint64_t count() const noexcept { return bucket_->count; }               /* buckets of this join */
+    std::uint64_t size() const noexcept { return bucket_->tensor_count; }         /* tensors in it */
+
+    /* Tensor number index. Unchecked. */
+    Tensor operator[](std::uint64_t index) const { return Tensor(bucket_->tensors[index]); }
+
+    iterator begin() const { return {this, 0}; }
+    iterator end() const { return {this, size()}; }
+
+private:
+    const ce_bucket *bucket_;
+};
+
+/* What a join reads, from where, to where. Empty and zero mean the default. */
+struct JoinOptions {
+    std::string metas_url;                               /* where the metas are, as in Metas::fetch; or */
+    const Metas *metas = nullptr;                        /* the metas; not needed any more once Server::join has returned */
+    std::optional<FetchOptions> fetch;                   /* for metas_url; none: defaults, with the server's token */
+    std::string checkpoint_name;                         /* its name here (Memory); empty: "join-checkpoint" */
+    std::vector<std::string> include;                    /* name patterns (*, ?, [...]) of which a tensor must match one; none: all */
+    std::vector<std::string> exclude;                    /* name patterns of tensors to leave out */
+    Destination destination = Destination::Memory;
+    std::vector<CallerTensor> tensors;                   /* Tensors: only these are read; their memory stays until the Join ended or is destroyed */
+    std::string directory;                               /* Directory */
+    std::function<void(const Bucket &)> on_bucket;       /* Buckets: may throw, which ends the join; Join::wait rethrows it */
+    std::uint64_t bucket_bytes = 0;                      /* a bucket's size; there are two. 0: 256 MiB */
+    std::chrono::milliseconds timeout{0};                /* for the whole join; 0: none */
+    std::chrono::milliseconds stall_timeout{0};          /* the longest an owner may send nothing; 0: 30 s */
+    Verify verify = Verify::On;
+    Transport transport = Transport::Auto;
+    std::uint32_t lanes = 0;                             /* connections per owner; 0: found out on the way */
+    bool weights_only = false;                           /* leave side files where they are */
+};
+
+enum class JoinState : std::uint32_t { Running = CE_JOIN_RUNNING, Done = CE_JOIN_DONE, Failed = CE_JOIN_FAILED, Cancelled = CE_JOIN_CANCELLED };
+enum class JoinPhase : std::uint32_t {
+    Metas = CE_PHASE_METAS,
+    Plan = CE_PHASE_PLAN,
+    Transfer = CE_PHASE_TRANSFER,
+    Verify = CE_PHASE_VERIFY,
+    Write = CE_PHASE_WRITE,
+    Ended = CE_PHASE_ENDED
+};
+
+/* How far a join is. */
+struct JoinProgress {
+    std::uint64_t bytes_done = 0;      /* arrived */
+    std::uint64_t bytes_total = 0;     /* 0 until the plan is made */
+    std::uint32_t lanes = 0;           /* connections at work */
+    std::uint32_t buckets_done = 0;    /* consumed */
+    JoinPhase phase = JoinPhase::Metas;
+    JoinState state = JoinState::Running;
+};
+
+/* What a join did: ce_join_report. */
+struct JoinReport {
+    std::uint64_t bytes = 0;               /* tensor data read, padding not counted */
+    std::uint64_t tensors = 0;
+    std::uint32_t buckets = 0;
+    bool verified = false;                 /* every byte was checked against its owner's digest */
+    std::string_view unverified_reason;    /* static text; empty when verified */
+    double seconds = 0;                    /* plan to publication */
+    double metas_seconds = 0;
+    double plan_seconds = 0;
+    double allocate_seconds = 0;
+    double transfer_seconds = 0;
+    double verify_seconds = 0;
+    double write_seconds = 0;
+};
+
+/* A join on its way.
+ * Ownership: of its handle and of the callback. The destructor ends it if it runs and waits, briefly, until no callback runs and nobody writes to
+ *            the caller's memory any more; so it must not run inside the join's own callback. What the join brought stays with the server. The
+ *            Server may go before it, and that ends it.
+ * Threads:   any; the callback runs on one of the library's.   Errors: Error. */
+class Join {
+public:
+    Join(Join &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)), callback_(std::move(other.callback_)) {}
+    Join &operator=(Join &&other) noexcept {
+        if (this != &other) {
+            close();
+            handle_ = std::exchange(other.handle_, nullptr);
+            callback_ = std::move(other.callback_);
+        }
+        return *this;
+    }
+    Join(const Join &) = delete;
+    Join &operator=(const Join &) = delete;
+    ~Join() { close(); }
+
+    /* How far it is. Under 100 ns.
+     * Threads:   any, its callback too.   Errors: CE_E_HANDLE after a move. */
+    JoinProgress poll() const {
+        ce_join_progress c{};
+        c.struct_size = sizeof c;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_join_poll)(handle_, &c));
+        JoinProgress progress;
+        progress.bytes_done = c.bytes_done;
+        progress.bytes_total = c.bytes_total;
+        progress.lanes = c.lanes;
+        progress.buckets_done = c.buckets_done;
+        progress.phase = static_cast<JoinPhase>(c.phase);
+        progress.state = static_cast<JoinState>(c.state);
+        return progress;
+    }
+
+    /* Waits until it has ended well.
+     * Threads:   any number, any number of times, but not its callback (CE_E_STATE).
+     * Errors:    what the callback threw, the very exception; else how the join failed: CE_E_CANCELLED after cancel(), ... */
+    void wait() const { wait_milliseconds(CE_FOREVER); }
+
+    /* Waits that long at most; 0 asks and does not wait. Returns whether it has ended well: false means not yet.
+     * Threads, errors: as wait(). */
+    template <class Rep, class Period> bool wait(std::chrono::duration<Rep, Period> timeout) const {
+        return wait_milliseconds(detail::milliseconds(timeout));
+    }
+
+    /* Asks it to end, and returns at once. One that has ended stays as it is.
+     * Threads:   any, its callback too.   Errors: CE_E_HANDLE after a move. */
+    void cancel() const { detail::check(CHECKPOINT_ENGINE_CALL(ce_join_cancel)(handle_)); }
+
+    /* What it did.
+     * Ownership: a copy.   Threads: any.   Errors: CE_E_STATE: it has not ended well. */
+    JoinReport report() const {
+        ce_join_report c{};
+        c.struct_size = sizeof c;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_join_get_report)(handle_, &c));
+        JoinReport report;
+        report.bytes = c.bytes;
+        report.tensors = c.tensors;
+        report.buckets = c.buckets;
+        report.verified = c.verified != 0;
+        report.unverified_reason = c.unverified_reason == nullptr ? "" : c.unverified_reason;
+        report.seconds = c.seconds;
+        report.metas_seconds = c.metas_seconds;
+        report.plan_seconds = c.plan_seconds;
+        report.allocate_seconds = c.allocate_seconds;
+        report.transfer_seconds = c.transfer_seconds;
+        report.verify_seconds = c.verify_seconds;
+        report.write_seconds = c.write_seconds;
+        return report;
+    }
+
+    /* Remarks for the user, one per line; empty when there are none.
+     * Ownership: a copy.   Threads: any.   Errors: CE_E_STATE: it has not ended well. */
+    std::string warnings() const {
+        return detail::read_string(
+            [&](char *buffer, std::size_t *size) { return CHECKPOINT_ENGINE_CALL(ce_join_warnings)(handle_, buffer, size); });
+    }
+
+    /* The checkpoint that a join into memory has brought.
+     * Ownership: independent of the join and the server.   Threads: any.   Errors: CE_E_STATE: it has not ended well, or went elsewhere. */
+    Checkpoint checkpoint() const {
+        ce_checkpoint *made = nullptr;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_join_checkpoint)(handle_, &made));
+        return Checkpoint(made);
+    }
+
+    /* The C handle, lent; it cannot be given away, because the callback goes with it. */
+    ce_join *get() const noexcept { return handle_; }
+
+private:
+    friend class Server;
+
+    struct Callback {
+        std::function<void(const Bucket &)> on_bucket;
+        std::mutex lock;                    /* of thrown: written by the callback's thread, read by those that wait */
+        std::exception_ptr thrown;
+    };
+
+    Join(ce_join *handle, std::unique_ptr<Callback> callback) noexcept : handle_(handle), callback_(std::move(callback)) {}
+
+    static int consume(void *user, const ce_bucket *bucket) noexcept {
+        auto *callback = static_cast<Callback *>(user);
+        try {
+            callback->on_bucket(Bucket(*bucket));
+            return 0;
+        } catch (...) {
+            std::lock_guard<std::mutex> hold(callback->lock);
+            callback->thrown = std::current_exception();
+            return 1;
+        }
+    }
+
+    bool wait_milliseconds(std::uint64_t timeout) const {
+        ce_status status = CHECKPOINT_ENGINE_CALL(ce_join_wait)(handle_, timeout);
+        if (status == CE_OK) {
+            return true;
+        }
+        if (status == CE_E_PENDING) {
+            return false;
+        }
+        if (status == CE_E_CALLBACK && callback_ != nullptr) {
+            std::exception_ptr thrown;
+            {
+                std::lock_guard<std::mutex> hold(callback_->lock);
+                thrown = callback_->thrown;
+            }
+            if (thrown != nullptr) {
+                std::rethrow_exception(thrown);
+            }
+        }
+        detail::raise(status);
+    }
+
+    void close() noexcept {
+        if (handle_ != nullptr && CHECKPOINT_ENGINE_CALL(ce_join_destroy)(std::exchange(handle_, nullptr)) == CE_E_STATE) {
+            callback_.release();     /* destroyed inside its own callback, which still needs this: a leak is the lesser evil */
+        }
+        callback_.reset();
+    }
+
+    ce_join *handle_;
+    std::unique_ptr<Callback> callback_;     /* its address is what the library hands to consume */
+};
+
+/* ---- Server: holds checkpoints and joins others' --------------------------------------------------------------------------------------- */
+
+enum class Hold : std::uint32_t { Map = CE_HOLD_MAP, Memfd = CE_HOLD_MEMFD, Anon = CE_HOLD_ANON };
+enum class Pin : std::uint32_t { Auto = CE_PIN_AUTO, Mlock = CE_PIN_MLOCK, None = CE_PIN_NONE };
+enum class Digest : std::uint32_t { Xxh3 = CE_DIGEST_XXH3, Sha256 = CE_DIGEST_SHA256, None = CE_DIGEST_NONE };
+
+/* How a server is made. Empty and zero mean the default. */
+struct ServerOptions {
+    std::string address;                            /* IP address of this host to bind and announce, no wildcard; empty: 127.0.0.1 */
+    std::string token;                              /* what peers must prove to know; empty: nothing is demanded */
+    std::string plain_peers;                        /* who may read without our handshake: "all", "none", or networks; empty: all without a token */
+    std::chrono::milliseconds drain_timeout{0};     /* how long reads under way are waited for before they are cut; 0: 30 s */
+    bool listen = true;                             /* false: it only joins, and what it holds nobody can read */
+    std::int32_t rank = 0;                          /* this owner's rank in the world */
+    std::uint16_t port = 0;                         /* of the handshake service; 0: any */
+    Hold hold = Hold::Map;
+    Pin pin = Pin::Auto;
+    Digest digest = Digest::Xxh3;
+
+    /* One that only joins. */
+    static ServerOptions join_only() {
+        ServerOptions options;
+        options.listen = false;
+        return options;
+    }
+};
+
+/* Holds checkpoints for others to read, and joins what they hold.
+ * Ownership: of its handle. The destructor ends its joins, stops listening, waits for reads under way (drain_timeout) and frees what no Checkpoint
+ *            keeps; it must not run inside a callback of its joins.
+ * Threads:   any.   Errors: Error. */
+class Server {
+public:
+    /* Makes it and, unless it only joins, lets it listen.
+     * Threads:   any.   Errors: CE_E_ARGUMENT; CE_E_NATIVE, CE_E_ALREADY_EXISTS: the address or port cannot be had. */
+    explicit Server(const ServerOptions &options = {}) {
+        ce_server_options c{};
+        c.struct_size = sizeof c;
+        c.address = detail::c_string(options.address);
+        c.token = detail::c_string(options.token);
+        c.plain_peers = detail::c_string(options.plain_peers);
+        c.drain_timeout_ms = detail::milliseconds(options.drain_timeout);
+        c.flags = options.listen ? 0U : static_cast<std::uint32_t>(CE_SERVER_JOIN_ONLY);
+        c.rank = options.rank;
+        c.port = options.port;
+        c.hold = static_cast<std::uint32_t>(options.hold);
+        c.pin = static_cast<std::uint32_t>(options.pin);
+        c.digest = static_cast<std::uint32_t>(options.digest);
+        ce_server *made = nullptr;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_create)(&c, &made));
+        handle_ = detail::Handle<ce_server>(made);
+    }
+
+    /* "ce://host:port"; with "/NAME" behind it, the URL of a checkpoint's metas.
+     * Ownership: a copy.   Threads: any.   Errors: CE_E_STATE: it does not listen. */
+    std::string peer_url() const {
+        return detail::read_string(
+            [&](char *buffer, std::size_t *size) { return CHECKPOINT_ENGINE_CALL(ce_server_peer_url)(handle_.get(), buffer, size); });
+    }
+
+    /* "host:port" of the handshake service, as metas tell it.
+     * Ownership: a copy.   Threads: any.   Errors: CE_E_STATE: it does not listen. */
+    std::string p2p_address() const {
+        return detail::read_string(
+            [&](char *buffer, std::size_t *size) { return CHECKPOINT_ENGINE_CALL(ce_server_p2p_address)(handle_.get(), buffer, size); });
+    }
+
+    /* Holds files under a name: one directory, index or .safetensors file, or several .safetensors files. All or nothing. Blocks for a copy.
+     * Ownership: nothing is kept; mapped files must stay as they are while they are held.   Threads: any.   Errors: as ce_server_register_files. */
+    void register_files(const std::string &name, const std::vector<std::string> &paths, const Cancel *cancel = nullptr) const {
+        std::vector<const char *> pointers = detail::c_strings(paths);
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_register_files)(handle_.get(), detail::c_name(name), pointers.data(), pointers.size(),
+                                                                        cancel == nullptr ? nullptr : cancel->get()));
+    }
+
+    /* Holds the caller's own tensors in place: nothing is copied. They may overlap (tied weights).
+     * Ownership: the memory stays the caller's, mapped and unchanged outside begin_update and commit_update, until unregister or the destructor
+     *            has returned. Descriptions are copied.
+     * Threads:   any.   Errors: CE_E_ARGUMENT: the text names the tensor; CE_E_ALREADY_EXISTS. */
+    void register_tensors(const std::string &name, const std::vector<CallerTensor> &tensors) const {
+        std::vector<ce_tensor> described = detail::c_tensors(tensors);
+        detail::check(
+            CHECKPOINT_ENGINE_CALL(ce_server_register_tensors)(handle_.get(), detail::c_name(name), described.data(), described.size()));
+    }
+
+    /* Takes a checkpoint of the caller's tensors out of reach so that they may be changed. Blocks until nobody reads them.
+     * Threads:   any.   Errors: CE_E_NOT_FOUND; CE_E_STATE: of files or a join, or an update has begun already. */
+    void begin_update(const std::string &name) const {
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_begin_update)(handle_.get(), detail::c_name(name)));
+    }
+
+    /* Publishes the changed tensors as a new generation.
+     * Threads:   any.   Errors: CE_E_NOT_FOUND; CE_E_STATE: no update has begun. */
+    void commit_update(const std::string &name) const {
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_commit_update)(handle_.get(), detail::c_name(name)));
+    }
+
+    /* begin_update, change(), commit_update. When change throws, the tensors may be half changed: they stay out of reach, and the next
+     * commit_update publishes them.
+     * Threads:   any; change runs on the caller's.   Errors: as both, and what change throws. */
+    template <class F> void update(const std::string &name, F &&change) const {
+        begin_update(name);
+        std::forward<F>(change)();
+        commit_update(name);
+    }
+
+    /* Takes a checkpoint away; after it the caller's tensors may be freed. Blocks until nobody reads it.
+     * Threads:   any.   Errors: CE_E_NOT_FOUND. */
+    void unregister(const std::string &name) const {
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_unregister)(handle_.get(), detail::c_name(name)));
+    }
+
+    /* What it knows of a checkpoint: what it holds, merged with what load_metas told it.
+     * Ownership: independent of the server.   Threads: any.   Errors: CE_E_NOT_FOUND, CE_E_BUSY, CE_E_STATE: it does not listen. */
+    Metas metas(const std::string &name) const {
+        ce_metas *made = nullptr;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_metas)(handle_.get(), detail::c_name(name), &made));
+        return Metas(made);
+    }
+
+    /* Replaces what is known of the other owners of a checkpoint.
+     * Ownership: metas is not kept.   Threads: any.   Errors: CE_E_INVALID_DATA. */
+    void load_metas(const std::string &name, const Metas &metas) const {
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_load_metas)(handle_.get(), detail::c_name(name), metas.get()));
+    }
+
+    /* A checkpoint that it holds: files, the caller's tensors, or what a join brought.
+     * Ownership: keeps its memory; independent of the server.   Threads: any.   Errors: CE_E_NOT_FOUND. */
+    Checkpoint checkpoint(const std::string &name) const {
+        ce_checkpoint *made = nullptr;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_checkpoint)(handle_.get(), detail::c_name(name), &made));
+        return Checkpoint(made);
+    }
+
+    /* Starts a join and returns; it goes on by itself.
+     * Ownership: options are copied, the callback too; the memory of options.tensors stays the caller's.
+     * Threads:   any.   Errors: CE_E_ARGUMENT, CE_E_HANDLE; everything else is the result of the join: Join::wait. */
+    Join join(const JoinOptions &options) const {
+        std::vector<const char *> include = detail::c_strings(options.include);
+        std::vector<const char *> exclude = detail::c_strings(options.exclude);
+        std::vector<ce_tensor> tensors = detail::c_tensors(options.tensors);
+        ce_fetch_options fetch{};
+        std::unique_ptr<Join::Callback> callback;
+
+        ce_join_options c{};
+        c.struct_size = sizeof c;
+        c.checkpoint_name = detail::c_string(options.checkpoint_name);
+        c.metas_url = detail::c_string(options.metas_url);
+        if (options.metas != nullptr) {
+            c.metas = options.metas->get();
+            if (c.metas == nullptr) {
+                throw Error(CE_E_HANDLE, "the metas of the join options were moved from");
+            }
+        }
+        if (options.fetch.has_value()) {
+            fetch = detail::c_fetch_options(*options.fetch);
+            c.fetch = &fetch;
+        }
+        c.include = include.empty() ? nullptr : include.data();
+        c.include_count = include.size();
+        c.exclude = exclude.empty() ? nullptr : exclude.data();
+        c.exclude_count = exclude.size();
+        c.tensors = tensors.empty() ? nullptr : tensors.data();
+        c.tensor_count = tensors.size();
+        c.directory = detail::c_string(options.directory);
+        if (options.on_bucket) {
+            callback = std::make_unique<Join::Callback>();
+            callback->on_bucket = options.on_bucket;
+            c.on_bucket = &Join::consume;
+            c.user = callback.get();
+        }
+        c.bucket_bytes = options.bucket_bytes;
+        c.timeout_ms = detail::milliseconds(options.timeout);
+        c.stall_timeout_ms = detail::milliseconds(options.stall_timeout);
+        c.destination = static_cast<std::uint32_t>(options.destination);
+        c.verify = static_cast<std::uint32_t>(options.verify);
+        c.transport = static_cast<std::uint32_t>(options.transport);
+        c.lanes = options.lanes;
+        c.weights_only = options.weights_only ? 1U : 0U;
+
+        ce_join *made = nullptr;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_join_start)(handle_.get(), &c, &made));
+        return Join(made, std::move(callback));
+    }
+
+    ce_server *get() const noexcept { return handle_.get(); }
+    ce_server *release() noexcept { return handle_.release(); }
+
+private:
+    detail::Handle<ce_server> handle_;
+};
+
+} // namespace checkpoint_engine
+
+#if defined(__cpp_lib_ranges)
+/* A View's iterators outlive it, as a span's do. */
+template <class T> inline constexpr bool std::ranges::enable_borrowed_range<checkpoint_engine::View<T>> = true;
+template <class T> inline constexpr bool std::ranges::enable_view<checkpoint_engine::View<T>> = true;
+#endif
+
+#endif
