@@ -3,11 +3,12 @@
 Builds, tests and packs CheckpointEngine. The same steps as build.sh, which is the one that CI runs.
 
 .DESCRIPTION
-  build   compile ahead of time: artifacts/bin, artifacts/lib, artifacts/include
+  build   compile ahead of time: artifacts/bin, artifacts/lib, artifacts/include, artifacts/python
+  cross   the library for linux-arm64: Linux only, use build.sh
   test    build the solution and run every test; the last line is "N passed, N failed, N skipped"
   demo    Linux only: use build.sh
   bench   the benchmarks; arguments after the step go to them
-  pack    NuGet packages in artifacts/packages
+  pack    build, then NuGet packages in artifacts/packages; the tarball is build.sh's
   lab     the RDMA lab
 
 Needs: PowerShell 7, the .NET 10 SDK; for 'build' also the C++ tools of Visual Studio (Windows) or clang and zlib's headers (Linux).
@@ -16,7 +17,7 @@ Needs: PowerShell 7, the .NET 10 SDK; for 'build' also the C++ tools of Visual S
 ./build.ps1 test
 #>
 param(
-    [Parameter(Position = 0)] [ValidateSet('build', 'test', 'demo', 'bench', 'pack', 'lab', 'help')] [string] $Step = 'help',
+    [Parameter(Position = 0)] [ValidateSet('build', 'cross', 'test', 'demo', 'bench', 'pack', 'lab', 'help')] [string] $Step = 'help',
     [Parameter(ValueFromRemainingArguments)] [string[]] $Rest
 )
 $ErrorActionPreference = 'Stop'
@@ -25,6 +26,8 @@ Set-Location $PSScriptRoot
 
 $artifacts = Join-Path $PSScriptRoot 'artifacts'
 $runtime = $IsWindows ? 'win-x64' : 'linux-x64'
+$soname = 'libcheckpoint_engine.so.0'
+$version = ([xml](Get-Content -Raw Directory.Build.props)).SelectSingleNode('//Version').InnerText
 $configuration = 'Release'   # what ships, and what the tests of allocation and speed measure means nothing in Debug
 
 function Publish($project, $output) {
@@ -34,10 +37,33 @@ function Publish($project, $output) {
 function Step-Build {
     Publish CheckpointEngine.Cli cli
     Publish CheckpointEngine.Native native
-    foreach ($name in 'bin', 'lib', 'include') { New-Item -ItemType Directory -Force (Join-Path $artifacts $name) | Out-Null }
+    foreach ($name in 'lib', 'include', 'python') { Remove-Item -Recurse -Force -ErrorAction Ignore (Join-Path $artifacts $name) }
+    foreach ($name in 'bin', 'lib', 'include', 'python') { New-Item -ItemType Directory -Force (Join-Path $artifacts $name) | Out-Null }
     Copy-Item (Join-Path $artifacts 'publish/cli/checkpoint-engine*') (Join-Path $artifacts 'bin') -Exclude *.dbg, *.pdb
-    Copy-Item (Join-Path $artifacts 'publish/native/libcheckpoint_engine*') (Join-Path $artifacts 'lib') -Exclude *.dbg, *.pdb
-    Copy-Item 'interop-headers/*' (Join-Path $artifacts 'include') -Include *.h, *.hpp, *.py
+    Copy-Item 'interop-headers/*' (Join-Path $artifacts 'include') -Include *.h, *.hpp
+    Copy-Item 'interop-headers/*' (Join-Path $artifacts 'python') -Include *.py
+    $lib = Join-Path $artifacts 'lib'
+    Copy-Item (Join-Path $artifacts 'publish/native/libcheckpoint_engine*') $lib
+    if ($IsLinux) {
+        # As a distribution has it: the file under its version, links for the loader (the soname) and the linker.
+        Move-Item "$lib/libcheckpoint_engine.so" "$lib/libcheckpoint_engine.so.$version"
+        New-Item -ItemType SymbolicLink -Path "$lib/$soname" -Target "libcheckpoint_engine.so.$version" | Out-Null
+        New-Item -ItemType SymbolicLink -Path "$lib/libcheckpoint_engine.so" -Target $soname | Out-Null
+        foreach ($template in Get-ChildItem interop-headers/packaging -Filter *.in) {
+            $folder = Join-Path $lib ($template.BaseName -like '*.cmake' ? 'cmake/CheckpointEngine' : 'pkgconfig')
+            New-Item -ItemType Directory -Force $folder | Out-Null
+            (Get-Content -Raw $template).Replace('@VERSION@', $version).Replace('@SONAME@', $soname) | Set-Content -NoNewline (Join-Path $folder $template.BaseName)
+        }
+    }
+}
+
+function Step-Pack {
+    if (-not $IsLinux) { throw 'the packages hold the Linux library: pack on Linux' }
+    Step-Build
+    Remove-Item -Recurse -Force -ErrorAction Ignore (Join-Path $artifacts 'packages')
+    'CheckpointEngine.Core', 'CheckpointEngine.Http', 'CheckpointEngine.Cli', 'CheckpointEngine.Native' |
+        ForEach-Object { dotnet pack $_ -c $configuration -o (Join-Path $artifacts 'packages') --nologo -v quiet }
+    Write-Host 'the tarball: ./build.sh pack'
 }
 
 function Step-Test {
@@ -62,9 +88,10 @@ function Step-Test {
 switch ($Step) {
     'build' { Step-Build }
     'test' { Step-Test }
+    'cross' { throw 'the cross compiler is a Linux one: ./build.sh cross' }
     'demo' { throw 'the demo runs on Linux: ./build.sh demo' }
     'bench' { dotnet run -c $configuration --project bench/CheckpointEngine.Benchmarks -- @Rest }
-    'pack' { 'CheckpointEngine.Core', 'CheckpointEngine.Http' | ForEach-Object { dotnet pack $_ -c $configuration -o (Join-Path $artifacts 'packages') --nologo -v quiet } }
+    'pack' { Step-Pack }
     'lab' { throw 'the RDMA lab comes with the RDMA transport; there is nothing to start yet' }
     default { Get-Help $PSCommandPath -Detailed }
 }

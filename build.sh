@@ -2,19 +2,26 @@
 # Builds, tests and shows CheckpointEngine.
 #
 # usage: ./build.sh STEP...
-#   build   compile ahead of time: artifacts/bin/checkpoint-engine, artifacts/lib/libcheckpoint_engine.so, artifacts/include
+#   build   compile ahead of time: artifacts/bin/checkpoint-engine, artifacts/lib/libcheckpoint_engine.so, artifacts/include, artifacts/python
+#   cross   the library for linux-arm64, with Debian's cross compiler: artifacts/linux-arm64
 #   test    build the solution and run every test; the last line is "N passed, N failed, N skipped"
 #   demo    build, make a 2 GiB checkpoint, serve it, join it from a second process, print phases and rate
 #   bench   the benchmarks, briefly, and what each allocates; BENCH_ARGS (BenchmarkDotNet's) run others: see bench/README.md
-#   pack    NuGet packages in artifacts/packages
+#   pack    build, then NuGet packages and the tarball in artifacts/packages; RepositoryUrl tells where the sources are if no git remote does
 #   lab     the RDMA lab
 #
-# needs: the .NET 10 SDK; for 'build' and 'demo' also clang or gcc and zlib's headers. Nothing is installed by this script.
+# needs: the .NET 10 SDK; for 'build', 'demo' and 'pack' also clang or gcc and zlib's headers; for 'cross' gcc-aarch64-linux-gnu and
+# libc6-dev-arm64-cross. Nothing is installed by this script.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 readonly artifacts=$PWD/artifacts
 readonly runtime=linux-x64
+readonly soname=libcheckpoint_engine.so.0
+readonly library_limit=$((8 * 1024 * 1024))
+version=$(sed -n 's:.*<Version>\(.*\)</Version>.*:\1:p' Directory.Build.props)
+readonly version
+built=''
 # Release everywhere: it is what ships, and what the tests of allocation and speed measure means nothing in Debug.
 readonly configuration=Release
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1
@@ -57,34 +64,75 @@ need_native_toolchain() {
     command -v objcopy >/dev/null || fail "objcopy is missing; $(install_hint binutils binutils)"
 }
 
+# publish PROJECT RUNTIME OUTPUT C_COMPILER [MORE...]
 publish() {
-    local project=$1 output=$2
-    dotnet publish "$project" -c "$configuration" -r "$runtime" -o "$output" -p:CppCompilerAndLinker="$c_compiler" --nologo -v quiet
+    dotnet publish "$1" -c "$configuration" -r "$2" -o "$3" -p:CppCompilerAndLinker="$4" "${@:5}" --nologo -v quiet
 }
 
 step_build() {
     need_sdk
     need_native_toolchain
     say "the command"
-    publish CheckpointEngine.Cli "$artifacts/publish/cli"
-    mkdir -p "$artifacts/bin" "$artifacts/lib" "$artifacts/include"
-    install -m 755 "$artifacts/publish/cli/checkpoint-engine" "$artifacts/bin/"
+    publish CheckpointEngine.Cli "$runtime" "$artifacts/publish/cli" "$c_compiler"
+    install -D -m 755 -t "$artifacts/bin" "$artifacts/publish/cli/checkpoint-engine"
     say "the library"
-    publish CheckpointEngine.Native "$artifacts/publish/native"
-    install -m 755 "$artifacts/publish/native/libcheckpoint_engine.so" "$artifacts/lib/"
-    ln -sf libcheckpoint_engine.so "$artifacts/lib/libcheckpoint_engine.so.0"
-    find interop-headers -maxdepth 1 \( -name '*.h' -o -name '*.hpp' -o -name '*.py' \) -exec install -m 644 {} "$artifacts/include/" \;
-    check_library
+    publish CheckpointEngine.Native "$runtime" "$artifacts/publish/native" "$c_compiler"
+    lay_out_library "$artifacts/publish/native" "$artifacts"
+    check_exports "$artifacts/lib/$soname" nm
+    check_size "$artifacts/lib/$soname"
+    check_headers
     "$artifacts/bin/checkpoint-engine" --version
     (cd "$artifacts" && ls -l bin lib include)
+    built=yes
 }
 
-# The header compiles as strict C and C++, and the library exports what the list says: no name more, no name less.
-check_library() {
+step_cross() {
+    need_sdk
+    local prefix=aarch64-linux-gnu
+    command -v $prefix-gcc >/dev/null || fail "there is no $prefix-gcc; $(install_hint 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross' gcc-aarch64-linux-gnu)"
+    say "the library for linux-arm64"
+    publish CheckpointEngine.Native linux-arm64 "$artifacts/publish/native-arm64" $prefix-gcc -p:ObjCopyName=$prefix-objcopy
+    lay_out_library "$artifacts/publish/native-arm64" "$artifacts/linux-arm64"
+    check_exports "$artifacts/linux-arm64/lib/$soname" $prefix-nm
+    ls -l "$artifacts/linux-arm64/lib"
+}
+
+# lay_out_library PUBLISHED PREFIX: the library and what finds it, as a distribution lays them out: the file under its version, links for the loader
+# (the soname) and the linker. The symbols keep the name that the library's .gnu_debuglink has for them.
+lay_out_library() {
+    local published=$1 prefix=$2 template folder
+    rm -rf "${prefix:?}"/{lib,include,python}
+    mkdir -p "$prefix"/{lib/pkgconfig,lib/cmake/CheckpointEngine,include,python}
+    install -m 755 "$published/libcheckpoint_engine.so" "$prefix/lib/libcheckpoint_engine.so.$version"
+    install -m 644 "$published/libcheckpoint_engine.so.dbg" "$prefix/lib/"
+    ln -s "libcheckpoint_engine.so.$version" "$prefix/lib/$soname"
+    ln -s "$soname" "$prefix/lib/libcheckpoint_engine.so"
+    find interop-headers -maxdepth 1 \( -name '*.h' -o -name '*.hpp' \) -exec install -m 644 -t "$prefix/include" {} +
+    find interop-headers -maxdepth 1 -name '*.py' -exec install -m 644 -t "$prefix/python" {} +
+    for template in interop-headers/packaging/*.in; do
+        folder=$prefix/lib/pkgconfig
+        [[ $template != *.cmake.in ]] || folder=$prefix/lib/cmake/CheckpointEngine
+        sed "s/@VERSION@/$version/g; s/@SONAME@/$soname/g" "$template" >"$folder/$(basename "$template" .in)"
+    done
+}
+
+# check_exports FILE NM: the library exports what the list says: no name more, no name less.
+check_exports() {
     local exported
-    exported=$(nm -D --defined-only "$artifacts/lib/libcheckpoint_engine.so" | sed 's/.* //;s/@.*//' | sort)
+    exported=$("$2" -D --defined-only "$1" | sed 's/.* //;s/@.*//' | sort)
     diff <(echo "$exported") <(sort interop-headers/checkpoint_engine.exports) \
-        || fail "libcheckpoint_engine.so exports other names than interop-headers/checkpoint_engine.exports lists"
+        || fail "$1 exports other names than interop-headers/checkpoint_engine.exports lists"
+}
+
+# The limit is for what ships; linux-arm64, whose segments lie on pages of 64 KiB, comes out a few percent larger.
+check_size() {
+    local bytes
+    bytes=$(stat -L -c %s "$1")
+    ((bytes <= library_limit)) || fail "$1 has $bytes bytes, more than the $library_limit it may have"
+}
+
+# The header compiles as strict C and C++.
+check_headers() {
     echo '#include "checkpoint_engine.h"' \
         | "$c_compiler" -x c -std=c99 -Wall -Wextra -Wpedantic -Werror -I interop-headers -fsyntax-only -
     if command -v "${c_compiler/%cc/++}" >/dev/null && [[ $c_compiler == gcc ]]; then
@@ -198,13 +246,33 @@ step_bench() {
 }
 
 step_pack() {
-    need_sdk
+    [[ -n $built ]] || step_build
     [[ -f README.md ]] || fail "README.md is missing; it goes into the packages"
+    rm -rf "$artifacts/packages"
+    # The same sources give the same bytes, of the tarball and by NuGet too: all is as old as the commit, or outside git as the file with the version.
+    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Directory.Build.props)}
+    export SOURCE_DATE_EPOCH
     local project
-    for project in CheckpointEngine.Core CheckpointEngine.Http; do
+    for project in CheckpointEngine.Core CheckpointEngine.Http CheckpointEngine.Cli CheckpointEngine.Native; do
+        say "$project"
         dotnet pack "$project" -c "$configuration" -o "$artifacts/packages" --nologo -v quiet
     done
+    say "the tarball"
+    pack_tarball
     ls -l "$artifacts/packages"
+}
+
+# What 'build' made, but for symbols, under one directory of its own; names sorted, nobody's user, one time.
+pack_tarball() {
+    local name=checkpoint-engine-$version-$runtime
+    local root=$artifacts/publish/$name
+    rm -rf "$root"
+    mkdir -p "$root/share/doc/checkpoint-engine"
+    cp -a "$artifacts"/{bin,lib,include,python} "$root/"
+    rm "$root"/lib/*.dbg
+    cp -r README.md LICENSE docs "$root/share/doc/checkpoint-engine/"
+    tar --create --directory "$artifacts/publish" --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
+        --mtime="@$SOURCE_DATE_EPOCH" "$name" | gzip -9 -n >"$artifacts/packages/$name.tar.gz"
 }
 
 step_lab() { fail "the RDMA lab comes with the RDMA transport; there is nothing to start yet"; }
@@ -215,7 +283,7 @@ if [[ $# -eq 0 ]]; then
 fi
 for step in "$@"; do
     case $step in
-        build | test | demo | bench | pack | lab) "step_$step" ;;
+        build | cross | test | demo | bench | pack | lab) "step_$step" ;;
         -h | --help | all) usage ;;
         *)
             usage >&2

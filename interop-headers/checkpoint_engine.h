@@ -2,7 +2,7 @@
  *
  * Hold a checkpoint, and tell where it is:
  *
- *     ce_server_options options = { sizeof options };
+ *     ce_server_options options = { .struct_size = sizeof options };
  *     options.address = "10.0.0.5";
  *     ce_server *server;
  *     if (ce_server_create(&options, &server) != CE_OK) { ...ce_last_error... }
@@ -13,7 +13,7 @@
  *
  * Read it in another process, into memory of the library:
  *
- *     ce_join_options join_options = { sizeof join_options };
+ *     ce_join_options join_options = { .struct_size = sizeof join_options };
  *     join_options.metas_url = "ce://10.0.0.5:40123/qwen";
  *     ce_join *join; ce_checkpoint *checkpoint; ce_tensor tensor;
  *     ce_join_start(server, &join_options, &join);
@@ -32,7 +32,8 @@
  * Threads    every function may be called from any thread, several at once, on the same handle too. Destroying a handle while another thread
  *            uses it is defined: that call ends as if it had come before, with CE_E_HANDLE or, where it waits, with CE_E_CANCELLED. What it
  *            has handed out (pointers into a checkpoint) goes with the handle.
- * Structs    that the caller fills begin with struct_size: set it to sizeof, zero the rest (`ce_join_options o = { sizeof o };` does both);
+ * Structs    that the caller fills begin with struct_size: set it to sizeof and zero the rest, in C by
+ *            `ce_join_options o = { .struct_size = sizeof o };`, in C++ by `ce_join_options o{}; o.struct_size = sizeof o;`;
  *            zero means the default everywhere. A smaller size than this header's is an older caller and is taken (at least the members of
  *            0.2 must be there); a larger one is a newer caller and is taken if all that this library does not know is zero, else it is
  *            CE_E_ARGUMENT. In structs that the library fills, members that fit into struct_size are written and the rest left alone.
@@ -319,7 +320,8 @@ typedef struct ce_server_options {
     size_t struct_size;
     const char *address;          /* IP address of this host to bind and announce, no wildcard; NULL: 127.0.0.1 */
     const char *token;            /* what peers must prove to know; NULL: nothing is demanded */
-    const char *plain_peers;      /* who may read without our handshake: "all", "none", or networks "10.0.0.0/8,fd00::/8"; NULL: all without a token, none with one */
+    const char *plain_peers;      /* who may read without our handshake: "all", "none", or networks "10.0.0.0/8,fd00::/8"; NULL: all without a
+                                   * token, none with one */
     uint64_t drain_timeout_ms;    /* how long unregister, begin_update and destroy wait for reads under way before they cut them; 0: 30 s */
     uint32_t flags;               /* CE_SERVER_... */
     int32_t rank;                 /* this owner's rank in the world */

@@ -28,6 +28,9 @@ internal sealed class HolderProcess : IDisposable
         MetasUrl = line.RootElement.GetProperty("http").GetString() + "/v1/metas";
     }
 
+    /// <summary>The command, compiled ahead of time.</summary>
+    internal string Command => _command;
+
     /// <summary>From the start of the process to its ready line.</summary>
     internal TimeSpan TimeToReady { get; }
 

@@ -9,6 +9,7 @@ const string Usage = """
       kimi-metas     serve, fetch, parse and plan the metas of a checkpoint like Kimi-K2 (139,600 tensors, 256 owners)
       start-up       --version, and serve of a mapped checkpoint until it is ready
       join-latency   what a join costs before the first byte
+      c-interface    what the C interface costs: loading, calls, a join through it
       all            all of them
     options:
       --check            end with status 1 when a figure misses its limit
@@ -37,6 +38,7 @@ try
         {
             "join-vs-pump" => JoinVersusPump.RunAsync(bench, scoreboard),
             "kimi-metas" => KimiMetas.RunAsync(bench, scoreboard),
+            "c-interface" => CInterface.RunAsync(bench, scoreboard),
             "start-up" => StartUp.RunAsync(bench, scoreboard),
             _ => JoinLatency.RunAsync(bench, scoreboard),
         });

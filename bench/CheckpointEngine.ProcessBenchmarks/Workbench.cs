@@ -37,13 +37,14 @@ internal sealed class Workbench : IDisposable
     /// <summary>A directory of this run.</summary>
     internal string ScratchDirectory => _directory;
 
-    /// <summary>Compiles <c>bench/pump/NAME.c</c>.</summary>
+    /// <summary>Compiles <c>bench/pump/NAME.c</c> or <c>bench/abi/NAME.c</c>.</summary>
     internal string CompileC(string name)
     {
         string program = Path.Combine(_directory, name);
         if (!File.Exists(program))
         {
-            Run("cc", "-O2", "-pthread", Path.Combine(Root, "bench", "pump", name + ".c"), "-o", program);
+            string source = Path.Combine(Root, "bench", name == "abi" ? "abi" : "pump", name + ".c");
+            Run("cc", "-O2", "-pthread", "-I", Path.Combine(Root, "interop-headers"), source, "-o", program, "-ldl");
         }
         return program;
     }

@@ -51,8 +51,8 @@ public sealed class CheckerTests(Programs programs)
     // The library with its symbols beside it, for the suppressions to name functions: without the lines of source, whose format valgrind may not know.
     private static async Task CopyLibraryWithNamesAsync(TempDirectory directory)
     {
-        string published = Path.Combine(Repository.Root, "artifacts/publish/native/libcheckpoint_engine.so.dbg");
-        Assert.SkipUnless(File.Exists(published), "artifacts/publish has no debug file of the library; run ./build.sh build");
+        string published = Path.Combine(Repository.Root, "artifacts/lib/libcheckpoint_engine.so.dbg");
+        Assert.SkipUnless(File.Exists(published), "artifacts/lib has no debug file of the library; run ./build.sh build");
         string objcopy = Repository.NeedTool("objcopy");
         (await Child.RunAsync(objcopy, "--strip-debug", published, directory["names.dbg"])).Succeeded();
         (await Child.RunAsync(objcopy, "--remove-section=.gnu_debuglink", Repository.Library, directory["unlinked"])).Succeeded();
