@@ -15,7 +15,7 @@ internal static class Handles
     private static readonly Stack<int> s_free = new();
     private static Slot?[] s_slots = new Slot?[64];
     private static int s_used;
-    private static ulong s_serial;
+    private static ulong s_serial = (ulong)Random.Shared.NextInt64(1, (long)MaxSerial);      // two copies of the library in one process: neither knows the other's
 
     private sealed record Slot(ulong Handle, object Value);
 

@@ -79,6 +79,7 @@ internal sealed class TransferRun
             try
             {
                 long start = Stopwatch.GetTimestamp();
+                progress?.Report(new JoinProgress(0, _plan.DataBytes, lanes.Initial, "transfer"));      // before the first byte, so that who consumes it knows of how many
                 SetTarget(lanes.Initial);
                 Task all = Task.WhenAll(_done.Task, consumed);
                 while (!all.IsCompleted && _failure is null)

@@ -160,7 +160,7 @@ public sealed class TransferTests(Programs programs)
         await slow.WriteLineAsync("go on");
 
         Outcome outcome = (await slow.EndAsync()).EndedWith(1);
-        Assert.Matches("^held\nCE_E_(REFUSED|NOT_FOUND|UNREACHABLE) ", outcome.Output);
+        Assert.Matches("^held\nCE_E_(REFUSED|NOT_FOUND|UNREACHABLE|DIGEST_MISMATCH) ", outcome.Output);
         Assert.StartsWith("CE_E_NOT_FOUND ", (await Child.RunAsync(peer, "join", "null", url, temp["none"])).EndedWith(1).Output, StringComparison.Ordinal);
         Assert.StartsWith("CE_E_NOT_FOUND ", await holder.AskAsync("unregister"), StringComparison.Ordinal);
         (await holder.EndAsync()).Succeeded();

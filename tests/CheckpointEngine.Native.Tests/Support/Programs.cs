@@ -19,8 +19,8 @@ public sealed class Programs : IDisposable
         => BuildAsync("gcc", [$"c/{name}.c"], ["-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", .. s_strict, .. flags], s_link);
 
     /// <summary>A program of <c>cpp/NAME.cpp</c> under that standard; <c>dlopen</c>: with nothing linked.</summary>
-    public Task<string> CppAsync(string name, int standard = 17, bool dlopen = false)
-        => BuildAsync("g++", [$"cpp/{name}.cpp"], CppFlags(standard, dlopen), dlopen ? ["-ldl"] : s_link);
+    public Task<string> CppAsync(string name, int standard = 17, bool dlopen = false, params string[] flags)
+        => BuildAsync("g++", [$"cpp/{name}.cpp"], [.. CppFlags(standard, dlopen), .. flags], dlopen ? ["-ldl"] : s_link);
 
     /// <summary>A program of several C++ files.</summary>
     public Task<string> CppAsync(string[] names) => BuildAsync("g++", [.. names.Select(name => $"cpp/{name}.cpp")], CppFlags(17, false), s_link);
@@ -32,7 +32,7 @@ public sealed class Programs : IDisposable
     public void Dispose() => _directory.Delete(recursive: true);
 
     private static string[] CppFlags(int standard, bool dlopen)
-        => [$"-std=c++{standard}", "-O1", "-g", "-pthread", "-Wshadow", "-Wconversion", .. s_strict, .. dlopen ? new[] { "-DCHECKPOINT_ENGINE_DLOPEN" } : []];
+        => [$"-std=c++{standard}", "-g", "-pthread", "-Wshadow", "-Wconversion", .. s_strict, .. dlopen ? new[] { "-DCHECKPOINT_ENGINE_DLOPEN" } : []];
 
     private Task<string> BuildAsync(string compiler, string[] sources, string[] flags, string[] link)
     {
