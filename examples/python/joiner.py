@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 """Joins a holder's weights, into memory or into its own tensors, and prints the rate.
 
-    python3 joiner.py ce://10.0.0.5:40123/actor
-    python3 joiner.py http://10.0.0.5:19700/v1/metas --into tensors
+    PYTHONPATH=artifacts/python python3 examples/python/joiner.py ce://127.0.0.1:40123/actor
+    PYTHONPATH=artifacts/python python3 examples/python/joiner.py http://10.0.0.5:19700/v1/metas --into tensors
 
-Needs checkpoint_engine.py with its library: copy both beside this file, or set PYTHONPATH and CHECKPOINT_ENGINE_LIBRARY. With numpy or torch it shows
-what the tensors are there.
+checkpoint_engine.py finds its library in artifacts/lib; elsewhere copy both beside this file. With torch it shows what the tensors are there.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A trainer that serves its weights: registers its state dict in place, changes it step by step, and lets others read it meanwhile.
 
-    python3 trainer.py --address 10.0.0.5 --steps 100          prints the URL that joiner.py and the command take
+    PYTHONPATH=artifacts/python python3 examples/python/trainer.py --steps 100      prints the URL that joiner.py and the command take
 
-Needs numpy or torch, and checkpoint_engine.py with its library: copy both beside this file, or set PYTHONPATH and CHECKPOINT_ENGINE_LIBRARY.
+Needs numpy or torch. checkpoint_engine.py finds its library in artifacts/lib; elsewhere copy both beside this file.
 """
 
 import argparse
