@@ -61,7 +61,7 @@ class ExampleTests(Case):
         backend = "torch" if import_torch() is not None else "numpy"
         if backend == "numpy" and np is None:
             self.skipTest("numpy is not there: apt-get install python3-numpy")
-        child = self.enter(Child(sys.executable, EXAMPLES / "trainer.py", "--steps", "100000", "--seconds", "0.001", "--backend", backend))
+        child = self.enter(Child(sys.executable, EXAMPLES / "trainer.py", "--steps", "100000", "--seconds", "0.05", "--backend", backend))
         url = child.line("serving ")
         child.line("step 1")
         whole = 0

@@ -168,6 +168,7 @@ class UpdateTests(Case):
         tensors = {f"t{index}": np.zeros(1 << 16, np.int64) for index in range(8)}
         server.register_tensors("m", tensors)
         url, stop, generations, failures = server.url("m"), threading.Event(), [], []
+        attempts = threading.Semaphore(0)       # joins that have ended
 
         def update():
             generation = 0
@@ -177,6 +178,11 @@ class UpdateTests(Case):
                     with server.updating("m"):
                         for tensor in tensors.values():
                             tensor.fill(generation)
+                    if generation % 20 == 0:        # and now a rest in which a join begins and ends
+                        while attempts.acquire(blocking=False):
+                            pass
+                        for _ in range(2):
+                            attempts.acquire(timeout=PATIENCE)
                 generations.append(generation)
             except BaseException as error:
                 failures.append(error)
@@ -185,7 +191,7 @@ class UpdateTests(Case):
         updater.start()
         whole = errors = 0
         try:
-            while whole < 5 and errors < 2000 and not failures:
+            while whole < 40 and errors < 2000 and not failures:
                 into = {name: np.full(1 << 16, -1, np.int64) for name in tensors}
                 try:
                     if (whole + errors) % 2:
@@ -195,13 +201,16 @@ class UpdateTests(Case):
                         into = {name: joined[name].numpy() for name in tensors}
                 except ce.CheckpointEngineError as error:
                     errors += 1
-                    self.assertNotIsInstance(error, ce.InternalError, str(error))
+                    self.assertNotIsInstance(error, (ce.InternalError, ce.NotFoundError), str(error))
                     continue
+                finally:
+                    attempts.release()
                 whole += 1
                 seen = {int(value) for tensor in into.values() for value in (tensor.min(), tensor.max())}
                 self.assertEqual(len(seen), 1, "a mixture of generations")
         finally:
             stop.set()
+            attempts.release(2)
             updater.join(PATIENCE)
         self.assertEqual(failures, [])
         self.assertGreater(whole, 0)
