@@ -270,7 +270,10 @@ pack_tarball() {
     mkdir -p "$root/share/doc/checkpoint-engine"
     cp -a "$artifacts"/{bin,lib,include,python} "$root/"
     rm "$root"/lib/*.dbg
-    cp -r README.md LICENSE docs "$root/share/doc/checkpoint-engine/"
+    cp -r README.md LICENSE THIRD-PARTY-NOTICES.md docs examples "$root/share/doc/checkpoint-engine/"
+    local notices
+    notices=$(dotnet nuget locals global-packages --list | sed 's/^[^/]*//')/runtime.$runtime.microsoft.dotnet.ilcompiler
+    cp "$(find "$notices" -name THIRD-PARTY-NOTICES.TXT | sort -V | tail -1)" "$root/share/doc/checkpoint-engine/dotnet-THIRD-PARTY-NOTICES.txt"
     tar --create --directory "$artifacts/publish" --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
         --mtime="@$SOURCE_DATE_EPOCH" "$name" | gzip -9 -n >"$artifacts/packages/$name.tar.gz"
 }

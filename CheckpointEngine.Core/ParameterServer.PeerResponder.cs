@@ -32,5 +32,8 @@ public sealed partial class ParameterServer
             => server._registry.TryFind(address, 1, out RegisteredRange? range) && range.Owner is HeldBufferReference reference
                 ? reference.Entry.Checkpoint.SideFiles
                 : null;
+
+        public long FindGeneration(ulong address)
+            => server._registry.TryFind(address, 1, out RegisteredRange? range) && range.Owner is HeldBufferReference reference ? reference.Entry.Generation : 0;
     }
 }

@@ -131,17 +131,17 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     /// <summary>Holds the caller's own tensors in place under <paramref name="name"/> and registers them; nothing is copied. All or nothing.</summary>
     /// <param name="name">1 to 255 bytes as UTF-8.</param>
-    /// <param name="tensors">The tensors; their memory stays mapped, and unchanged outside of <see cref="BeginUpdateAsync"/> and <see cref="CommitUpdate"/>, until the checkpoint is unregistered.</param>
+    /// <param name="tensors">The tensors; their memory stays mapped (and locked as <see cref="ParameterServerOptions.Pin"/> says), and unchanged outside of <see cref="BeginUpdateAsync"/> and <see cref="CommitUpdate"/>, until the checkpoint is unregistered.</param>
     /// <returns>The checkpoint; owned by the server, valid until it is unregistered.</returns>
     /// <exception cref="ArgumentException">There are no tensors, or two have one name.</exception>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>: the name, or memory that another checkpoint has.</exception>
     public HeldCheckpoint RegisterTensors(string name, CallerTensors tensors)
     {
         ArgumentNullException.ThrowIfNull(tensors);
-        HeldCheckpoint held = tensors.ToCheckpoint(name);
         Reserve(name);
         try
         {
+            HeldCheckpoint held = tensors.ToCheckpoint(name, Options.Pin);
             HeldEntry entry = MakeEntry(held, null);
             try
             {

@@ -12,7 +12,6 @@ internal sealed unsafe class BucketCallback(delegate* unmanaged[Cdecl]<void*, Ce
 
     internal void OnBucket(JoinBucket bucket)
     {
-        Join!.ThrowIfCancelled();     // who has cancelled from inside one bucket does not get the next
         if (_tensors == null)
         {
             _tensors = (CeTensor*)NativeMemory.Alloc((nuint)Math.Max(1, bucket.MostTensors), (nuint)sizeof(CeTensor));
@@ -37,7 +36,7 @@ internal sealed unsafe class BucketCallback(delegate* unmanaged[Cdecl]<void*, Ce
         {
             throw new CallException(Status.Callback, $"the callback returned {result} for bucket {bucket.Index:N0} of {bucket.Count:N0}");
         }
-        Join.BucketDone();
+        Join!.BucketDone();
     }
 
     internal void Free()

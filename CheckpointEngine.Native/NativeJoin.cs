@@ -75,8 +75,6 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
 
     internal void Cancel() => _cancel.Cancel();
 
-    internal void ThrowIfCancelled() => _cancel.Token.ThrowIfCancellationRequested();
-
     /// <summary>Waits until it has ended; false when the time is over before that.</summary>
     internal bool Wait(ulong milliseconds)
     {

@@ -447,7 +447,8 @@ def _open_library() -> ctypes.CDLL:
             raise ImportError(f"checkpoint_engine: {candidate} has interface {version >> 8}.{version & 0xff}, and this file needs "
                               f"{_ABI_MAJOR}.{_ABI_MINOR} or a later {_ABI_MAJOR}.x; take both from one release")
         return library
-    where = "CHECKPOINT_ENGINE_LIBRARY names it" if named else "put libcheckpoint_engine.so beside this file, or set CHECKPOINT_ENGINE_LIBRARY to its path"
+    where = ("CHECKPOINT_ENGINE_LIBRARY names it" if named
+             else "put libcheckpoint_engine.so beside this file, or set CHECKPOINT_ENGINE_LIBRARY to its path")
     raise ImportError(f"checkpoint_engine: the library cannot be loaded ({where}); tried {'; '.join(tried)}")
 
 
@@ -1085,12 +1086,12 @@ class Metas:
         self._handle = handle
 
     @classmethod
-    def fetch(cls, url: str, token: Optional[str] = None, timeout: float = 30.0, ca_file: Optional[str] = None, cert_file: Optional[str] = None,
+    def fetch(cls, url: str, token: Optional[str] = None, timeout: Optional[float] = None, ca_file: Optional[str] = None, cert_file: Optional[str] = None,
               key_file: Optional[str] = None) -> "Metas":
         """Fetches metas: http://, https://, unix:/run/ce.sock:/v1/metas, ce://host:port/NAME, or file:///path. Blocks; Ctrl-C ends it.
 
-        token: what the holder demands. timeout: the longest it may take, in seconds. ca_file: PEM authorities for https instead of the system's;
-        cert_file and key_file: a PEM client certificate.
+        token: what the holder demands. timeout: the longest it may take, in seconds; None is 60. ca_file: PEM authorities for https instead of the
+        system's; cert_file and key_file: a PEM client certificate.
         """
         library, handle, cancel = _lib(), _Handle("ce_metas_destroy"), _new_cancel()
         options = _fetch_options(token, timeout, ca_file, cert_file, key_file)
@@ -1146,7 +1147,8 @@ class Metas:
         library, described, rank = _lib(), _CTensor(), c_int32()
         for index in range(len(self)):
             _check(library.ce_metas_tensor(self._handle.pointer, index, byref(described), byref(rank)))
-            yield TensorInfo(described.name.decode("utf-8"), _dtype_of_code(described.dtype).name, _shape_of(described), int(described.size_bytes), rank.value)
+            yield TensorInfo(described.name.decode("utf-8"), _dtype_of_code(described.dtype).name, _shape_of(described), int(described.size_bytes),
+                             rank.value)
 
     @property
     def owners(self) -> Tuple[Owner, ...]:
@@ -1168,7 +1170,8 @@ class Metas:
         return f"<Metas {len(self)} tensors>"
 
 
-def _fetch_options(token: Optional[str], timeout: Optional[float], ca_file: Optional[str], cert_file: Optional[str], key_file: Optional[str]) -> _CFetchOptions:
+def _fetch_options(token: Optional[str], timeout: Optional[float], ca_file: Optional[str], cert_file: Optional[str],
+                   key_file: Optional[str]) -> _CFetchOptions:
     options = _CFetchOptions(struct_size=ctypes.sizeof(_CFetchOptions))
     options.token = _utf8_or_none(token, "token")
     options.ca_file = _path_or_none(ca_file, "ca_file")
@@ -1538,7 +1541,8 @@ class Join:
                  lanes: int = 0, timeout: Optional[float] = None, stall_timeout: Optional[float] = None, weights_only: bool = False,
                  progress: Optional[Callable[[Progress], Any]] = None, transport: str = "auto", token: Optional[str] = None,
                  ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None) -> None:
-        destinations = [what for what, given in (("into", into), ("tensors", tensors), ("on_bucket", on_bucket), ("directory", directory)) if given is not None]
+        given = {"into": into, "tensors": tensors, "on_bucket": on_bucket, "directory": directory}
+        destinations = [what for what, value in given.items() if value is not None]
         if len(destinations) > 1:
             raise ValueError(f"a join has one destination, and {' and '.join(destinations)} are given")
         if server is not None and not isinstance(server, ParameterServer):

@@ -91,7 +91,8 @@ public sealed class CallerTensors : IDisposable
     /// Makes a checkpoint of them without a copy. Tensors that follow each other without a gap become one buffer; nothing between tensors is
     /// ever readable to peers.
     /// </summary>
-    internal HeldCheckpoint ToCheckpoint(string name)
+    /// <exception cref="CheckpointEngineException">Native: <see cref="PinMode.Mlock"/> was asked for and is not allowed.</exception>
+    internal HeldCheckpoint ToCheckpoint(string name, PinMode pin)
     {
         ThrowIfUnfit();
         TensorTable source = Table;
@@ -116,7 +117,10 @@ public sealed class CallerTensors : IDisposable
             table.AddFrom(source, tensor, bytes, length);
             runs[^1] = (start, length + bytes, first, count + 1);
         }
-        return new HeldCheckpoint(name, table.Build(), MakeBuffers(runs), [], []) { IsOfCaller = true };
+        HeldBuffer[] buffers = MakeBuffers(runs);
+        var warnings = new List<string>();
+        MemoryPinning.Lock([.. buffers.DistinctBy(buffer => buffer.Memory)], pin, onFault: false, warnings);
+        return new HeldCheckpoint(name, table.Build(), buffers, [], warnings) { IsOfCaller = true };
     }
 
     // Runs that overlap share one piece of memory, so that what peers may read is registered once.

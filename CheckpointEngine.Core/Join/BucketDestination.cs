@@ -149,7 +149,7 @@ internal sealed class BucketDestination : IJoinDestination
         {
             while (true)
             {
-                if (_stopped)
+                if (_stopped || _run!.HasFailed)      // who cancels from inside one bucket does not get the next
                 {
                     return false;
                 }

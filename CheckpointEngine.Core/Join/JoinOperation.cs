@@ -124,6 +124,7 @@ internal sealed partial class JoinOperation
             var writeClock = new JoinPhaseClock();
             progress?.Report(new JoinProgress(plan.DataBytes, plan.DataBytes, 0, "write"));
             IReadOnlyList<SideFile> files = await sideFiles.ConfigureAwait(false);
+            await Task.WhenAll(Enumerable.Range(0, links.Length).Select(owner => links[owner]?.EndAsync(FirstAddress(plan, owner), cancellationToken) ?? Task.CompletedTask)).ConfigureAwait(false);
             HeldCheckpoint? held = null;
             CheckpointDigests? digests = null;
             cancellationToken.ThrowIfCancellationRequested();
@@ -200,6 +201,7 @@ internal sealed partial class JoinOperation
             try
             {
                 links[owner] = await OwnerLink.ConnectAsync(plan.Metas.Owners[owner], _token, _options.StallTimeout, stop.Token).ConfigureAwait(false);
+                await links[owner]!.BeginAsync(FirstAddress(plan, owner), stop.Token).ConfigureAwait(false);
             }
             catch
             {
@@ -227,7 +229,7 @@ internal sealed partial class JoinOperation
             if (links[owner]?.Peer is PeerClient peer)
             {
                 asked = true;
-                ulong address = plan.Ranges[FirstRange(plan, owner)].RemoteAddress;
+                ulong address = FirstAddress(plan, owner);
                 foreach (SideFile file in await peer.GetSideFilesAsync(address, cancellationToken).ConfigureAwait(false))
                 {
                     files.TryAdd(file.Name, file);
@@ -241,14 +243,14 @@ internal sealed partial class JoinOperation
         return [.. files.Values];
     }
 
-    private static int FirstRange(TransferPlan plan, int owner)
+    private static ulong FirstAddress(TransferPlan plan, int owner)
     {
         int range = 0;
         while (plan.Ranges[range].Owner != owner)
         {
             range++;
         }
-        return range;
+        return plan.Ranges[range].RemoteAddress;
     }
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "join {Checkpoint}: not every byte could be checked: {Reason}")]

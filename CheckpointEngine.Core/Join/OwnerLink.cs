@@ -35,6 +35,30 @@ internal sealed class OwnerLink : IDisposable
     /// <summary>The digest that the owner gives for its tensors.</summary>
     internal DigestAlgorithm Digest => Peer?.Digest ?? DigestAlgorithm.None;
 
+    /// <summary>The generation that the owner held when the join began; 0 for a plain owner.</summary>
+    internal long Generation { get; private set; }
+
+    /// <summary>Asks which generation the owner holds at an address before anything is read.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Refused"/>: it holds nothing there.</exception>
+    internal async Task BeginAsync(ulong address, CancellationToken cancellationToken)
+    {
+        if (Peer is not null && (Generation = await Peer.GetGenerationAsync(address, cancellationToken).ConfigureAwait(false)) == 0)
+        {
+            ThrowHelper.Throw(CheckpointError.Refused, $"read from {Name}: it does not hold what the metas say, or is updating it; fetch the metas anew");
+        }
+    }
+
+    /// <summary>Checks, when everything is read, that the owner still holds the generation that it held then.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.DigestMismatch"/>: what was read may be of two generations.</exception>
+    internal async Task EndAsync(ulong address, CancellationToken cancellationToken)
+    {
+        if (Peer is not null && await Peer.GetGenerationAsync(address, cancellationToken).ConfigureAwait(false) != Generation)
+        {
+            ThrowHelper.Throw(CheckpointError.DigestMismatch,
+                $"read from {Name}: the owner has changed or taken away the checkpoint since the join began; fetch the metas anew and join again");
+        }
+    }
+
     /// <summary>The owner, for messages.</summary>
     internal string Name => $"rank {Owner.Rank} at {Owner.P2pStoreAddress}";
 

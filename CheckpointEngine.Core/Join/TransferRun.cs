@@ -59,6 +59,9 @@ internal sealed class TransferRun
 
     internal DigestVerifier? Verifier => _verifier;
 
+    /// <summary>Whether it was cancelled or something went wrong; from the return of <see cref="Fail"/> on.</summary>
+    internal bool HasFailed => Volatile.Read(ref _stopping);
+
     /// <summary>Bytes that arrived by transport.</summary>
     internal Dictionary<string, long> BytesByTransport { get; } = [];
 

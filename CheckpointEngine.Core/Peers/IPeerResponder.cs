@@ -18,4 +18,7 @@ internal interface IPeerResponder
 
     /// <summary>The side files of the checkpoint that <paramref name="address"/> belongs to; null when there is none.</summary>
     IReadOnlyList<SideFile>? FindSideFiles(ulong address);
+
+    /// <summary>The generation of the checkpoint that <paramref name="address"/> belongs to; 0 when there is none, or it is being updated.</summary>
+    long FindGeneration(ulong address);
 }

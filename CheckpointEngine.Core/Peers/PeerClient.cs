@@ -164,6 +164,15 @@ internal sealed class PeerClient : IDisposable
         return files;
     }
 
+    /// <summary>Asks for the generation of the checkpoint that <paramref name="address"/> belongs to; 0 when nothing is held there.</summary>
+    internal async Task<long> GetGenerationAsync(ulong address, CancellationToken cancellationToken)
+    {
+        byte[] request = new byte[8];
+        BinaryPrimitives.WriteUInt64LittleEndian(request, address);
+        byte[] answer = await AskAsync(PeerMessage.Generation, request, 8, "ask for the generation", cancellationToken).ConfigureAwait(false);
+        return answer.Length == 8 ? BinaryPrimitives.ReadInt64LittleEndian(answer) : Violated<long>("its generation is malformed");
+    }
+
     public void Dispose() => _stream.Dispose();
 
     private static bool TryReadSideFile(ref SequenceReader<byte> reader, [NotNullWhen(true)] out SideFile? file)

@@ -21,6 +21,9 @@ internal enum PeerMessage : ushort
     /// <summary>The side files of the checkpoint that an address belongs to.</summary>
     SideFiles = 5,
 
+    /// <summary>The generation of the checkpoint that an address belongs to.</summary>
+    Generation = 6,
+
     /// <summary>Why a request was not answered; the conversation goes on unless the peer closes it.</summary>
     Error = 0xffff,
 }

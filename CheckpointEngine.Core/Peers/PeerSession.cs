@@ -137,6 +137,7 @@ internal sealed class PeerSession : IDisposable
         PeerMessage.Metas => AnswerMetasAsync(payload, cancellationToken),
         PeerMessage.Digests => AnswerDigestsAsync(payload, cancellationToken),
         PeerMessage.SideFiles => AnswerSideFilesAsync(payload, cancellationToken),
+        PeerMessage.Generation => AnswerGenerationAsync(payload, cancellationToken),
         _ => WriteErrorAsync(CheckpointError.NotSupported, $"message {(ushort)type} is not known to version {EngineVersion.Text}", cancellationToken),
     };
 
@@ -221,6 +222,18 @@ internal sealed class PeerSession : IDisposable
             answer.Write(file.Bytes.Span);
         }
         await WriteAsync(PeerMessage.SideFiles, answer.WrittenMemory, cancellationToken).ConfigureAwait(false);
+    }
+
+    // Request: an address (u64). Answer: the generation (u64), 0 when nothing is held there.
+    private ValueTask AnswerGenerationAsync(byte[] payload, CancellationToken cancellationToken)
+    {
+        if (payload.Length != 8)
+        {
+            ThrowHelper.Throw(CheckpointError.ProtocolViolation, "a generation request of the wrong length");
+        }
+        byte[] answer = new byte[8];
+        BinaryPrimitives.WriteInt64LittleEndian(answer, _responder.FindGeneration(BinaryPrimitives.ReadUInt64LittleEndian(payload)));
+        return WriteAsync(PeerMessage.Generation, answer, cancellationToken);
     }
 
     private async ValueTask<(bool There, PeerFrame Frame, byte[] Payload)> ReadAsync(int maxBytes, CancellationToken cancellationToken)

@@ -27,6 +27,9 @@ public sealed class TensorFilter
     /// <summary>The filter that takes everything.</summary>
     public static TensorFilter All { get; } = new([], []);
 
+    /// <summary>The tensors that were named one by one; null when there are patterns alone.</summary>
+    internal TensorTable? Only => _only;
+
     /// <summary>Whether it takes everything.</summary>
     public bool TakesAll => _only is null && _include.Length == 0 && _exclude.Length == 0;
 

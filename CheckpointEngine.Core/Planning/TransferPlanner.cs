@@ -53,6 +53,8 @@ public static class TransferPlanner
         {
             ThrowHelper.Throw(CheckpointError.NotFound, source.Count == 0
                 ? "plan: the metas hold no tensor"
+                : filter.Only is { Count: > 0 } only
+                ? $"plan: none of the {only.Count:N0} tensors to be filled, {TensorNames.Quote(only, 0)} the first, is among the {source.Count:N0} of the metas that the patterns take"
                 : $"plan: none of the {source.Count:N0} tensors matches the include and exclude patterns; names are case-sensitive, * matches dots");
         }
         return new TransferPlan(metas, table.Build(), sourceTensors.Column.ToArray(), [.. buffers], [.. ranges], ownerBytes);

@@ -171,8 +171,10 @@ public sealed class CallerTensorsTests : IDisposable
         Assert.Equal(CheckpointError.NotFound, Assert.Throws<CheckpointEngineException>(() => holder.CommitUpdate("nothing")).Error);
     }
 
-    [Fact]
-    public async Task Update_WhileOthersJoin_NeverMixesGenerations()
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Update_WhileOthersJoin_NeverMixesGenerations(bool verify)
     {
         CancellationToken cancel = TestContext.Current.CancellationToken;
         await using ParameterServer holder = await StartAsync();
@@ -194,7 +196,7 @@ public sealed class CallerTensorsTests : IDisposable
             {
                 try
                 {
-                    await joiner.JoinAsync(metas, new JoinOptions { RequireVerify = true, CheckpointName = "copy" }, null, cancel);
+                    await joiner.JoinAsync(metas, new JoinOptions { Verify = verify, RequireVerify = verify, CheckpointName = "copy" }, null, cancel);
                 }
                 catch (CheckpointEngineException failure) when (failure.Error is CheckpointError.Refused or CheckpointError.DigestMismatch or CheckpointError.Unreachable)
                 {

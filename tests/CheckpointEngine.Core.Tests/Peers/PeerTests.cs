@@ -31,6 +31,10 @@ public sealed class PeerSessionTests
 
         public HeldTensor? AcquireTensor(ulong address, ulong lengthBytes) => null;
 
+        internal Func<long> Generation { get; init; } = () => 1;
+
+        public long FindGeneration(ulong address) => Generation();
+
         public IReadOnlyList<SideFile>? FindSideFiles(ulong address) => address == 1 ? [new SideFile("config.json", SideFile)] : null;
     }
 
@@ -159,6 +163,7 @@ public sealed class PeerSessionTests
             (Frame(PeerMessage.Digests, [0xff, 0xff, 0xff, 0xff, .. new byte[32]]), CheckpointError.ProtocolViolation),
             (Frame(PeerMessage.Digests, [1, 0x10, 0, 0, .. new byte[4097 * 16]]), CheckpointError.ProtocolViolation),
             (Frame(PeerMessage.SideFiles, 1, 2, 3), CheckpointError.ProtocolViolation),
+            (Frame(PeerMessage.Generation, 1, 2, 3), CheckpointError.ProtocolViolation),
         ];
         foreach ((byte[] request, CheckpointError error) in requests)
         {

@@ -56,6 +56,8 @@ internal sealed class FuzzedHolder : IPeerResponder, IDisposable
 
     public IReadOnlyList<SideFile>? FindSideFiles(ulong address) => address % AddressStep == 0 ? _checkpoint.SideFiles : null;
 
+    public long FindGeneration(ulong address) => address % AddressStep == 0 ? 1 : 0;
+
     /// <summary>Whether every tensor that was lent since the last call came back.</summary>
     internal bool TakeBack()
     {

@@ -181,5 +181,33 @@ with ce.ParameterServer() as server:
             child.end()
 
 
+class WorkTests(unittest.TestCase):
+    """A blocking call whose waiter went away takes back what it did, whichever is first."""
+
+    def work(self, call):
+        undone = []
+        return ce._Work(call, lambda: undone.append(True)), undone
+
+    def test_abandoned_before_it_ends(self):
+        work, undone = self.work(lambda: work.abandon())
+        work.run()
+        self.assertEqual(undone, [True])
+
+    def test_abandoned_after_it_has_ended(self):
+        work, undone = self.work(lambda: 5)
+        work.run()
+        self.assertEqual((undone, work.value), ([], 5))
+        work.abandon()
+        self.assertEqual(undone, [True])
+
+    def test_nothing_is_undone_of_what_failed(self):
+        work, undone = self.work(lambda: 1 // 0)
+        work.run()
+        work.abandon()
+        self.assertEqual(undone, [])
+        self.assertIsInstance(work.error, ZeroDivisionError)
+        self.assertIsNone(work.error.__traceback__)
+
+
 if __name__ == "__main__":
     sys.exit(unittest.main())

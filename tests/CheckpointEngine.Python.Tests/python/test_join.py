@@ -208,8 +208,9 @@ class BucketTests(Case):
             ready.set()
             with self.assertRaises(ce.CancelledError):
                 running.wait(PATIENCE)
-        self.assertEqual(states, ["running"])
-        self.assertEqual(len(errors), 2)
+        self.assertEqual(set(states), {"running"})
+        self.assertLess(len(states), 4)         # one more may be on its way when it is cancelled
+        self.assertEqual(len(errors), 2 * len(states))
         box.clear()
 
 

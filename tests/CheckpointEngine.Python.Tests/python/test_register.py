@@ -165,7 +165,7 @@ class UpdateTests(Case):
     @needs_numpy
     def test_joins_during_updates_get_one_generation_or_an_error(self):
         server = self.server(drain_timeout=5)
-        tensors = {f"t{index}": np.zeros(1 << 18, np.int64) for index in range(8)}
+        tensors = {f"t{index}": np.zeros(1 << 16, np.int64) for index in range(8)}
         server.register_tensors("m", tensors)
         url, stop, generations, failures = server.url("m"), threading.Event(), [], []
 
@@ -185,8 +185,8 @@ class UpdateTests(Case):
         updater.start()
         whole = errors = 0
         try:
-            while whole < 10 and errors < 2000 and not failures:
-                into = {name: np.full(1 << 18, -1, np.int64) for name in tensors}
+            while whole < 5 and errors < 2000 and not failures:
+                into = {name: np.full(1 << 16, -1, np.int64) for name in tensors}
                 try:
                     if (whole + errors) % 2:
                         ce.join(url, tensors=into, lanes=2)
