@@ -44,4 +44,7 @@ public enum CheckpointError
 
     /// <summary>Somebody is at it: a checkpoint whose owner is changing it. Try again.</summary>
     Busy,
+
+    /// <summary>What was read has been changed or taken away by its owner in the meantime. Fetch the metas anew and try again.</summary>
+    Superseded,
 }

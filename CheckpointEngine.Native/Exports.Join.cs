@@ -60,7 +60,18 @@ internal static unsafe partial class Exports
                 parsed.StallTimeout = TimeSpan.FromMilliseconds(Math.Min(given.StallTimeoutMs, int.MaxValue));
             }
             tensors?.ThrowIfUnfit();
-            *join = Handles.Add(new NativeJoin(found, fetch, parsed, callback));
+            var started = new NativeJoin(found, fetch, parsed, callback);
+            tensors = null;         // the join's from here on
+            try
+            {
+                *join = Handles.Add(started);
+            }
+            catch
+            {
+                started.Cancel();
+                started.WaitForEnd();
+                throw;
+            }
             return Ok;
         }
         catch (Exception failure)

@@ -43,19 +43,19 @@ internal static unsafe partial class Exports
                 parsed.DrainTimeout = Milliseconds(given.DrainTimeoutMs);
             }
             var made = new ParameterServer(parsed);
-            if ((given.Flags & JoinOnly) == 0)
+            try
             {
-                try
+                if ((given.Flags & JoinOnly) == 0)
                 {
                     made.StartAsync().GetAwaiter().GetResult();
                 }
-                catch
-                {
-                    made.DisposeAsync().AsTask().GetAwaiter().GetResult();
-                    throw;
-                }
+                *server = Handles.Add(new NativeServer(made));
             }
-            *server = Handles.Add(new NativeServer(made));
+            catch
+            {
+                made.DisposeAsync().AsTask().GetAwaiter().GetResult();
+                throw;
+            }
             return Ok;
         }
         catch (Exception unfit) when (unfit is FormatException or InvalidOperationException)     // plain_peers; a wildcard as address

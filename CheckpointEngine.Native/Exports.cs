@@ -46,6 +46,7 @@ internal static unsafe partial class Exports
         -112 => "CE_E_NATIVE"u8,
         -113 => "CE_E_WRONG_SHAPE"u8,
         -114 => "CE_E_BUSY"u8,
+        -115 => "CE_E_SUPERSEDED"u8,
         _ => "CE_E_UNKNOWN"u8,
     });
 

@@ -30,8 +30,8 @@
  * Handles    are numbers in the shape of pointers: never dereference them. NULL, a handle of another kind, one that was destroyed and one that
  *            never was are CE_E_HANDLE, whatever their bits are; so a double destroy is an error and harms nothing. Destroying NULL is CE_OK.
  * Threads    every function may be called from any thread, several at once, on the same handle too. Destroying a handle while another thread
- *            uses it is defined: that call ends as if it had come before, with CE_E_HANDLE or, where it waits, with CE_E_CANCELLED. What it
- *            has handed out (pointers into a checkpoint) goes with the handle.
+ *            uses it is defined: that call ends as if it had come before, with CE_E_HANDLE or, where it waits, with CE_E_CANCELLED once what
+ *            was cancelled has come to its end (a callback that runs returns first). What it has handed out (pointers into a checkpoint) goes with the handle.
  * Structs    that the caller fills begin with struct_size: set it to sizeof and zero the rest, in C by
  *            `ce_join_options o = { .struct_size = sizeof o };`, in C++ by `ce_join_options o{}; o.struct_size = sizeof o;`;
  *            zero means the default everywhere. A smaller size than this header's is an older caller and is taken (at least the members of
@@ -107,7 +107,8 @@ enum {
     CE_E_NOT_SUPPORTED = -111,    /* this host or build lacks what was asked for */
     CE_E_NATIVE = -112,           /* a system call failed */
     CE_E_WRONG_SHAPE = -113,      /* well-formed, but not what it must be: a tensor of another dtype or shape, a missing member */
-    CE_E_BUSY = -114              /* somebody is at it: a checkpoint between begin and commit of an update; try again */
+    CE_E_BUSY = -114,             /* somebody is at it: a checkpoint between begin and commit of an update; try again */
+    CE_E_SUPERSEDED = -115        /* the owner has changed or taken away what was being read; fetch the metas anew and try again */
 };
 
 /* The version of this interface: major in the high 24 bits, minor in the low 8. Another major is another interface; a higher minor has more.
@@ -334,7 +335,7 @@ typedef struct ce_server_options {
 /* Makes a server and, unless CE_SERVER_JOIN_ONLY, lets it listen.
  * options:   may be NULL.
  * Ownership: destroy it with ce_server_destroy.
- * Errors:    CE_E_ARGUMENT; CE_E_NATIVE, CE_E_ALREADY_EXISTS: the address or port cannot be had.
+ * Errors:    CE_E_ARGUMENT; CE_E_UNREACHABLE, CE_E_NATIVE, CE_E_ALREADY_EXISTS: the address or port cannot be had.
  * Since:     0.2 */
 CE_API ce_status ce_server_create(const ce_server_options *options, ce_server **server);
 
@@ -372,7 +373,8 @@ CE_API ce_status ce_server_register_tensors(ce_server *server, const char *name,
  * Since:     0.2 */
 CE_API ce_status ce_server_begin_update(ce_server *server, const char *name);
 
-/* Publishes the changed tensors as a new generation, with digests of their own. A join that began before fails; it never mixes generations.
+/* Publishes the changed tensors as a new generation, with digests of their own. A join that began before fails with
+ * CE_E_SUPERSEDED, CE_E_REFUSED or CE_E_DIGEST_MISMATCH; it never mixes generations. Who updates without a pause lets no join through.
  * Errors:    CE_E_HANDLE, CE_E_NOT_FOUND; CE_E_STATE: no update has begun.
  * Since:     0.2 */
 CE_API ce_status ce_server_commit_update(ce_server *server, const char *name);

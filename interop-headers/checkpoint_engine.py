@@ -71,7 +71,7 @@ __all__ = [
     "AlreadyExistsError", "ArgumentError", "Bits", "Bucket", "BusyError", "CallbackError", "CancelledError", "Checkpoint", "CheckpointEngineError",
     "ClosedError", "DigestMismatchError", "FileError", "ForkedError", "InternalError", "InvalidDataError", "Join", "JoinResult", "Metas",
     "NativeError", "NotFoundError", "NotSupportedError", "OutOfMemoryError", "Owner", "ParameterServer", "Progress", "ProtocolError",
-    "RefusedError", "StateError", "Tensor", "TensorInfo", "TimedOutError", "UnreachableError", "WrongShapeError", "join", "library_version",
+    "RefusedError", "StateError", "SupersededError", "Tensor", "TensorInfo", "TimedOutError", "UnreachableError", "WrongShapeError", "join", "library_version",
     "start_join",
 ]
 
@@ -229,11 +229,17 @@ class BusyError(CheckpointEngineError):
     status, name = -114, "CE_E_BUSY"
 
 
+class SupersededError(CheckpointEngineError):
+    """The owner has changed or taken away what was being read. Fetch the metas anew and try again."""
+
+    status, name = -115, "CE_E_SUPERSEDED"
+
+
 _ERRORS: Dict[int, Type[CheckpointEngineError]] = {
     kind.status: kind for kind in (
         ArgumentError, ClosedError, StateError, CancelledError, CallbackError, ForkedError, InternalError, InvalidDataError, NotFoundError,
         AlreadyExistsError, UnreachableError, TimedOutError, RefusedError, ProtocolError, DigestMismatchError, OutOfMemoryError, FileError,
-        NotSupportedError, NativeError, WrongShapeError, BusyError)
+        NotSupportedError, NativeError, WrongShapeError, BusyError, SupersededError)
 }
 
 _OK = 0

@@ -219,7 +219,7 @@ internal sealed class DigestVerifier
                 // What it held when the join began it holds no more, or in another version: bytes of both may be here already.
                 if (generation != _generations[owner] || (digests[i] is null && _generations[owner] != 0))
                 {
-                    ThrowHelper.Throw(CheckpointError.DigestMismatch,
+                    ThrowHelper.Throw(CheckpointError.Superseded,
                         $"check tensor '{_plan.Tensors.GetName(batchTensors[i])}' of {_links[owner]!.Name}: the owner has changed or taken away the checkpoint since the join began; fetch the metas anew and join again");
                 }
                 if (digests[i] is byte[] chunks)

@@ -49,12 +49,12 @@ internal sealed class OwnerLink : IDisposable
     }
 
     /// <summary>Checks, when everything is read, that the owner still holds the generation that it held then.</summary>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.DigestMismatch"/>: what was read may be of two generations.</exception>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Superseded"/>: what was read may be of two generations.</exception>
     internal async Task EndAsync(ulong address, CancellationToken cancellationToken)
     {
         if (Peer is not null && await Peer.GetGenerationAsync(address, cancellationToken).ConfigureAwait(false) != Generation)
         {
-            ThrowHelper.Throw(CheckpointError.DigestMismatch,
+            ThrowHelper.Throw(CheckpointError.Superseded,
                 $"read from {Name}: the owner has changed or taken away the checkpoint since the join began; fetch the metas anew and join again");
         }
     }

@@ -146,7 +146,7 @@ public sealed class CallerTensorsTests : IDisposable
         await Assert.ThrowsAsync<InvalidOperationException>(() => holder.BeginUpdateAsync("live"));
         Assert.Equal(CheckpointError.Busy, Assert.Throws<CheckpointEngineException>(() => holder.GetMetas("live")).Error);
         var refused = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(before.Metas, new JoinOptions { CheckpointName = "between" }, null, cancel));
-        Assert.Contains(refused.Error, new[] { CheckpointError.Refused, CheckpointError.DigestMismatch });
+        Assert.Contains(refused.Error, new[] { CheckpointError.Refused, CheckpointError.Superseded });
         using var client = new MetasClient();
         Assert.Equal(CheckpointError.Busy, (await Assert.ThrowsAsync<CheckpointEngineException>(() => client.FetchAsync($"{holder.PeerUrl}/live", cancel))).Error);
         new Random(6).NextBytes(Memory);
@@ -198,7 +198,7 @@ public sealed class CallerTensorsTests : IDisposable
                 {
                     await joiner.JoinAsync(metas, new JoinOptions { Verify = verify, RequireVerify = verify, CheckpointName = "copy" }, null, cancel);
                 }
-                catch (CheckpointEngineException failure) when (failure.Error is CheckpointError.Refused or CheckpointError.DigestMismatch or CheckpointError.Unreachable)
+                catch (CheckpointEngineException failure) when (failure.Error is CheckpointError.Refused or CheckpointError.DigestMismatch or CheckpointError.Superseded or CheckpointError.Unreachable)
                 {
                     continue;
                 }

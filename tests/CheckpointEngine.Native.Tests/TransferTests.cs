@@ -137,7 +137,7 @@ public sealed class TransferTests(Programs programs)
         // Who began before fails; who begins now gets the new generation.
         await slow.WriteLineAsync("go on");
         Outcome outcome = (await slow.EndAsync()).EndedWith(1);
-        Assert.Matches("^held\nCE_E_(REFUSED|NOT_FOUND|UNREACHABLE|DIGEST_MISMATCH) ", outcome.Output);
+        Assert.Matches("^held\nCE_E_(REFUSED|NOT_FOUND|UNREACHABLE|DIGEST_MISMATCH|SUPERSEDED) ", outcome.Output);
         (await Child.RunAsync(joiner, "join", "memory", url, temp["joined"])).Succeeded();
         CallerTensors.AssertSame(tensors.Expected(flipped: true), CallerTensors.Read(temp["joined"]));
         (await Child.RunAsync(Repository.Command, "join", "--metas-url", url, "--to", "dir:" + temp["copy"], "--require-verify")).Succeeded();
@@ -160,7 +160,7 @@ public sealed class TransferTests(Programs programs)
         await slow.WriteLineAsync("go on");
 
         Outcome outcome = (await slow.EndAsync()).EndedWith(1);
-        Assert.Matches("^held\nCE_E_(REFUSED|NOT_FOUND|UNREACHABLE|DIGEST_MISMATCH) ", outcome.Output);
+        Assert.Matches("^held\nCE_E_(REFUSED|NOT_FOUND|UNREACHABLE|DIGEST_MISMATCH|SUPERSEDED) ", outcome.Output);
         Assert.StartsWith("CE_E_NOT_FOUND ", (await Child.RunAsync(peer, "join", "null", url, temp["none"])).EndedWith(1).Output, StringComparison.Ordinal);
         Assert.StartsWith("CE_E_NOT_FOUND ", await holder.AskAsync("unregister"), StringComparison.Ordinal);
         (await holder.EndAsync()).Succeeded();

@@ -1086,7 +1086,7 @@ static void interruptions(struct pair *pair) {
         }
         gate_open(&held.go_on);
         status = ce_join_wait(held.join, CE_FOREVER);
-        if (!CHECK(status == CE_E_REFUSED || status == CE_E_NOT_FOUND || status == CE_E_UNREACHABLE || status == CE_E_DIGEST_MISMATCH)) {
+        if (!CHECK(status == CE_E_REFUSED || status == CE_E_NOT_FOUND || status == CE_E_UNREACHABLE || status == CE_E_DIGEST_MISMATCH || status == CE_E_SUPERSEDED)) {
             fprintf(stderr, "    got %s\n", ce_status_name(status));
         }
         OK(ce_join_destroy(held.join));
