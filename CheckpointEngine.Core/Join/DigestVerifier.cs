@@ -10,7 +10,7 @@ namespace CheckpointEngine.Join;
 /// Hashes what arrives, chunk by chunk while it is in cache, and compares it with what its owner vouches for: chunk digests that are fetched
 /// over the conversation while the bytes come, or the root in the metas.
 /// </summary>
-/// <remarks>Any number of lanes call <see cref="Check"/>; it allocates nothing.</remarks>
+/// <remarks>Any number of lanes call <see cref="Advance"/>, each with units of its own; it allocates nothing.</remarks>
 internal sealed class DigestVerifier
 {
     // The first answer must not wait for gigabytes to be hashed by an owner that has only just registered; later ones are few and large.
@@ -18,6 +18,9 @@ internal sealed class DigestVerifier
 
     // 2 GiB of tensors: an owner that must first read them from a slow disk still answers within the stall timeout.
     private const int LargestBatchChunks = 512;
+
+    // A smaller chunk comes whole with most pieces, and is still in cache when it has.
+    private const int LeastBytesForSteps = 64 << 10;
 
     internal const string NoDigests = "owner-has-no-digests";
 
@@ -71,9 +74,13 @@ internal sealed class DigestVerifier
     internal CheckpointDigests? TakeReceived(DigestAlgorithm algorithm)
         => _received.TryGetValue(algorithm, out CheckpointDigests? received) && received.IsComplete ? received : null;
 
-    /// <summary>Hashes the chunks of a unit that has just arrived, and compares those whose digests are known already.</summary>
+    /// <summary>Hashes what has come of a unit, and compares the chunks that are whole with those whose digests are known already.</summary>
+    /// <param name="check">How far the check of this unit is; default at its begin.</param>
+    /// <param name="unit">The unit.</param>
+    /// <param name="bytes">Its first byte.</param>
+    /// <param name="available">Bytes that are there, from the first on; <see cref="ReadUnit.LengthBytes"/> ends the check.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.DigestMismatch"/>.</exception>
-    internal void Check(in ReadUnit unit, ReadOnlySpan<byte> bytes)
+    internal unsafe void Advance(ref UnitCheck check, in ReadUnit unit, byte* bytes, int available)
     {
         ref readonly ReadRange range = ref _plan.Ranges[unit.Range];
         if (_receivedByOwner[range.Owner] is not CheckpointDigests received)
@@ -84,33 +91,57 @@ internal sealed class DigestVerifier
         Span<byte> digest = stackalloc byte[TensorDigest.MaxDigestBytes];
         digest = digest[..received.Algorithm.DigestBytes()];
         TensorTable tensors = _plan.Tensors;
-        int tensor = unit.FirstTensor;
-        long offset = unit.FirstTensorOffset;
-        long unitStart = range.DestinationOffset + unit.OffsetInRange;
-        while (tensor < range.FirstTensor + range.TensorCount)
+        if (!check.HasBegun)
         {
-            long length = tensors.GetByteLength(tensor);
-            int chunkBytes = (int)Math.Min(TensorDigest.ChunkBytes, length - offset);
-            long start = tensors.GetOffset(tensor) + offset - unitStart;
-            if (start + chunkBytes > bytes.Length)
+            check = new UnitCheck { HasBegun = true, Tensor = unit.FirstTensor, Offset = unit.FirstTensorOffset };
+        }
+        long unitStart = range.DestinationOffset + unit.OffsetInRange;
+        while (check.Tensor < range.FirstTensor + range.TensorCount)
+        {
+            long length = tensors.GetByteLength(check.Tensor);
+            int chunkBytes = (int)Math.Min(TensorDigest.ChunkBytes, length - check.Offset);
+            long start = tensors.GetOffset(check.Tensor) + check.Offset - unitStart;
+            if (start + chunkBytes > unit.LengthBytes)
             {
                 break;
             }
             if (chunkBytes != 0)
             {
-                int chunk = (int)(offset / TensorDigest.ChunkBytes);
-                TensorDigest.Hash(received.Algorithm, bytes.Slice((int)start, chunkBytes), digest);
-                if (expected.Matches(tensor, chunk, digest) == false)
+                bool inSteps = received.Algorithm == DigestAlgorithm.Xxh3 && chunkBytes >= LeastBytesForSteps && Xxh3State.IsSupported;
+                if (inSteps && !check.InChunk)
                 {
-                    ThrowMismatch(tensor, chunk);
+                    check.Chunk.Begin(chunkBytes);
+                    check.InChunk = true;
                 }
-                received.Set(tensor, chunk, digest);
+                if (start + chunkBytes > available)
+                {
+                    if (inSteps && available > start)
+                    {
+                        check.Chunk.Advance(bytes + start, available - start);
+                    }
+                    return;
+                }
+                if (inSteps)
+                {
+                    check.Chunk.End(bytes + start, digest);
+                    check.InChunk = false;
+                }
+                else
+                {
+                    TensorDigest.Hash(received.Algorithm, new ReadOnlySpan<byte>(bytes + start, chunkBytes), digest);
+                }
+                int chunk = (int)(check.Offset / TensorDigest.ChunkBytes);
+                if (expected.Matches(check.Tensor, chunk, digest) == false)
+                {
+                    ThrowMismatch(check.Tensor, chunk);
+                }
+                received.Set(check.Tensor, chunk, digest);
             }
-            offset += chunkBytes;
-            if (offset == length)
+            check.Offset += chunkBytes;
+            if (check.Offset == length)
             {
-                tensor++;
-                offset = 0;
+                check.Tensor++;
+                check.Offset = 0;
             }
         }
     }
@@ -289,4 +320,22 @@ internal sealed class DigestVerifier
         ThrowHelper.Throw(CheckpointError.DigestMismatch,
             $"check tensor '{_plan.Tensors.GetName(tensor)}' of {owner}: bytes {offset:N0} to {end:N0} differ from the owner's digest; its memory changed during the read or the bytes were damaged on the way, join again");
     }
+}
+
+/// <summary>How far the check of one unit is. Of one lane, which passes it to <see cref="DigestVerifier.Advance"/>.</summary>
+internal struct UnitCheck
+{
+    internal bool HasBegun;
+
+    /// <summary>The tensor that is being hashed.</summary>
+    internal int Tensor;
+
+    /// <summary>Its bytes before the chunk that is being hashed.</summary>
+    internal long Offset;
+
+    /// <summary>Whether <see cref="Chunk"/> has begun.</summary>
+    internal bool InChunk;
+
+    /// <summary>The chunk that is being hashed, if it is hashed in steps.</summary>
+    internal Xxh3State Chunk;
 }

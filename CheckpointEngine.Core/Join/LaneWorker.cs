@@ -8,7 +8,7 @@ namespace CheckpointEngine.Join;
 
 /// <summary>One lane's thread: keeps requests in flight, checks what arrives while it is in cache, hands it to the destination.</summary>
 /// <remarks>In the steady state a unit allocates nothing.</remarks>
-internal sealed unsafe class LaneWorker
+internal sealed unsafe class LaneWorker : IReadProgress
 {
     private const int MaxDepth = 8;
     private const int StackBytes = 256 << 10;
@@ -31,6 +31,7 @@ internal sealed unsafe class LaneWorker
         internal nint Destination;
         internal bool IsStaged;
         internal bool InFlight;
+        internal UnitCheck Check;
     }
 
     internal LaneWorker(TransferRun run) => _run = run;
@@ -176,12 +177,12 @@ internal sealed unsafe class LaneWorker
                 }
                 return bytesDone;
             }
-            ReadCompletion completion = lane.Wait();
+            ReadCompletion completion = lane.Wait(_run.Verifier is null ? null : this);
             ref Slot slot = ref _slots[completion.Tag];
             switch (completion.Status)
             {
                 case ReadStatus.Done:
-                    TakeIn(slot);
+                    TakeIn(ref slot);
                     slot.InFlight = false;
                     inFlight--;
                     bytesDone += slot.Unit.LengthBytes;
@@ -219,10 +220,16 @@ internal sealed unsafe class LaneWorker
         }
     }
 
-    private void TakeIn(in Slot slot)
+    void IReadProgress.Arrived(int tag, int bytes)
+    {
+        ref Slot slot = ref _slots[tag];
+        _run.Verifier!.Advance(ref slot.Check, slot.Unit, (byte*)slot.Destination, bytes);
+    }
+
+    private void TakeIn(ref Slot slot)
     {
         var bytes = new ReadOnlySpan<byte>((void*)slot.Destination, slot.Unit.LengthBytes);
-        _run.Verifier?.Check(slot.Unit, bytes);
+        _run.Verifier?.Advance(ref slot.Check, slot.Unit, (byte*)slot.Destination, slot.Unit.LengthBytes);
         if (slot.IsStaged)
         {
             _run.Destination.Write(slot.Unit, bytes);

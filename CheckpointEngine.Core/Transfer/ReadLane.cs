@@ -34,6 +34,15 @@ internal enum ReadStatus
 /// <param name="Status">How.</param>
 internal readonly record struct ReadCompletion(int Tag, ReadStatus Status);
 
+/// <summary>Told how far a read is, before it has ended.</summary>
+internal interface IReadProgress
+{
+    /// <summary>Called by the thread that waits, while it waits. Lanes that learn of nothing but the end never call it.</summary>
+    /// <param name="tag">The read's.</param>
+    /// <param name="bytes">Bytes that are in place by now, from the first on.</param>
+    void Arrived(int tag, int bytes);
+}
+
 /// <summary>
 /// A way to read one peer's memory with several reads in flight. The seam between what is read and how bytes move: it knows addresses, lengths
 /// and a peer, nothing of checkpoints.
@@ -52,7 +61,8 @@ internal interface IReadLane : IDisposable
     void Submit(in ReadRequest request);
 
     /// <summary>Waits until a read has ended, the oldest first or any, as the transport gives them. After a status other than Done and Refused the lane is of no more use.</summary>
-    ReadCompletion Wait();
+    /// <param name="progress">Told of what comes meanwhile; null when nobody wants to know, which lets larger pieces come.</param>
+    ReadCompletion Wait(IReadProgress? progress);
 
     /// <summary>Ends a wait or a connect, now or to come, from any thread: what is in flight completes as Aborted, a connect throws.</summary>
     void Abort();

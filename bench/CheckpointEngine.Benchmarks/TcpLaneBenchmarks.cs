@@ -82,7 +82,7 @@ public unsafe class TcpLaneBenchmarks
                 _lane.Submit(new ReadRequest((ulong)_source!.Address + (ulong)(submitted * ReadBytes), _destination!.Address + (submitted * ReadBytes), ReadBytes, submitted));
                 submitted++;
             }
-            if (_lane!.Wait().Status != ReadStatus.Done)
+            if (_lane!.Wait(null).Status != ReadStatus.Done)
             {
                 throw new InvalidOperationException("a read failed");
             }

@@ -30,6 +30,11 @@ internal sealed unsafe class TcpReadLane : IReadLane
     // Two 4 MiB requests cover the turn-around of a lane on any network that one connection can fill; more only delays a failure.
     private const int PipelinedDepth = 4;
 
+    // Of one recv(2). What is looked at as it comes must still be in a core's own cache (1 to 2 MiB) then; hashed in pieces of 512 KiB a join costs 8 %
+    // less than hashed by the chunk. Nobody looks: 1 MiB, beyond which calls cost nothing that can be measured.
+    private const int ProgressBytes = 512 << 10;
+    private const int ReceiveBytes = 1 << 20;
+
     private readonly TcpLaneTarget _target;
     private readonly Queue<ReadRequest> _inFlight = new(PipelinedDepth);
     private readonly byte[] _header = new byte[DataHeader.Size];
@@ -55,17 +60,17 @@ internal sealed unsafe class TcpReadLane : IReadLane
         }
     }
 
-    public ReadCompletion Wait()
+    public ReadCompletion Wait(IReadProgress? progress)
     {
         ReadRequest request = _inFlight.Dequeue();
         if (_socket is null && !TryReconnect(request))
         {
             return new ReadCompletion(request.Tag, _aborted ? ReadStatus.Aborted : ReadStatus.Broken);
         }
-        ReadStatus status = Receive(request, out bool closedBeforeFirstByte);
+        ReadStatus status = Receive(request, progress, out bool closedBeforeFirstByte);
         if (closedBeforeFirstByte && !_keepsConnection && _answersOnThisConnection > 0 && !_aborted && TryReconnect(request))
         {
-            status = Receive(request, out _);     // an old peer closed after its last answer, as it does
+            status = Receive(request, progress, out _);     // an old peer closed after its last answer, as it does
         }
         if (status == ReadStatus.Done)
         {
@@ -88,7 +93,7 @@ internal sealed unsafe class TcpReadLane : IReadLane
 
     public void Dispose() => DropConnection();
 
-    private ReadStatus Receive(in ReadRequest request, out bool closedBeforeFirstByte)
+    private ReadStatus Receive(in ReadRequest request, IReadProgress? progress, out bool closedBeforeFirstByte)
     {
         closedBeforeFirstByte = false;
         Socket? socket = _socket;
@@ -114,7 +119,17 @@ internal sealed unsafe class TcpReadLane : IReadLane
                     return status == DataHeader.StatusRejected ? ReadStatus.Refused : ReadStatus.Garbled;
                 }
             }
-            ReadStatus payload = ReceiveExactly(socket, new Span<byte>((void*)request.Destination, request.LengthBytes), ref first);
+            ReadStatus payload = ReadStatus.Done;
+            int pieceBytes = progress is null ? ReceiveBytes : ProgressBytes;
+            for (int done = 0; done < request.LengthBytes && payload == ReadStatus.Done; done += pieceBytes)
+            {
+                int piece = Math.Min(pieceBytes, request.LengthBytes - done);
+                payload = ReceiveExactly(socket, new Span<byte>((byte*)request.Destination + done, piece), ref first);
+                if (payload == ReadStatus.Done)
+                {
+                    progress?.Arrived(request.Tag, done + piece);
+                }
+            }
             closedBeforeFirstByte = payload == ReadStatus.Broken && first;
             // Version 1 refuses by closing without a byte; on a fresh connection nothing else looks like that.
             return closedBeforeFirstByte && _answersOnThisConnection == 0 ? ReadStatus.Refused : payload;
@@ -129,7 +144,7 @@ internal sealed unsafe class TcpReadLane : IReadLane
     {
         while (destination.Length != 0)
         {
-            int received = socket.Receive(destination[..Math.Min(destination.Length, 1 << 20)], SocketFlags.None, out SocketError error);
+            int received = socket.Receive(destination, SocketFlags.None, out SocketError error);
             if (error != SocketError.Success)
             {
                 return error is SocketError.TimedOut or SocketError.WouldBlock ? ReadStatus.Stalled : ReadStatus.Broken;

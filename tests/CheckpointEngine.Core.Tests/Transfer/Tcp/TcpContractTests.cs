@@ -155,7 +155,7 @@ public sealed class TcpContractTests
             for (int i = 0; i < payloads.Length; i++)
             {
                 lane.Submit(new ReadRequest(CapturedBase + (ulong)reads.Pieces[i].Offset, PinnedAddress(payloads[i]), payloads[i].Length, i));
-                ReadCompletion completion = lane.Wait();
+                ReadCompletion completion = lane.Wait(null);
                 Assert.Equal(i, completion.Tag);
                 statuses.Add(completion.Status);
             }

@@ -298,7 +298,7 @@ public sealed class TcpReadLaneTests
             using var lane = DataPort.Open(DataPort.Target(port.EndPoint, version, isOurs: true, null, stall));
             byte[] bytes = Destination(1000);
             lane.Submit(new ReadRequest(0x1000, AddressOf(bytes), bytes.Length, 42));
-            ReadCompletion completion = lane.Wait();
+            ReadCompletion completion = lane.Wait(null);
             Assert.Equal(42, completion.Tag);
             return (completion.Status, bytes);
         });
@@ -381,11 +381,11 @@ public sealed class TcpReadLaneTests
             using var lane = DataPort.Open(DataPort.Target(port.EndPoint, 2, isOurs: true));
             byte[] bytes = Destination(200);
             lane.Submit(new ReadRequest(0x1000, AddressOf(bytes), 100, 0));
-            Assert.Equal(ReadStatus.Done, lane.Wait().Status);
+            Assert.Equal(ReadStatus.Done, lane.Wait(null).Status);
             Assert.Equal(Payload(100), bytes[..100]);
             Assert.Equal(new byte[100], bytes[100..]);
             lane.Submit(new ReadRequest(0x1000, AddressOf(bytes), 100, 1));
-            Assert.Equal(ReadStatus.Garbled, lane.Wait().Status);
+            Assert.Equal(ReadStatus.Garbled, lane.Wait(null).Status);
         }, TestContext.Current.CancellationToken);
     }
 
@@ -407,7 +407,7 @@ public sealed class TcpReadLaneTests
             {
                 Assert.Equal(1, lane.QueueDepth);
                 lane.Submit(new ReadRequest((ulong)i, AddressOf(bytes), bytes.Length, i));
-                Assert.Equal(new ReadCompletion(i, ReadStatus.Done), lane.Wait());
+                Assert.Equal(new ReadCompletion(i, ReadStatus.Done), lane.Wait(null));
                 Assert.All(bytes, value => Assert.Equal(i, value));
             }
         }, TestContext.Current.CancellationToken);
@@ -426,7 +426,7 @@ public sealed class TcpReadLaneTests
         {
             depths.Add(lane.QueueDepth);
             lane.Submit(new ReadRequest(memory.Address, AddressOf(bytes), 4096, i));
-            Assert.Equal(ReadStatus.Done, lane.Wait().Status);
+            Assert.Equal(ReadStatus.Done, lane.Wait(null).Status);
         }
         Assert.Equal([1, 1, 4], depths);
     }
@@ -443,7 +443,7 @@ public sealed class TcpReadLaneTests
         {
             lane.Submit(new ReadRequest(addresses[i], AddressOf(bytes) + i * 100, 100, i));
         }
-        ReadStatus[] statuses = [.. Enumerable.Range(0, 4).Select(_ => lane.Wait().Status)];
+        ReadStatus[] statuses = [.. Enumerable.Range(0, 4).Select(_ => lane.Wait(null).Status)];
         Assert.Equal([ReadStatus.Done, ReadStatus.Refused, ReadStatus.Done, ReadStatus.Done], statuses);
         Assert.Equal(memory.Bytes(2, 100), bytes[300..400]);
     }
@@ -461,14 +461,14 @@ public sealed class TcpReadLaneTests
             Task<ReadCompletion> waiting = Task.Factory.StartNew(() =>
             {
                 entered.Release();
-                return lane.Wait();
+                return lane.Wait(null);
             }, TestContext.Current.CancellationToken, TaskCreationOptions.LongRunning, TaskScheduler.Default);
             await entered.WaitAsync(TestContext.Current.CancellationToken);
             await Task.Delay(i * 3, TestContext.Current.CancellationToken);        // before, at and after the blocking call
             lane.Abort();
             Assert.Equal(ReadStatus.Aborted, (await waiting.WaitAsync(TimeSpan.FromSeconds(10), TestContext.Current.CancellationToken)).Status);
             lane.Submit(new ReadRequest(1, AddressOf(bytes), 100, 1));
-            Assert.Equal(new ReadCompletion(1, ReadStatus.Aborted), lane.Wait());
+            Assert.Equal(new ReadCompletion(1, ReadStatus.Aborted), lane.Wait(null));
         }
     }
 
@@ -513,7 +513,7 @@ public sealed class TcpTokenTests
     {
         byte[] bytes = GC.AllocateArray<byte>(16, pinned: true);
         lane.Submit(new ReadRequest(memory.Address, Marshal.UnsafeAddrOfPinnedArrayElement(bytes, 0), 16, 0));
-        return lane.Wait().Status;
+        return lane.Wait(null).Status;
     }
 
     [Fact]
