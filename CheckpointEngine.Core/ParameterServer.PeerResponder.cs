@@ -35,7 +35,7 @@ public sealed partial class ParameterServer
         {
             if (!server._registry.TryBeginRead(address, lengthBytes, out RegisteredRange? range))
             {
-                ThrowHelper.Throw(CheckpointError.NotFound, $"{lengthBytes:N0} bytes at 0x{address:x} are not held here; fetch the metas anew");
+                ThrowHelper.Throw(CheckpointError.Refused, $"{lengthBytes:N0} bytes at 0x{address:x} are not held here, or are being updated; fetch the metas anew");
             }
             try
             {

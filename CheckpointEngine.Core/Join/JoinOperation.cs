@@ -4,6 +4,7 @@ using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Planning;
+using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Local;
 using Microsoft.Extensions.Logging;
 
@@ -120,7 +121,7 @@ internal sealed partial class JoinOperation
         switch (_options.Destination)
         {
             case JoinDestinationKind.Memory:
-                if (_options.Copy)
+                if (_options.Copy || _options.Transport == TransportChoice.Tcp)
                 {
                     MemoryDestination.ThrowIfBeyondHost(plan, static _ => false);      // before anybody is asked for anything
                 }

@@ -23,7 +23,7 @@ internal interface IPeerResponder
     /// <param name="address">Address in this process.</param>
     /// <param name="lengthBytes">Bytes that must all lie in one range.</param>
     /// <param name="peer">Who asks; already allowed to.</param>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotFound"/>: nothing is held there. <see cref="CheckpointError.NotSupported"/>: it cannot be reached, and why.</exception>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Refused"/>: nothing is held there, or it is being updated.</exception>
     HeldMemory AcquireMemory(ulong address, ulong lengthBytes, PeerCredentials peer);
 
     /// <summary>The generation of the checkpoint that <paramref name="address"/> belongs to; 0 when there is none, or it is being updated.</summary>

@@ -39,7 +39,7 @@ internal sealed class HolderProcess : IDisposable
     /// <summary>Joins into memory, in a process of its own.</summary>
     internal JoinResult Join(int rounds, bool verify)
     {
-        string[] arguments = ["join", "--metas-url", MetasUrl, "--to", "memory", "--repeat", $"{rounds}", "--json", verify ? "--require-verify" : "--no-verify"];
+        string[] arguments = ["join", "--metas-url", MetasUrl, "--to", "memory", "--transport", "tcp", "--repeat", $"{rounds}", "--json", verify ? "--require-verify" : "--no-verify"];
         using JsonDocument report = JsonDocument.Parse(Workbench.Run(_command, arguments));
         JsonElement root = report.RootElement;
         return new JoinResult(root.GetProperty("bytes").GetInt64(),
