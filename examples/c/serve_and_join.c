@@ -44,6 +44,7 @@ static int join(const char *url) {
     ce_checkpoint *checkpoint;
     options.flags = CE_SERVER_JOIN_ONLY;
     join_options.metas_url = url;
+    join_options.verify = CE_VERIFY_REQUIRE;         /* what is mapped where its owner has it is read through, too */
     if (ce_server_create(&options, &server) != CE_OK || ce_join_start(server, &join_options, &join) != CE_OK || ce_join_wait(join, CE_FOREVER) != CE_OK
         || ce_join_get_report(join, &report) != CE_OK || ce_join_checkpoint(join, &checkpoint) != CE_OK) {
         return failed(url);

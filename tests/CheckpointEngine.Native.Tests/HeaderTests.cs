@@ -70,8 +70,15 @@ public sealed partial class HeaderTests(Programs programs)
         (await Child.RunAsync(Repository.NeedTool("gcc"), "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I" + Repository.Headers, Repository.Source("c/abi.c"), "-o", temp["abi"])).Succeeded();
         string now = (await Child.RunAsync(temp["abi"])).Succeeded().Output;
 
-        // What grows adds lines: remake the file with c/abi.c, and look at the difference. A line that changes breaks compiled callers.
-        Assert.Equal(File.ReadAllText(Repository.Source("c/abi-0.2.txt")), now);
+        // What grows adds lines, and makes a struct with struct_size longer: remake the newest file with c/abi.c for a version that is not released.
+        Assert.Equal(File.ReadAllText(Repository.Source("c/abi-0.3.txt")), now);
+        HashSet<string> lines = [.. now.Split('\n')];
+        foreach (string line in File.ReadAllLines(Repository.Source("c/abi-0.2.txt")))
+        {
+            string[] words = line.Split(' ');
+            bool mayGrow = words[0] == "CE_ABI_MINOR" || (words[1] == "size" && lines.Contains($"{words[0]}.struct_size offset 0 size 8"));
+            Assert.True(lines.Contains(line) || mayGrow, $"{line} is gone: it breaks callers that were compiled with 0.2");
+        }
 
         // The program prints all that the header has.
         HashSet<string> printed = [.. now.Split('\n').Select(line => line.Split(' ')[0])];

@@ -30,11 +30,11 @@ public sealed class TransferTests(Programs programs)
         (Child serving, string url) = await ServeByCommandAsync(temp["model"]);
         await using Child server = serving;
 
-        await JoinAndCompareAsync(peer, destination, url, temp, expected);
+        await JoinAndCompareAsync(peer, destination, url, temp, expected, attached: true);
 
         if (destination == "directory")
         {
-            Assert.Equal(SmallCheckpoint.Config, File.ReadAllText(Path.Combine(temp["joined"], "config.json")));
+            Assert.Equal(SmallCheckpoint.Config, File.ReadAllText(Path.Combine(temp["joined-local"], "config.json")));
         }
     }
 
@@ -90,7 +90,7 @@ public sealed class TransferTests(Programs programs)
         (Child serving, string url) = await ServeAsync(server, ["serve-tensors", "m", .. tensors.Write(temp, "own")]);
         await using Child holder = serving;
 
-        await JoinAndCompareAsync(joiner, destination, url, temp, tensors.Expected());
+        await JoinAndCompareAsync(joiner, destination, url, temp, tensors.Expected(), attached: false);
 
         (await holder.EndAsync()).Succeeded();
     }
@@ -170,18 +170,25 @@ public sealed class TransferTests(Programs programs)
         Assert.All(CallerTensors.Read(temp["slow"]), tensor => Assert.True(expected[tensor.Key].Equals(tensor.Value), tensor.Key));
     }
 
-    private static async Task JoinAndCompareAsync(string peer, string destination, string url, TempDirectory temp, Dictionary<string, Tensor> expected)
+    // By the memory of this host, which is taken where it is offered, and over TCP.
+    private static async Task JoinAndCompareAsync(string peer, string destination, string url, TempDirectory temp, Dictionary<string, Tensor> expected, bool attached)
     {
-        string[] into = destination == "tensors" ? CallerTensors.RoomFor(expected).Write(temp, "room") : [];
-        string[] report = (await Child.RunAsync(peer, ["join", destination, url, temp["joined"], .. into])).Succeeded().Output.TrimEnd('\n').Split(' ');
-        Assert.Equal(["joined", "verified", $"{expected.Count}", $"{expected.Values.Sum(tensor => (long)tensor.Bytes.Length)}"], report[..4]);
-        if (destination == "directory")
+        foreach (bool tcp in (bool[])[false, true])
         {
-            CallerTensors.AssertSame(expected, SmallCheckpoint.Read(temp["joined"]));
-        }
-        else if (destination != "null")
-        {
-            CallerTensors.AssertSame(expected, CallerTensors.Read(temp["joined"]));
+            string output = temp[tcp ? "joined-tcp" : "joined-local"];
+            string[] into = destination == "tensors" ? CallerTensors.RoomFor(expected).Write(temp, tcp ? "room-tcp" : "room-local") : [];
+            Dictionary<string, string> environment = tcp ? new() { ["CE_PEER_TCP"] = "1" } : [];
+            string[] report = (await Child.RunAsync(peer, environment, ["join", destination, url, output, .. into])).Succeeded().Output.TrimEnd('\n').Split(' ');
+            Assert.Equal(["joined", "verified", $"{expected.Count}", $"{expected.Values.Sum(tensor => (long)tensor.Bytes.Length)}"], report[..4]);
+            Assert.Equal([tcp ? "tcp" : "local", attached && !tcp && destination == "memory" ? "attached" : "copied"], report[5..]);
+            if (destination == "directory")
+            {
+                CallerTensors.AssertSame(expected, SmallCheckpoint.Read(output));
+            }
+            else if (destination != "null")
+            {
+                CallerTensors.AssertSame(expected, CallerTensors.Read(output));
+            }
         }
     }
 

@@ -91,6 +91,7 @@ int main(void) {
     VALUE(CE_DIGEST_NONE);
     VALUE(CE_TRANSPORT_AUTO);
     VALUE(CE_TRANSPORT_TCP);
+    VALUE(CE_TRANSPORT_LOCAL);
     STRUCT(ce_server_options);
     FIELD(ce_server_options, struct_size);
     FIELD(ce_server_options, address);
@@ -103,6 +104,10 @@ int main(void) {
     FIELD(ce_server_options, hold);
     FIELD(ce_server_options, pin);
     FIELD(ce_server_options, digest);
+    FIELD(ce_server_options, local_socket);
+    FIELD(ce_server_options, local_peers);
+    FIELD(ce_server_options, transport);
+    FIELD(ce_server_options, attach_files);
     STRUCT(ce_bucket);
     FIELD(ce_bucket, data);
     FIELD(ce_bucket, size_bytes);
@@ -142,6 +147,8 @@ int main(void) {
     FIELD(ce_join_options, lanes);
     FIELD(ce_join_options, weights_only);
     FIELD(ce_join_options, reserved);
+    FIELD(ce_join_options, copy);
+    FIELD(ce_join_options, attach_files);
     VALUE(CE_JOIN_RUNNING);
     VALUE(CE_JOIN_DONE);
     VALUE(CE_JOIN_FAILED);
@@ -174,5 +181,6 @@ int main(void) {
     FIELD(ce_join_report, unverified_reason);
     FIELD(ce_join_report, verified);
     FIELD(ce_join_report, buckets);
+    FIELD(ce_join_report, attached_bytes);
     return 0;
 }

@@ -331,7 +331,7 @@ static void struct_sizes(struct pair *pair) {
         IS(CE_E_ARGUMENT, ce_join_start(pair->joiner, &with_fetch, &join));
     }
     /* Smaller than in 0.2, where these structs appeared. */
-    block = block_of(&server_options, sizeof server_options, sizeof server_options - 4, 0);
+    block = block_of(&server_options, sizeof server_options, 64 - 4, 0);
     IS(CE_E_ARGUMENT, ce_server_create((ce_server_options *)block, &server));
     free(block);
     block = block_of(&server_options, sizeof server_options, sizeof(size_t), 0);
@@ -340,8 +340,25 @@ static void struct_sizes(struct pair *pair) {
     block = block_of(&fetch_options, sizeof fetch_options, sizeof fetch_options - 8, 0);
     IS(CE_E_ARGUMENT, ce_metas_fetch(pair->url, (ce_fetch_options *)block, NULL, &metas));
     free(block);
-    block = block_of(&join_options, sizeof join_options, sizeof join_options - 4, 0);
+    block = block_of(&join_options, sizeof join_options, 160 - 4, 0);
     IS(CE_E_ARGUMENT, ce_join_start(pair->joiner, (ce_join_options *)block, &join));
+    free(block);
+    /* As large as in 0.2: an older caller. */
+    server_options.struct_size = join_options.struct_size = fetch_options.struct_size = sizeof(size_t);
+    block = block_of(&server_options, sizeof server_options, 64, 0);
+    if (OK(ce_server_create((ce_server_options *)block, &server))) {
+        OK(ce_server_destroy(server));
+    }
+    free(block);
+    block = block_of(&join_options, sizeof join_options, 160, 0);
+    if (OK(ce_join_start(pair->joiner, (ce_join_options *)block, &join))) {
+        OK(ce_join_wait(join, CE_FOREVER));
+        void *report = block_of(&join_options, 0, 96, 0xAA);
+        OK(ce_join_get_report(join, (ce_join_report *)report));
+        CHECK(((ce_join_report *)report)->tensors != 0);
+        free(report);
+        OK(ce_join_destroy(join));
+    }
     free(block);
     /* A newer caller's, with and without something that this library does not know. */
     for (size_t more = 8; more <= 64; more += 56) {
@@ -648,7 +665,7 @@ static void numbers(struct pair *pair) {
     options.verify = 3;
     join_ends_with(pair, &options, CE_E_ARGUMENT);
     options = pair_options(pair, CE_TO_NULL);
-    options.transport = 2;
+    options.transport = 3;
     join_ends_with(pair, &options, CE_E_ARGUMENT);
     options = pair_options(pair, CE_TO_NULL);
     options.reserved = 1;

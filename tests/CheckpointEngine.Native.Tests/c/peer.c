@@ -1,11 +1,12 @@
-/* One end of a transfer, told what to do by the test. Lines on stdout, commands on stdin; a token in CE_PEER_TOKEN.
+/* One end of a transfer, told what to do by the test. Lines on stdout, commands on stdin; a token in CE_PEER_TOKEN, joins over TCP
+ * alone with CE_PEER_TCP.
  *
  * peer serve-files NAME PATH...
  * peer serve-tensors NAME MANIFEST BYTES      caller's tensors in place, as tensors.h reads them
  *     prints "serving URL"; then for each line on stdin - begin, flip (invert all bytes), commit, unregister, quit - "ok COMMAND" or "STATUS TEXT"
  * peer join memory|tensors|buckets|null URL OUTPUT [MANIFEST BYTES]
  * peer join directory URL DIRECTORY
- *     prints "joined VERIFIED TENSORS BYTES BUCKETS", or "STATUS TEXT"; writes the tensors to OUTPUT, as tensors.h does
+ *     prints "joined VERIFIED TENSORS BYTES BUCKETS PLANE attached|copied", or "STATUS TEXT"; writes the tensors to OUTPUT, as tensors.h does
  * peer join-held URL OUTPUT
  *     as buckets, but prints "held" in the first bucket and waits for a line on stdin */
 #include "tensors.h"
@@ -80,7 +81,8 @@ static int write_bucket(void *user, const ce_bucket *bucket) {
 
 static int join_and_write(ce_server *server, const char *to, const char *url, const char *output, struct tensors *tensors) {
     struct sink sink = { NULL, strcmp(to, "held") == 0 };
-    ce_join_options options = { .struct_size = sizeof options, .metas_url = url };
+    ce_join_options options = { .struct_size = sizeof options, .metas_url = url, .verify = CE_VERIFY_REQUIRE };
+    options.transport = getenv("CE_PEER_TCP") != NULL ? CE_TRANSPORT_TCP : CE_TRANSPORT_AUTO;
     ce_join *join;
     if (strcmp(to, "directory") == 0) {
         options.destination = CE_TO_DIRECTORY;
@@ -124,7 +126,14 @@ static int join_and_write(ce_server *server, const char *to, const char *url, co
                 tensors_write(sink.output, &tensors->all[i]);
             }
         }
-        printf("joined %s %" PRIu64 " %" PRIu64 " %" PRIu32 "\n", report.verified ? "verified" : report.unverified_reason, report.tensors, report.bytes, report.buckets);
+        char planes[1024];
+        size_t planes_size = sizeof planes;
+        MUST(ce_join_planes(join, planes, &planes_size));
+        CHECK(strncmp(planes, "rank 0 at 127.0.0.1:", 20) == 0);
+        CHECK(report.attached_bytes == 0 || report.attached_bytes == report.bytes);
+        CHECK((strstr(planes, ", attached") != NULL) == (report.attached_bytes != 0));
+        printf("joined %s %" PRIu64 " %" PRIu64 " %" PRIu32 " %s %s\n", report.verified ? "verified" : report.unverified_reason, report.tensors, report.bytes, report.buckets,
+               strstr(planes, ": tcp") != NULL ? "tcp" : "local", report.attached_bytes != 0 ? "attached" : "copied");
     } else {
         say(status, "");
     }

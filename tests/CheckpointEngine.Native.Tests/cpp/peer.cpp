@@ -85,6 +85,8 @@ int join(const ce::Server &server, const std::vector<std::string> &arguments) {
     const std::string &to = arguments[1];
     ce::JoinOptions options;
     options.metas_url = arguments[2];
+    options.verify = ce::Verify::Require;
+    options.transport = std::getenv("CE_PEER_TCP") != nullptr ? ce::Transport::Tcp : ce::Transport::Auto;
     std::ofstream output;
     std::vector<std::byte> bytes;
     if (to == "directory") {
@@ -133,7 +135,8 @@ int join(const ce::Server &server, const std::vector<std::string> &arguments) {
         }
     }
     std::cout << "joined " << (report.verified ? "verified" : report.unverified_reason) << ' ' << report.tensors << ' ' << report.bytes << ' '
-              << report.buckets << std::endl;
+              << report.buckets << (join.planes().find(": tcp") != std::string::npos ? " tcp" : " local")
+              << (report.attached_bytes != 0 ? " attached" : " copied") << std::endl;
     return 0;
 }
 

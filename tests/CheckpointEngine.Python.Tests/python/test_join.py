@@ -16,7 +16,7 @@ class DestinationTests(Case):
         self.url = self.holder.url("m")
 
     def test_memory(self):
-        result = ce.join(self.url)
+        result = ce.join(self.url, verify="require")
         self.assertEqual(plain(result.checkpoint), self.model)
         self.assertEqual((result.bytes, result.tensors), (sum(len(data) for _, _, data in self.model.values()), len(self.model)))
         self.assertEqual((result.verified, result.unverified_reason), (True, None))
@@ -25,6 +25,39 @@ class DestinationTests(Case):
         self.assertGreater(result.gib_per_second, 0)
         self.assertEqual(result.checkpoint.name, "join-checkpoint")
         self.assertIsInstance(result.warnings, tuple)
+
+    def test_memory_of_this_host_is_mapped_where_it_is(self):
+        result = ce.join(self.url)
+        self.assertEqual(plain(result.checkpoint), self.model)
+        self.assertEqual((result.verified, result.unverified_reason), (False, "shared-mapping"))
+        self.assertEqual(result.attached_bytes, result.bytes)
+        self.assertEqual(len(result.planes), 1)
+        self.assertRegex(result.planes[0], r"^rank 0 at 127\.0\.0\.1:[0-9]+: local, attached$")
+        for arguments, plane in (({"copy": True}, "local"), ({"transport": "tcp"}, "tcp")):
+            copied = ce.join(self.url, **arguments)
+            self.assertEqual(plain(copied.checkpoint), self.model)
+            self.assertEqual((copied.verified, copied.attached_bytes), (True, 0))
+            self.assertIn(f": {plane}", copied.planes[0])
+        self.holder.unregister("m")
+        self.assertEqual(plain(result.checkpoint), self.model)      # nothing takes it back
+
+    def test_memory_that_the_owner_does_not_offer(self):
+        with ce.ParameterServer(transport="tcp") as holder:
+            holder.register_files("m", self.folder / "model")
+            result = ce.join(holder.url("m"))
+            self.assertEqual(plain(result.checkpoint), self.model)
+            self.assertIn(": tcp; ", result.planes[0])
+            with self.assertRaises(ce.NotSupportedError):
+                ce.join(holder.url("m"), transport="local")
+        with self.assertRaises(ce.ArgumentError):
+            ce.ParameterServer(local_peers="nobody")
+        with self.assertRaises(ce.ArgumentError):
+            ce.ParameterServer(local_socket="not a path")
+        with ce.ParameterServer(local_socket=str(self.folder / "engine.sock"), local_peers="all", hold="memfd", attach_files=True) as holder:
+            holder.register_files("m", self.folder / "model")
+            self.assertTrue((self.folder / "engine.sock").exists())
+            result = ce.join(holder.url("m"), transport="local", attach_files=True)
+            self.assertEqual(result.attached_bytes, result.bytes)
 
     def test_memory_of_a_server_that_serves_on(self):
         with ce.ParameterServer() as second:

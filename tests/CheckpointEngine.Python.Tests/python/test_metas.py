@@ -219,7 +219,7 @@ class CommandTests(Case):
         token = self.folder / "token"
         token.write_text("ab" * 32)
         with Serve(self.folder / "model") as holder:
-            result = ce.join(holder.url)
+            result = ce.join(holder.url, verify="require")
             self.assertTrue(result.verified)
             self.assertEqual(plain(result.checkpoint), model)
         with Serve(self.folder / "model", "--token-file", token) as holder:
