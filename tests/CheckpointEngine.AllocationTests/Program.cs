@@ -5,6 +5,9 @@ using System.Text;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Join;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
+using CheckpointEngine.Transfer.Local;
+using Microsoft.Win32.SafeHandles;
 using CheckpointEngine.Planning;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Tcp;
@@ -24,6 +27,7 @@ internal static class Program
     {
         MeasureLane(version: 2, unitBytes: UnitBytes, operations: 2000);
         MeasureLane(version: 1, unitBytes: 4096, operations: 20_000);
+        MeasureLocalLanes();
         MeasureVerifier(DigestAlgorithm.Xxh3);
         MeasureVerifier(DigestAlgorithm.Sha256);
         MeasureLookUps();
@@ -75,6 +79,58 @@ internal static class Program
             }
         }
         listener.DisposeAsync().AsTask().GetAwaiter().GetResult();
+    }
+
+    // Out of a file by pread, out of a process, and out of a mapping.
+    private static void MeasureLocalLane(string what, MemoryBuffer source)
+    {
+        const int Reads = 4096;
+        const int ReadBytes = 1 << 20;
+        using var destination = MemoryBuffer.AllocateAnonymous(ReadBytes);
+        bool hasFile = source.FileDescriptor is not null;
+        var answer = new MemoryAnswer(hasFile ? MemoryAccess.Attach : MemoryAccess.Process, (ulong)source.Address, (ulong)source.LengthBytes, 0);
+        SafeFileHandle? file = hasFile ? File.OpenHandle($"/proc/self/fd/{source.FileDescriptor!.DangerousGetHandle()}") : null;
+        using LocalMemory memory = LocalMemory.Of(LocalSegment.Open(answer, file, new PeerCredentials(Environment.ProcessId, 0), attachFiles: false));
+        memory.Map(all: false);
+        using IReadLane lane = new LocalReadLane(memory);
+        lane.Connect();
+        Pump();
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        Pump();
+        long allocated = GC.GetAllocatedBytesForCurrentThread() - before;
+        Report($"local lane out of {what}", allocated, Reads, 0);
+
+        void Pump()
+        {
+            for (int i = 0; i < Reads; i++)
+            {
+                lane.Submit(new ReadRequest((ulong)source.Address + (ulong)(i % 8) * ReadBytes, destination.Address, ReadBytes, 0));
+                if (lane.Wait(null).Status != ReadStatus.Done)
+                {
+                    throw new InvalidOperationException("a read failed");
+                }
+            }
+        }
+    }
+
+    private static void MeasureLocalLanes()
+    {
+        using var anonymous = MemoryBuffer.AllocateAnonymous(8 << 20);
+        MeasureLocalLane("a process", anonymous);
+        using var frozen = MemoryBuffer.AllocateMemfd(8 << 20, "measured");
+        frozen.Freeze();
+        MeasureLocalLane("a mapping", frozen);
+        string path = Path.GetTempFileName();
+        try
+        {
+            File.WriteAllBytes(path, new byte[8 << 20]);
+            using var mapped = MemoryBuffer.MapFile(path);
+            MeasureLocalLane("a file", mapped);
+        }
+        finally
+        {
+            File.Delete(path);
+        }
     }
 
     private static void MeasureVerifier(DigestAlgorithm algorithm)

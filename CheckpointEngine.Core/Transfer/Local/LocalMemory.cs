@@ -23,6 +23,9 @@ internal sealed class LocalMemory : IDisposable
     /// <summary>Why it cannot be read any more; null while it can.</summary>
     internal string? Failure => Volatile.Read(ref _failure);
 
+    /// <summary>One segment alone, owned from here on.</summary>
+    internal static LocalMemory Of(LocalSegment segment) => new([segment]);
+
     /// <summary>Asks the owner for all memory that holds <paramref name="runs"/>.</summary>
     /// <param name="peer">The conversation, over a Unix socket.</param>
     /// <param name="runs">Address and length in the owner's process.</param>

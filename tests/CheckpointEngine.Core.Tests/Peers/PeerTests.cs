@@ -31,10 +31,10 @@ public sealed class PeerSessionTests
 
         public HeldTensor? AcquireTensor(ulong address, ulong lengthBytes) => null;
 
-        internal HeldMemory? Memory { get; init; }
+        internal Func<HeldMemory>? Memory { get; init; }
 
         public HeldMemory AcquireMemory(ulong address, ulong lengthBytes, PeerCredentials peer)
-            => Memory ?? throw new CheckpointEngineException(CheckpointError.NotFound, "no memory here");
+            => Memory is not null ? Memory() : throw new CheckpointEngineException(CheckpointError.NotFound, "no memory here");
 
         internal Func<long> Generation { get; init; } = () => 1;
 
