@@ -22,6 +22,8 @@ internal sealed record BenchmarkOptions
     /// <summary>The directory that compare writes its report into.</summary>
     internal string? WriteTo { get; private set; }
 
+    internal bool ArePassesGiven => _passes is not null;
+
     internal int Passes => _passes ?? (IsComparison ? 3 : 5);
 
     /// <summary>Size of the checkpoint; that of the comparison is as large as its largest block.</summary>

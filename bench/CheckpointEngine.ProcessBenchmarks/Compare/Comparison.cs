@@ -11,39 +11,42 @@ internal sealed class Comparison : IDisposable
     private const string Host = "Inside the host";
 
     private const string Pump = "bare C pump";
-    private const string FreshPump = "bare C pump into fresh memory";
+    private const string FreshPump = "bare C pump, fresh";
     private const string Iperf = "iperf3";
     private const string UcxTcp = "UCX tcp";
     private const string Mooncake = "Mooncake TCP";
     private const string PooledMooncake = "Mooncake TCP with its pool";
     private const string Lane = "our TCP lane";
-    private const string TcpJoin = "our join by TCP";
-    private const string FreshTcpJoin = "our join by TCP into fresh memory";
+    private const string TcpJoin = "our join, TCP";
+    private const string FreshTcpJoin = "our join, TCP, fresh";
 
     private const string Memcpy = "memcpy";
-    private const string FreshMemcpy = "memcpy into fresh memory";
-    private const string MemfdMemcpy = "memcpy out of a memfd";
-    private const string FreshMemfdMemcpy = "memcpy out of a memfd into fresh memory";
+    private const string FreshMemcpy = "memcpy, fresh";
+    private const string MemfdMemcpy = "memcpy from memfd";
+    private const string FreshMemfdMemcpy = "memcpy from memfd, fresh";
     private const string VmRead = "process_vm_readv";
-    private const string FreshVmRead = "process_vm_readv into fresh memory";
+    private const string FreshVmRead = "process_vm_readv, fresh";
     private const string UcxPosix = "UCX posix";
     private const string UcxCma = "UCX cma";
-    private const string MappedJoin = "our join by copy, holder has memfds";
-    private const string FreshMappedJoin = "our join by copy, holder has memfds, into fresh memory";
-    private const string FileJoin = "our join by copy, holder has mapped files";
-    private const string FreshFileJoin = "our join by copy, holder has mapped files, into fresh memory";
-    private const string AnonymousJoin = "our join by copy, holder has anonymous memory";
-    private const string FreshAnonymousJoin = "our join by copy, holder has anonymous memory, into fresh memory";
-    private const string AttachedJoin = "our join by attaching";
+    private const string MappedJoin = "our join, copy from memfds";
+    private const string FreshMappedJoin = "our join, copy from memfds, fresh";
+    private const string FileJoin = "our join, copy from files";
+    private const string FreshFileJoin = "our join, copy from files, fresh";
+    private const string AnonymousJoin = "our join, copy from anonymous";
+    private const string FreshAnonymousJoin = "our join, copy from anonymous, fresh";
+    private const string AttachedJoin = "our join, attached";
 
-    private const long Bytes = 1L << 30;            // of a round; enough for a figure, few enough for a run of minutes
-    private const int Rounds = 2;                   // within a process, after one that does not count
+    private const int Rounds = 2;                   // of copies, within a process, after one that does not count
     private const string NotInThisBuild = "not in this build";
 
     // The system's default, which others' tools get, and the one that our sender takes on a loopback: BBR paces there for nothing.
     private static readonly string[] s_congestions = ["reno", "default"];
 
+    // More passes are not begun when they would end later; --passes is obeyed whatever it takes.
+    private static readonly TimeSpan s_budget = TimeSpan.FromMinutes(3.5);
+
     private readonly Workbench _bench;
+    private readonly long _start = Stopwatch.GetTimestamp();
     private readonly List<IDisposable> _servers = [];
     private readonly List<Contender> _contenders = [];
 
@@ -55,7 +58,6 @@ internal sealed class Comparison : IDisposable
         {
             ToolFinder.InstallMissing();
         }
-        long start = Stopwatch.GetTimestamp();
         using var comparison = new Comparison(bench);
         comparison.AddTcp();
         comparison.AddHost();
@@ -65,8 +67,8 @@ internal sealed class Comparison : IDisposable
         }
         var results = new ComparisonResults(comparison._contenders, bench.Options.Passes);
         List<string> failures = comparison.Measure(results);
-        ComparisonReport report = new(results, machine, $"{CommandLine(bench.Options)} ({Stopwatch.GetElapsedTime(start).TotalSeconds:0} s)",
-            [.. comparison.Missing().Select(remark => "Left out: " + remark), .. failures.Select(failure => "Failed: " + failure)], comparison.AttachLine(results));
+        var report = new ComparisonReport(results, machine, CommandLine(bench.Options), Stopwatch.GetElapsedTime(comparison._start), comparison.AttachLine(results),
+            [.. comparison.Missing().Select(remark => "Left out: " + remark), .. failures.Select(failure => "Failed: " + failure)]);
         report.Print();
         if (bench.Options.WriteTo is string directory)
         {
@@ -92,22 +94,22 @@ internal sealed class Comparison : IDisposable
             foreach (int connections in _bench.Options.Connections)
             {
                 Add(Tcp, Pump, $"{Count(connections, "connection")}, {congestion}", Pump,
-                    block => Contender.ToRate(Bytes, pump.Receive(congestion, Bytes, cold: false, 1, connections, block)));
+                    block => Contender.ToRate(BytesFor(block), pump.Receive(congestion, BytesFor(block), cold: false, 1, connections, block)));
             }
         }
         foreach (int connections in _bench.Options.Connections)
         {
             Add(Tcp, FreshPump, $"{Count(connections, "connection")}, reno", FreshPump,
-                block => Contender.ToRate(block, pump.Receive("reno", block, cold: true, 1, connections)), block => block == BlockSizes.Whole);
+                block => Contender.ToRate(block, pump.Receive("reno", block, cold: true, 1, connections)), IsWhole);
         }
         AddIperf();
-        Add(Tcp, UcxTcp, "tag_bw", Pump, block => UcxPerftest.Measure("tcp", "tag_bw", block, Bytes), missing: MissingTool(ToolFinder.Ucx));
+        Add(Tcp, UcxTcp, "tag_bw", Pump, block => UcxPerftest.Measure("tcp", "tag_bw", block), missing: MissingTool(ToolFinder.Ucx));
         AddMooncake();
 
         LaneServer lane = Keep(new LaneServer(_bench));
         foreach (int lanes in (int[])[1, 2])
         {
-            Add(Tcp, Lane, Count(lanes, "connection"), Pump, block => lane.Measure(block, lanes, Bytes, 1), ours: true);
+            Add(Tcp, Lane, Count(lanes, "connection"), Pump, block => lane.Measure(block, lanes, BytesFor(block), 1), ours: true);
         }
     }
 
@@ -138,24 +140,27 @@ internal sealed class Comparison : IDisposable
     {
         CopyProgram copy = Keep(new CopyProgram(_bench));
         int[] threadCounts = Environment.ProcessorCount == 1 ? [1] : [1, Environment.ProcessorCount];
-        foreach ((string source, bool fresh, string family) in new[]
-            { ("anon", false, Memcpy), ("anon", true, FreshMemcpy), ("memfd", false, MemfdMemcpy), ("memfd", true, FreshMemfdMemcpy) })
+        foreach ((string family, string limit, Func<long, int, double> measure) in new (string, string, Func<long, int, double>)[]
+        {
+            (Memcpy, Memcpy, (block, threads) => copy.Memcpy("anon", block, threads, fresh: false, BlockSizes.Whole, Rounds)),
+            (MemfdMemcpy, Memcpy, (block, threads) => copy.Memcpy("memfd", block, threads, fresh: false, BlockSizes.Whole, Rounds)),
+            (VmRead, Memcpy, (block, threads) => copy.Read(block, threads, fresh: false, BlockSizes.Whole, Rounds)),
+            (FreshMemcpy, FreshMemcpy, (block, threads) => copy.Memcpy("anon", block, threads, fresh: true, BlockSizes.Whole, 1)),
+            (FreshMemfdMemcpy, FreshMemcpy, (block, threads) => copy.Memcpy("memfd", block, threads, fresh: true, BlockSizes.Whole, 1)),
+            (FreshVmRead, FreshMemcpy, (block, threads) => copy.Read(block, threads, fresh: true, BlockSizes.Whole, 1)),
+        })
         {
             foreach (int threads in threadCounts)
             {
-                Add(Host, family, Count(threads, "thread"), fresh ? FreshMemcpy : Memcpy, block => copy.Memcpy(source, block, threads, fresh, Bytes, Rounds));
-            }
-        }
-        foreach ((bool fresh, string family) in new[] { (false, VmRead), (true, FreshVmRead) })
-        {
-            foreach (int threads in threadCounts)
-            {
-                Add(Host, family, Count(threads, "thread"), fresh ? FreshMemcpy : Memcpy, block => copy.Read(block, threads, fresh, Bytes, Rounds));
+                // What fresh memory costs does not hang on the size of a block.
+                Add(Host, family, Count(threads, "thread"), limit, block => measure(block, threads), limit == FreshMemcpy ? IsWhole : null);
             }
         }
         string? noUcx = MissingTool(ToolFinder.Ucx);
-        Add(Host, UcxPosix, "tag_bw", Memcpy, block => UcxPerftest.Measure("posix,self", "tag_bw", block, Bytes), missing: noUcx);
-        Add(Host, UcxCma, "ucp_get", Memcpy, block => UcxPerftest.Measure("posix,cma,self", "ucp_get", block, Bytes), missing: noUcx);
+        // A get is a copy out of memory that both have mapped. Messages through posix alone crawl, the more so the larger they are.
+        Add(Host, UcxPosix, "ucp_get", Memcpy, block => UcxPerftest.Measure("posix,self", "ucp_get", block), missing: noUcx);
+        Add(Host, UcxPosix, "tag_bw", Memcpy, block => UcxPerftest.Measure("posix,self", "tag_bw", block), block => !IsWhole(block), missing: noUcx);
+        Add(Host, UcxCma, "tag_bw", Memcpy, block => UcxPerftest.Measure("posix,cma,self", "tag_bw", block), missing: noUcx);
         AddJoins();
     }
 
@@ -175,10 +180,10 @@ internal sealed class Comparison : IDisposable
             AddJoin(Host, warm, warmLimit, () => joins.Measure(hold, "local", fresh: false), missing);
             AddJoin(Host, fresh, freshLimit, () => joins.Measure(hold, "local", fresh: true), missing);
         }
-        _contenders.Add(new Contender(Host, AttachedJoin, "", AttachedJoin, _ => joins.Attach()) { IsOurs = true, IsTime = true, Takes = block => block == BlockSizes.Whole, Missing = missing });
+        _contenders.Add(new Contender(Host, AttachedJoin, "", AttachedJoin, _ => joins.Attach()) { IsOurs = true, IsTime = true, Takes = IsWhole, Missing = missing });
 
         void AddJoin(string plane, string family, string limit, Func<double> measure, string? missing)
-            => Add(plane, family, "", limit, _ => measure(), block => block == BlockSizes.Whole, ours: true, missing: missing);
+            => Add(plane, family, "", limit, _ => measure(), IsWhole, ours: true, missing: missing);
     }
 
     private void Add(string plane, string family, string variant, string limit, Func<long, double> measure, Func<long, bool>? takes = null, bool ours = false, string? missing = null)
@@ -193,15 +198,21 @@ internal sealed class Comparison : IDisposable
     /// <summary>Each reason once, with the families that it takes out.</summary>
     private IEnumerable<string> Missing()
         => _contenders.Where(contender => contender.Missing is not null).GroupBy(contender => contender.Missing)
-            .Select(reason => $"{string.Join(", ", reason.Select(contender => contender.Family).Distinct())}: {reason.Key}");
+            .Select(reason => $"{string.Join("; ", reason.Select(contender => contender.Family).Distinct())}: {reason.Key}");
 
     // A row of others that fails is dropped at that size, loudly; one of ours ends the run.
     private List<string> Measure(ComparisonResults results)
     {
         var failures = new List<string>();
         var dropped = new HashSet<(Contender, long)>();
+        TimeSpan longest = TimeSpan.Zero;
         for (int pass = 0; pass < results.Passes; pass++)
         {
+            if (!_bench.Options.ArePassesGiven && Stopwatch.GetElapsedTime(_start) + longest > s_budget)
+            {
+                Console.WriteLine($"NO PASS MORE: the machine is slow today; {results.DonePasses} of {results.Passes} are done, --passes {results.Passes} makes all of them");
+                break;
+            }
             long start = Stopwatch.GetTimestamp();
             foreach (long block in BlockSizes.All)
             {
@@ -224,6 +235,8 @@ internal sealed class Comparison : IDisposable
                     }
                 }
             }
+            results.DonePasses = pass + 1;
+            longest = TimeSpan.FromTicks(Math.Max(longest.Ticks, Stopwatch.GetElapsedTime(start).Ticks));
             Console.WriteLine($"pass {pass + 1} of {results.Passes}: {Stopwatch.GetElapsedTime(start).TotalSeconds:0} s");
         }
         return failures;
@@ -265,7 +278,7 @@ internal sealed class Comparison : IDisposable
 
         void AtLeast(string ours, string limit, long block, double least, long? blockOfLimit = null)
         {
-            double[] ratios = results.Ratios(ours, limit, block, blockOfLimit);
+            double[] ratios = results.Best(ours, block) is Contender best ? results.Ratios(best, block, limit, blockOfLimit ?? block) : [];
             if (ratios.Length != 0)
             {
                 string at = blockOfLimit is long other && other != block ? $" (at {BlockSizes.Format(other)})" : "";
@@ -273,6 +286,11 @@ internal sealed class Comparison : IDisposable
             }
         }
     }
+
+    private static bool IsWhole(long block) => block == BlockSizes.Whole;
+
+    // Of a round over sockets: enough for a figure, few enough for a run of minutes.
+    private static long BytesFor(long block) => Math.Max(block, 512L << 20);
 
     private static string? MissingTool(string tool)
         => ToolFinder.IsHere(tool) ? null : $"{tool} is not here; the package {ToolFinder.PackageOf(tool)} brings it (apt-get install -y {ToolFinder.PackageOf(tool)}, or --install)";

@@ -6,14 +6,16 @@ namespace CheckpointEngine.ProcessBenchmarks.Compare;
 /// <param name="results">What was measured.</param>
 /// <param name="machine">The machine, in a line.</param>
 /// <param name="command">What makes it again.</param>
-/// <param name="remarks">What is not in it, and why.</param>
+/// <param name="time">How long it took.</param>
 /// <param name="attachLine">What attaching came to; null when it was not measured.</param>
-internal sealed class ComparisonReport(ComparisonResults results, string machine, string command, IReadOnlyList<string> remarks, string? attachLine)
+/// <param name="remarks">What is not in it, and why.</param>
+internal sealed class ComparisonReport(ComparisonResults results, string machine, string command, TimeSpan time, string? attachLine, IReadOnlyList<string> remarks)
 {
     private const string How =
         "GiB/s: median over the passes (lowest to highest), then the ratio to the best row of the way under \"limit\", a median of each pass's own ratio. "
         + "A block of the given size is moved again and again, out of one buffer and into one of that size, which small ones keep in the processor's caches; "
-        + "at 1 GiB it is all of the memory once. \"Fresh memory\" was never touched: mapping it and its page faults are inside the time. Joins move a whole checkpoint.";
+        + "at 1 GiB it is all of the memory once. \"fresh\": into memory that nobody has touched; mapping it and its page faults are inside the time. Joins move a whole "
+        + "checkpoint, unverified.";
 
     internal void Print()
     {
@@ -49,7 +51,7 @@ internal sealed class ComparisonReport(ComparisonResults results, string machine
     {
         var text = new StringBuilder();
         text.AppendLine("# Comparison").AppendLine();
-        text.AppendLine($"`{command}`, {results.Passes} passes, everything in turns within each. {char.ToUpperInvariant(machine[0])}{machine[1..]}.").AppendLine();
+        text.AppendLine($"`{command}`: passes: {results.DonePasses}, everything in turns within each, {time.TotalSeconds:0} s. {char.ToUpperInvariant(machine[0])}{machine[1..]}.").AppendLine();
         text.AppendLine(How).AppendLine();
         text.AppendLine("![the best variant of each](compare.svg)").AppendLine();
         foreach (string plane in Planes())
@@ -87,7 +89,7 @@ internal sealed class ComparisonReport(ComparisonResults results, string machine
         }
         string format = contender.IsTime ? "0.0" : "0.00";
         string figure = $"{Statistics.Median(figures).ToString(format, null)}{(contender.IsTime ? " ms" : "")} ({Statistics.Range(figures, format)})";
-        double[] ratios = contender.IsTime ? [] : results.Ratios(contender, contender.Limit, block);
+        double[] ratios = contender.IsTime ? [] : results.Ratios(contender, block, contender.Limit, block);
         return ratios.Length == 0 ? figure : $"{figure} {Statistics.Median(ratios):0.00}";
     }
 }
