@@ -6,7 +6,7 @@ namespace CheckpointEngine.ProcessBenchmarks.Compare;
 internal sealed class ComparisonPlot(ComparisonResults results, string? attachLine)
 {
     private const int Margin = 16;
-    private const int LabelWidth = 300;
+    private const int LabelWidth = 250;
     private const int PanelWidth = 190;
     private const int ValueWidth = 46;              // beside the longest bar
     private const int RowHeight = 20;
