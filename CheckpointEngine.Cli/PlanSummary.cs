@@ -7,6 +7,15 @@ namespace CheckpointEngine.Cli;
 /// <summary>Sums up an engine's plan by owner.</summary>
 internal static class PlanSummary
 {
+    /// <summary>Adds which way each owner's bytes would come; owners of which nothing is read have none.</summary>
+    public static PlanJson WithPlanes(PlanJson plan, IReadOnlyList<OwnerPlane> planes)
+        => plan with
+        {
+            Owners = [.. plan.Owners.Select(owner => planes.FirstOrDefault(plane => plane.Rank == owner.Rank) is { } plane && owner.Bytes != 0
+                ? owner with { Transport = plane.Transport, Attached = plane.Attached, Reason = plane.Reason }
+                : owner)],
+        };
+
     public static PlanJson Of(CheckpointMetas metas, TensorFilter filter)
     {
         TransferPlan plan = TransferPlanner.Plan(metas, filter);

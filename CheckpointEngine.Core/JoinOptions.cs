@@ -61,6 +61,12 @@ public sealed class JoinOptions
     /// <summary>Which transport to read over.</summary>
     public TransportChoice Transport { get; set; }
 
+    /// <summary>Copy what could be attached to. Default false: into memory, what owners of this host offer is mapped read-only where it is.</summary>
+    public bool Copy { get; set; }
+
+    /// <summary>Attach to files that others than their owner may write, too: a file that is truncated under its mapping ends the process.</summary>
+    public bool AttachFiles { get; set; }
+
     /// <summary>Lanes per owner; 0 (the default) lets the join find out.</summary>
     public int Lanes { get; set; }
 

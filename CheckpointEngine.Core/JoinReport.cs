@@ -35,11 +35,17 @@ public sealed class JoinReport
     /// <summary>Whether every byte was checked against its owner's digest.</summary>
     public required bool Verified { get; init; }
 
-    /// <summary>Why not: <c>disabled</c> or <c>owner-has-no-digests</c>; null when verified.</summary>
+    /// <summary>Why not: <c>disabled</c>, <c>owner-has-no-digests</c> or <c>shared-mapping</c>; null when verified.</summary>
     public string? UnverifiedReason { get; init; }
 
     /// <summary>Bytes by transport, only those that carried any.</summary>
     public required IReadOnlyDictionary<string, long> Transports { get; init; }
+
+    /// <summary>Bytes that were not copied: they are in the owner's memory, mapped read-only.</summary>
+    public long AttachedBytes { get; init; }
+
+    /// <summary>Which way each owner's bytes came, and why not a better one.</summary>
+    public required IReadOnlyList<OwnerPlane> Planes { get; init; }
 
     /// <summary>The phases; of the last round when there were several.</summary>
     public required JoinPhases Phases { get; init; }

@@ -1,7 +1,10 @@
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Interop;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer;
+using Microsoft.Win32.SafeHandles;
 
 namespace CheckpointEngine;
 
@@ -26,6 +29,44 @@ public sealed partial class ParameterServer
             }
             range.EndRead();
             return null;
+        }
+
+        public HeldMemory AcquireMemory(ulong address, ulong lengthBytes, PeerCredentials peer)
+        {
+            if (!server._registry.TryBeginRead(address, lengthBytes, out RegisteredRange? range))
+            {
+                ThrowHelper.Throw(CheckpointError.Refused, $"{lengthBytes:N0} bytes at 0x{address:x} are not held here, or are being updated; fetch the metas anew");
+            }
+            try
+            {
+                MemoryBuffer memory = range.Buffer;
+                ulong offset = memory.FileDescriptor is null ? 0 : range.Address - (ulong)memory.Address;
+                return new HeldMemory(new MemoryAnswer(Access(memory, peer), range.Address, range.LengthBytes, offset), memory.FileDescriptor, range);
+            }
+            catch
+            {
+                range.EndRead();
+                throw;
+            }
+        }
+
+        private MemoryAccess Access(MemoryBuffer memory, PeerCredentials peer)
+        {
+            if (memory.FileDescriptor is not SafeFileHandle file)
+            {
+                if (peer.ProcessId > 0)
+                {
+                    // Yama lets a process be read by its ancestors and by the one that it names last; without Yama this fails, and is not needed.
+                    _ = Libc.prctl(Libc.PR_SET_PTRACER, (nuint)peer.ProcessId, 0, 0, 0);
+                }
+                return MemoryAccess.Process;
+            }
+            if (memory.Kind == MemoryBufferKind.Memfd || server.Options.AttachFiles)
+            {
+                return MemoryAccess.Attach;
+            }
+            RegularFile.Status status = RegularFile.GetStatus(file, "a mapped file");
+            return status.UserId == Libc.geteuid() && !status.IsWritableByOthers ? MemoryAccess.Attach : MemoryAccess.Read;
         }
 
         public IReadOnlyList<SideFile>? FindSideFiles(ulong address)

@@ -24,6 +24,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private readonly ILogger _logger;
     private readonly MemoryRegistry _registry = new();
     private PeerListener? _peers;
+    private PeerListener? _localPeers;
     private TransferEngine? _engine;
     private bool _disposed;
 
@@ -67,7 +68,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     /// <summary>Starts the listeners; once.</summary>
     /// <exception cref="CheckpointEngineException">The address or port cannot be had.</exception>
-    /// <exception cref="InvalidOperationException"><see cref="ParameterServerOptions.Address"/> is a wildcard.</exception>
+    /// <exception cref="InvalidOperationException"><see cref="ParameterServerOptions.Address"/> is a wildcard, or <see cref="ParameterServerOptions.LocalSocket"/> no address of a Unix socket.</exception>
     public async Task StartAsync(CancellationToken cancellationToken = default)
     {
         cancellationToken.ThrowIfCancellationRequested();
@@ -76,19 +77,29 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             throw new InvalidOperationException("the address to announce is 'any', which no peer can connect to; give one of this host's own addresses");
         }
+        if (Options.LocalSocket is { } socket && !LocalSocketName.IsValid(socket))
+        {
+            throw new InvalidOperationException($"'{socket}' is no address of a Unix socket: an absolute path or @name, at most 107 bytes");
+        }
         if (_engine is not null)
         {
             return;
         }
-        _peers = new PeerListener(new IPEndPoint(Options.Address, 0), new PeerResponder(this), Options.Token, Options.LoggerFactory.CreateLogger("CheckpointEngine.Peers"));
+        var responder = new PeerResponder(this);
+        ILogger peerLogger = Options.LoggerFactory.CreateLogger("CheckpointEngine.Peers");
+        _peers = new PeerListener(new IPEndPoint(Options.Address, 0), responder, Options.Token, peerLogger);
         try
         {
-            _engine = new TransferEngine(Options, _registry, PeerName);
+            string localSocket = Options.Transport == TransportChoice.Tcp ? "" : Options.LocalSocket ?? LocalSocketName.MakeUnique();
+            if (localSocket.Length != 0)
+            {
+                _localPeers = new PeerListener(localSocket, responder, Options.Token, peerLogger, new PeerListenerOptions { LocalPeers = Options.LocalPeers });
+            }
+            _engine = new TransferEngine(Options, _registry, PeerName, localSocket);
         }
         catch
         {
-            await _peers.DisposeAsync().ConfigureAwait(false);
-            _peers = null;
+            await StopPeersAsync().ConfigureAwait(false);
             throw;
         }
         lock (_lock)
@@ -389,6 +400,20 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
     }
 
+    /// <summary>Connects to the owners as a join would, and tells which way their bytes would come; moves none.</summary>
+    /// <param name="metas">Who holds what.</param>
+    /// <param name="options">What would be read, and where it would go.</param>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <exception cref="CheckpointEngineException">An owner cannot be reached, or refuses.</exception>
+    public async Task<IReadOnlyList<OwnerPlane>> ProbeAsync(CheckpointMetas metas, JoinOptions options, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(metas);
+        ArgumentNullException.ThrowIfNull(options);
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        CheckDestination(options);
+        return await Task.Run(() => new JoinOperation(metas, options, Options).ProbeAsync(cancellationToken), cancellationToken).ConfigureAwait(false);
+    }
+
     /// <summary>Stops listening and frees every checkpoint, after reads under way have ended or <see cref="ParameterServerOptions.DrainTimeout"/> has passed.</summary>
     public async ValueTask DisposeAsync()
     {
@@ -403,15 +428,25 @@ public sealed partial class ParameterServer : IAsyncDisposable
             entries = [.. _records.Values.Select(record => record.Held).OfType<HeldEntry>()];
             _records.Clear();
         }
-        if (_peers is not null)
-        {
-            await _peers.DisposeAsync().ConfigureAwait(false);      // first: a conversation may be hashing what is to be freed
-        }
+        await StopPeersAsync().ConfigureAwait(false);      // first: a conversation may be hashing what is to be freed
         await Task.WhenAll(entries.Select(FreeAsync)).ConfigureAwait(false);
         if (_engine is not null)
         {
             await _engine.DisposeAsync().ConfigureAwait(false);
         }
+    }
+
+    private async Task StopPeersAsync()
+    {
+        if (_localPeers is not null)
+        {
+            await _localPeers.DisposeAsync().ConfigureAwait(false);
+        }
+        if (_peers is not null)
+        {
+            await _peers.DisposeAsync().ConfigureAwait(false);
+        }
+        _peers = _localPeers = null;
     }
 
     private static void CheckDestination(JoinOptions options)

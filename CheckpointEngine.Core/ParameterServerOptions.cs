@@ -37,6 +37,22 @@ public sealed class ParameterServerOptions
     /// <summary>Who may read without our handshake. Default: everybody when no token is set, nobody when one is.</summary>
     public PlainPeers? PlainPeers { get; set; }
 
+    /// <summary>Where processes of this host ask for the memory itself: a path, which pods can share, or <c>@name</c>; null (the default) takes a name of its own without a file.</summary>
+    public string? LocalSocket { get; set; }
+
+    /// <summary>Whether <paramref name="name"/> can be a <see cref="LocalSocket"/>.</summary>
+    public static bool IsLocalSocket(string name)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        return LocalSocketName.IsValid(name);
+    }
+
+    /// <summary>Which users of this host may have the memory itself when no token is set; default the own one and root.</summary>
+    public LocalPeers LocalPeers { get; set; } = LocalPeers.Own;
+
+    /// <summary>Offer mapped files for attaching even if others than this user may write them.</summary>
+    public bool AttachFiles { get; set; }
+
     /// <summary>How long <see cref="ParameterServer.UnregisterAsync"/> and <see cref="ParameterServer.DisposeAsync"/> wait for reads that are under way before they cut them; default 30 s.</summary>
     public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);
 

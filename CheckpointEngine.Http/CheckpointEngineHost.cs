@@ -1,3 +1,4 @@
+using CheckpointEngine.Access;
 using System.Net;
 using System.Net.Sockets;
 using CheckpointEngine.Http.Hosting;

@@ -85,8 +85,11 @@ internal static unsafe class Call
     }
 
     /// <summary>Reads a struct that the caller has filled, older or newer than ours.</summary>
+    /// <param name="options">The struct; may be NULL.</param>
+    /// <param name="what">Its name.</param>
+    /// <param name="firstBytes">Its size in the first version that had it; 0 when it has not grown since.</param>
     /// <exception cref="CallException">Its struct_size cannot be, or it has members that we do not know and that are not 0.</exception>
-    internal static T Options<T>(T* options, string what)
+    internal static T Options<T>(T* options, string what, int firstBytes = 0)
         where T : unmanaged
     {
         const int LargestBytes = 4096;
@@ -95,28 +98,31 @@ internal static unsafe class Call
             return default;
         }
         nuint size = *(nuint*)options;
-        if (size < (nuint)sizeof(T) || size > LargestBytes)
+        if (size < (nuint)(firstBytes == 0 ? sizeof(T) : firstBytes) || size > LargestBytes)
         {
             throw new CallException(Status.Argument, $"{what}.struct_size is {size}, and this library's is {sizeof(T)}: set it to sizeof the struct");
         }
-        if (new ReadOnlySpan<byte>((byte*)options + sizeof(T), (int)size - sizeof(T)).ContainsAnyExcept((byte)0))
+        int known = Math.Min((int)size, sizeof(T));
+        if (new ReadOnlySpan<byte>((byte*)options + known, (int)size - known).ContainsAnyExcept((byte)0))
         {
             throw new CallException(Status.Argument, $"{what} has members that this library, {EngineVersion.Text}, does not know, and they are not 0: use the library of your header");
         }
-        return *options;
+        T read = default;
+        Buffer.MemoryCopy(options, &read, sizeof(T), known);
+        return read;
     }
 
     /// <summary>Fills a struct of the caller, whose first member is its size.</summary>
     /// <exception cref="CallException">NULL, or its struct_size cannot be.</exception>
-    internal static void Give<T>(T value, T* destination, string what)
+    internal static void Give<T>(T value, T* destination, string what, int firstBytes = 0)
         where T : unmanaged
     {
         nuint size = destination == null ? throw new CallException(Status.Argument, $"{what} is NULL") : *(nuint*)destination;
-        if (size < (nuint)sizeof(T))
+        if (size < (nuint)(firstBytes == 0 ? sizeof(T) : firstBytes))
         {
             throw new CallException(Status.Argument, $"{what}.struct_size is {size}, and this library's is {sizeof(T)}: set it to sizeof the struct");
         }
-        *destination = value;
+        Buffer.MemoryCopy(&value, destination, (long)size, (long)Math.Min(size, (nuint)sizeof(T)));
         *(nuint*)destination = size;
     }
 

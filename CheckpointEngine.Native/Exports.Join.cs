@@ -8,6 +8,10 @@ namespace CheckpointEngine.Native;
 /// <summary>Joins.</summary>
 internal static unsafe partial class Exports
 {
+    // Of version 0.2.
+    private const int FirstJoinOptionsBytes = 160;
+    private const int FirstJoinReportBytes = 96;
+
     [UnmanagedCallersOnly(EntryPoint = "ce_join_start", CallConvs = [typeof(CallConvCdecl)])]
     public static int JoinStart(nint server, CeJoinOptions* options, nint* join)
     {
@@ -17,7 +21,7 @@ internal static unsafe partial class Exports
             Begin(join, "join");
             NativeServer found = Handles.Get<NativeServer>(server);
             Call.NotNull(options, "ce_join_options");
-            CeJoinOptions given = Call.Options(options, "ce_join_options");
+            CeJoinOptions given = Call.Options(options, "ce_join_options", FirstJoinOptionsBytes);
             Func<CancellationToken, Task<CheckpointMetas>> fetch = Source(given, found.Server);
             JoinDestinationKind destination = Choose(given.Destination, "destination",
                 JoinDestinationKind.Memory, JoinDestinationKind.Tensors, JoinDestinationKind.Buckets, JoinDestinationKind.Directory, JoinDestinationKind.Null);
@@ -44,7 +48,9 @@ internal static unsafe partial class Exports
                 WeightsOnly = given.WeightsOnly != 0,
                 Verify = verify != 2,
                 RequireVerify = verify == 1,
-                Transport = Choose(given.Transport, "transport", TransportChoice.Auto, TransportChoice.Tcp),
+                Transport = Choose(given.Transport, "transport", TransportChoice.Auto, TransportChoice.Tcp, TransportChoice.Local),
+                Copy = given.Copy != 0,
+                AttachFiles = given.AttachFiles != 0,
                 Lanes = (int)given.Lanes,
             };
             if (given.BucketBytes != 0)
@@ -153,7 +159,8 @@ internal static unsafe partial class Exports
                 UnverifiedReason = Reason(made.UnverifiedReason),
                 Verified = made.Verified ? 1U : 0,
                 Buckets = (uint)made.Buckets,
-            }, report, "ce_join_report");
+                AttachedBytes = (ulong)made.AttachedBytes,
+            }, report, "ce_join_report", FirstJoinReportBytes);
             return Ok;
         }
         catch (Exception failure)
@@ -169,6 +176,20 @@ internal static unsafe partial class Exports
         {
             Call.Enter();
             return Call.Give(string.Join('\n', Handles.Get<NativeJoin>(join).Report.Warnings.Select(line => line.ReplaceLineEndings(" "))), buffer, size);
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_join_planes", CallConvs = [typeof(CallConvCdecl)])]
+    public static int JoinPlanes(nint join, byte* buffer, nuint* size)
+    {
+        try
+        {
+            Call.Enter();
+            return Call.Give(string.Join('\n', Handles.Get<NativeJoin>(join).Report.Planes.Select(plane => plane.ToString().ReplaceLineEndings(" "))), buffer, size);
         }
         catch (Exception failure)
         {

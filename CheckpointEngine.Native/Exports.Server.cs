@@ -3,6 +3,7 @@ using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine.Native;
 
@@ -11,13 +12,16 @@ internal static unsafe partial class Exports
 {
     private const uint JoinOnly = 1;
 
+    // Of version 0.2.
+    private const int FirstServerOptionsBytes = 64;
+
     [UnmanagedCallersOnly(EntryPoint = "ce_server_create", CallConvs = [typeof(CallConvCdecl)])]
     public static int ServerCreate(CeServerOptions* options, nint* server)
     {
         try
         {
             Begin(server, "server");
-            CeServerOptions given = Call.Options(options, "ce_server_options");
+            CeServerOptions given = Call.Options(options, "ce_server_options", FirstServerOptionsBytes);
             if ((given.Flags & ~JoinOnly) != 0)
             {
                 throw new CallException(Status.Argument, $"flags 0x{given.Flags:x} has bits that mean nothing");
@@ -32,6 +36,10 @@ internal static unsafe partial class Exports
                 Address = IPAddress.TryParse(address, out IPAddress? ip) ? ip : throw new CallException(Status.Argument, $"address '{address}' is no IP address"),
                 Token = Call.OptionalText(given.Token, "token") is string token ? AccessToken.FromText(token) : null,
                 PlainPeers = Call.OptionalText(given.PlainPeers, "plain_peers") is string peers ? PlainPeers.Parse(peers) : null,
+                LocalSocket = Call.OptionalText(given.LocalSocket, "local_socket"),
+                LocalPeers = Call.OptionalText(given.LocalPeers, "local_peers") is string users ? LocalPeers.Parse(users) : LocalPeers.Own,
+                AttachFiles = given.AttachFiles != 0,
+                Transport = Choose(given.Transport, "transport", TransportChoice.Auto, TransportChoice.Tcp, TransportChoice.Local),
                 Rank = given.Rank >= 0 ? given.Rank : throw new CallException(Status.Argument, $"rank {given.Rank} is negative"),
                 Port = (int)given.Port,
                 Hold = Choose(given.Hold, "hold", HoldMode.Map, HoldMode.Memfd, HoldMode.Anonymous),

@@ -10,7 +10,7 @@ namespace CheckpointEngine.Native;
 /// <remarks>Each one catches everything: no exception crosses into the caller.</remarks>
 internal static unsafe partial class Exports
 {
-    private const uint AbiVersion = (0 << 8) | 2;   // 0.2: major in the high 24 bits, minor in the low 8; as in checkpoint_engine.h
+    private const uint AbiVersion = (0 << 8) | 3;   // 0.3: major in the high 24 bits, minor in the low 8; as in checkpoint_engine.h
     private const int Ok = (int)Status.Ok;
 
     [UnmanagedCallersOnly(EntryPoint = "ce_abi_version", CallConvs = [typeof(CallConvCdecl)])]

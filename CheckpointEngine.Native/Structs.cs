@@ -65,6 +65,12 @@ internal unsafe struct CeServerOptions
     internal uint Hold;
     internal uint Pin;
     internal uint Digest;
+
+    // Since 0.3.
+    internal byte* LocalSocket;
+    internal byte* LocalPeers;
+    internal uint Transport;
+    internal uint AttachFiles;
 }
 
 [StructLayout(LayoutKind.Sequential)]
@@ -93,6 +99,10 @@ internal unsafe struct CeJoinOptions
     internal uint Lanes;
     internal uint WeightsOnly;
     internal uint Reserved;
+
+    // Since 0.3.
+    internal uint Copy;
+    internal uint AttachFiles;
 }
 
 [StructLayout(LayoutKind.Sequential)]
@@ -123,4 +133,7 @@ internal unsafe struct CeJoinReport
     internal byte* UnverifiedReason;
     internal uint Verified;
     internal uint Buckets;
+
+    // Since 0.3.
+    internal ulong AttachedBytes;
 }

@@ -65,7 +65,7 @@
 #include <stdint.h>
 
 #define CE_ABI_MAJOR 0
-#define CE_ABI_MINOR 2
+#define CE_ABI_MINOR 3
 
 #if defined(_WIN32)
 #define CE_API __declspec(dllimport)
@@ -315,7 +315,7 @@ enum {
 enum { CE_HOLD_MAP = 0, CE_HOLD_MEMFD = 1, CE_HOLD_ANON = 2 };      /* files: mapped in place, copied to a memfd, copied to anonymous memory */
 enum { CE_PIN_AUTO = 0, CE_PIN_MLOCK = 1, CE_PIN_NONE = 2 };        /* lock memory: when the limit allows, or fail; never */
 enum { CE_DIGEST_XXH3 = 0, CE_DIGEST_SHA256 = 1, CE_DIGEST_NONE = 2 };
-enum { CE_TRANSPORT_AUTO = 0, CE_TRANSPORT_TCP = 1 };
+enum { CE_TRANSPORT_AUTO = 0, CE_TRANSPORT_TCP = 1, CE_TRANSPORT_LOCAL = 2 };      /* the best both ends have; one alone. LOCAL since 0.3 */
 
 typedef struct ce_server_options {
     size_t struct_size;
@@ -330,6 +330,13 @@ typedef struct ce_server_options {
     uint32_t hold;                /* CE_HOLD_... */
     uint32_t pin;                 /* CE_PIN_... */
     uint32_t digest;              /* CE_DIGEST_... */
+    /* since 0.3 */
+    const char *local_socket;     /* where processes of this host ask for the memory itself: a path, which pods can share, or "@name"; NULL: a name of
+                                   * its own without a file */
+    const char *local_peers;      /* which users of this host may have it when no token is set: "own" (and root), "all", or numbers "1000,1001" beside
+                                   * the own one; NULL: "own" */
+    uint32_t transport;           /* CE_TRANSPORT_...: TCP offers no memory to this host */
+    uint32_t attach_files;        /* not 0: offer mapped files for attaching even if others than this user may write them */
 } ce_server_options;
 
 /* Makes a server and, unless CE_SERVER_JOIN_ONLY, lets it listen.
@@ -454,6 +461,10 @@ typedef struct ce_join_options {
     uint32_t lanes;                /* connections per owner; 0: found out on the way */
     uint32_t weights_only;         /* not 0: leave side files where they are */
     uint32_t reserved;             /* 0 */
+    /* since 0.3 */
+    uint32_t copy;                 /* CE_TO_MEMORY: not 0: copy what could be attached to. 0: memory that owners of this host offer is mapped where it
+                                    * is and not copied; a write to such a tensor is SIGSEGV, and it is verified only with CE_VERIFY_REQUIRE */
+    uint32_t attach_files;         /* not 0: attach to files that others than their owner may write, too */
 } ce_join_options;
 
 /* Starts a join and returns. It goes on by itself; a server that is destroyed ends its joins.
@@ -506,15 +517,22 @@ typedef struct ce_join_report {
     double transfer_seconds;         /* reading and hashing; with CE_TO_BUCKETS the callbacks that reading waited for, too */
     double verify_seconds;           /* waiting for digests that came after their bytes */
     double write_seconds;            /* completing and publishing */
-    const char *unverified_reason;   /* static: "disabled", "owner-has-no-digests"; NULL when verified */
+    const char *unverified_reason;   /* static: "disabled", "owner-has-no-digests", "shared-mapping" (attached); NULL when verified */
     uint32_t verified;               /* 1: every byte was checked against its owner's digest */
     uint32_t buckets;
+    /* since 0.3 */
+    uint64_t attached_bytes;         /* not copied: they are in the owners' memory, mapped read-only */
 } ce_join_report;
 
 /* What it did.
  * Errors:    CE_E_HANDLE, CE_E_ARGUMENT; CE_E_STATE: it has not ended well.
  * Since:     0.2 */
 CE_API ce_status ce_join_get_report(ce_join *join, ce_join_report *report);
+
+/* Which way each owner's bytes came, and why not a better one: a line for each ("rank 0 at 10.0.0.5:40122: local, attached").
+ * Errors:    as ce_join_get_report, CE_E_BUFFER_TOO_SMALL.
+ * Since:     0.3 */
+CE_API ce_status ce_join_planes(ce_join *join, char *buffer, size_t *size);
 
 /* Remarks for the user (memory that could not be locked, side files that were not there), one per line; empty when there are none.
  * Errors:    as ce_join_get_report, CE_E_BUFFER_TOO_SMALL.

@@ -632,7 +632,7 @@ enum class Destination : std::uint32_t {
     Null = CE_TO_NULL
 };
 enum class Verify : std::uint32_t { On = CE_VERIFY_ON, Require = CE_VERIFY_REQUIRE, Off = CE_VERIFY_OFF };
-enum class Transport : std::uint32_t { Auto = CE_TRANSPORT_AUTO, Tcp = CE_TRANSPORT_TCP };
+enum class Transport : std::uint32_t { Auto = CE_TRANSPORT_AUTO, Tcp = CE_TRANSPORT_TCP, Local = CE_TRANSPORT_LOCAL };
 
 /* Whole tensors that have arrived and were checked. A range of Tensor.
  * Ownership: all of it is the library's and lives until the callback returns; the data may be changed through data().
@@ -678,6 +678,8 @@ struct JoinOptions {
     Transport transport = Transport::Auto;
     std::uint32_t lanes = 0;                             /* connections per owner; 0: found out on the way */
     bool weights_only = false;                           /* leave side files where they are */
+    bool copy = false;                                   /* Memory: copy what could be attached to; a write to an attached tensor is SIGSEGV */
+    bool attach_files = false;                           /* attach to files that others than their owner may write, too */
 };
 
 enum class JoinState : std::uint32_t { Running = CE_JOIN_RUNNING, Done = CE_JOIN_DONE, Failed = CE_JOIN_FAILED, Cancelled = CE_JOIN_CANCELLED };
@@ -714,6 +716,7 @@ struct JoinReport {
     double transfer_seconds = 0;
     double verify_seconds = 0;
     double write_seconds = 0;
+    std::uint64_t attached_bytes = 0;      /* not copied: they are in the owners' memory, mapped read-only */
 };
 
 /* A join on its way.
@@ -786,7 +789,15 @@ public:
         report.transfer_seconds = c.transfer_seconds;
         report.verify_seconds = c.verify_seconds;
         report.write_seconds = c.write_seconds;
+        report.attached_bytes = c.attached_bytes;
         return report;
+    }
+
+    /* Which way each owner's bytes came, and why not a better one, a line for each.
+     * Ownership: a copy.   Threads: any.   Errors: CE_E_STATE: it has not ended well. */
+    std::string planes() const {
+        return detail::read_string(
+            [&](char *buffer, std::size_t *size) { return CHECKPOINT_ENGINE_CALL(ce_join_planes)(handle_, buffer, size); });
     }
 
     /* Remarks for the user, one per line; empty when there are none.
@@ -880,6 +891,10 @@ struct ServerOptions {
     Hold hold = Hold::Map;
     Pin pin = Pin::Auto;
     Digest digest = Digest::Xxh3;
+    std::string local_socket;                       /* where this host's processes ask for the memory itself: a path or "@name"; empty: one of its own */
+    std::string local_peers;                        /* which users may have it without a token: "own" (empty), "all", or numbers "1000,1001" */
+    Transport transport = Transport::Auto;          /* Tcp offers no memory to this host */
+    bool attach_files = false;                      /* offer mapped files for attaching even if others may write them */
 
     /* One that only joins. */
     static ServerOptions join_only() {
@@ -910,6 +925,10 @@ public:
         c.hold = static_cast<std::uint32_t>(options.hold);
         c.pin = static_cast<std::uint32_t>(options.pin);
         c.digest = static_cast<std::uint32_t>(options.digest);
+        c.local_socket = detail::c_string(options.local_socket);
+        c.local_peers = detail::c_string(options.local_peers);
+        c.transport = static_cast<std::uint32_t>(options.transport);
+        c.attach_files = options.attach_files ? 1U : 0U;
         ce_server *made = nullptr;
         detail::check(CHECKPOINT_ENGINE_CALL(ce_server_create)(&c, &made));
         handle_ = detail::Handle<ce_server>(made);
@@ -1041,6 +1060,8 @@ public:
         c.transport = static_cast<std::uint32_t>(options.transport);
         c.lanes = options.lanes;
         c.weights_only = options.weights_only ? 1U : 0U;
+        c.copy = options.copy ? 1U : 0U;
+        c.attach_files = options.attach_files ? 1U : 0U;
 
         ce_join *made = nullptr;
         detail::check(CHECKPOINT_ENGINE_CALL(ce_join_start)(handle_.get(), &c, &made));

@@ -76,7 +76,7 @@ __all__ = [
 ]
 
 _ABI_MAJOR = 0
-_ABI_MINOR = 2          # the least that this file can do with
+_ABI_MINOR = 3          # the least that this file can do with
 _SLICE_SECONDS = 0.1    # how long the main thread may be away from its signal handlers
 _Value = TypeVar("_Value")
 
@@ -311,7 +311,8 @@ class _CFetchOptions(ctypes.Structure):
 
 class _CServerOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("address", c_char_p), ("token", c_char_p), ("plain_peers", c_char_p), ("drain_timeout_ms", c_uint64),
-                ("flags", c_uint32), ("rank", c_int32), ("port", c_uint32), ("hold", c_uint32), ("pin", c_uint32), ("digest", c_uint32)]
+                ("flags", c_uint32), ("rank", c_int32), ("port", c_uint32), ("hold", c_uint32), ("pin", c_uint32), ("digest", c_uint32),
+                ("local_socket", c_char_p), ("local_peers", c_char_p), ("transport", c_uint32), ("attach_files", c_uint32)]
 
 
 class _CBucket(ctypes.Structure):
@@ -328,7 +329,7 @@ class _CJoinOptions(ctypes.Structure):
                 ("exclude_count", c_size_t), ("tensors", POINTER(_CTensor)), ("tensor_count", c_size_t), ("directory", c_char_p),
                 ("on_bucket", _BUCKET_FN), ("user", c_void_p), ("bucket_bytes", c_uint64), ("timeout_ms", c_uint64), ("stall_timeout_ms", c_uint64),
                 ("destination", c_uint32), ("verify", c_uint32), ("transport", c_uint32), ("lanes", c_uint32), ("weights_only", c_uint32),
-                ("reserved", c_uint32)]
+                ("reserved", c_uint32), ("copy", c_uint32), ("attach_files", c_uint32)]
 
 
 class _CJoinProgress(ctypes.Structure):
@@ -339,7 +340,8 @@ class _CJoinProgress(ctypes.Structure):
 class _CJoinReport(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("bytes", c_uint64), ("tensors", c_uint64), ("seconds", c_double), ("metas_seconds", c_double),
                 ("plan_seconds", c_double), ("allocate_seconds", c_double), ("transfer_seconds", c_double), ("verify_seconds", c_double),
-                ("write_seconds", c_double), ("unverified_reason", c_char_p), ("verified", c_uint32), ("buckets", c_uint32)]
+                ("write_seconds", c_double), ("unverified_reason", c_char_p), ("verified", c_uint32), ("buckets", c_uint32),
+                ("attached_bytes", c_uint64)]
 
 
 class _PyBuffer(ctypes.Structure):      # Py_buffer of CPython's buffer protocol
@@ -394,6 +396,7 @@ _FUNCTIONS: Dict[str, Tuple[str, Tuple[Any, ...]]] = {
     "ce_join_cancel": ("s", (_HANDLE,)),
     "ce_join_get_report": ("s", (_HANDLE, POINTER(_CJoinReport))),
     "ce_join_warnings": ("s", (_HANDLE, c_char_p, _SIZE)),
+    "ce_join_planes": ("s", (_HANDLE, c_char_p, _SIZE)),
     "ce_join_checkpoint": ("s", (_HANDLE, _OUT)),
     "ce_join_destroy": ("s", (_HANDLE,)),
 }
@@ -1194,6 +1197,9 @@ _PINS = {"auto": 0, "mlock": 1, "none": 2}
 _DIGESTS = {"xxh3": 0, "sha256": 1, "none": 2}
 
 
+_TRANSPORTS = {"auto": 0, "tcp": 1, "local": 2}
+
+
 class ParameterServer:
     """Holds checkpoints, tells where they are, and joins those of others.
 
@@ -1206,12 +1212,16 @@ class ParameterServer:
     digest: what readers check by: "xxh3", "sha256" or "none".
     drain_timeout: how long `unregister`, `updating` and `close` wait for reads under way before they cut them, in seconds; None is 30.
     listen: False makes a server that only joins; what it holds nobody can read.
+    local_socket: where processes of this host ask for the memory itself, a path or "@name"; None is one of its own. local_peers: which users of this
+        host may have it when no token is set: "own" (and root), "all", or numbers "1000,1001" beside the own one. transport: "tcp" offers it to nobody.
+    attach_files: offer mapped files for attaching even if others than this user may write them.
 
     Close it, best by ``with``: its listeners, its joins and what it holds go then, after reads under way have ended.
     """
 
     def __init__(self, address: Optional[str] = None, port: int = 0, rank: int = 0, token: Optional[str] = None, plain_peers: Optional[str] = None,
-                 hold: str = "map", pin: str = "auto", digest: str = "xxh3", drain_timeout: Optional[float] = None, listen: bool = True) -> None:
+                 hold: str = "map", pin: str = "auto", digest: str = "xxh3", drain_timeout: Optional[float] = None, listen: bool = True,
+                 local_socket: Optional[str] = None, local_peers: Optional[str] = None, transport: str = "auto", attach_files: bool = False) -> None:
         options = _CServerOptions(struct_size=ctypes.sizeof(_CServerOptions))
         options.address = _utf8_or_none(address, "address")
         options.token = _utf8_or_none(token, "token")
@@ -1223,6 +1233,10 @@ class ParameterServer:
         options.hold = _choice(hold, "hold", _HOLDS)
         options.pin = _choice(pin, "pin", _PINS)
         options.digest = _choice(digest, "digest", _DIGESTS)
+        options.local_socket = _utf8_or_none(local_socket, "local_socket")
+        options.local_peers = _utf8_or_none(local_peers, "local_peers")
+        options.transport = _choice(transport, "transport", _TRANSPORTS)
+        options.attach_files = 1 if attach_files else 0
         self._token = token
         self._kept: Dict[str, List[Any]] = {}       # by checkpoint: objects whose memory is registered in place
         self._lock = threading.Lock()
@@ -1506,7 +1520,8 @@ class JoinResult:
 
     bytes: tensor data read, padding not counted. seconds: from plan to publication; fetching metas is ``phases["metas"]``, beside "plan", "allocate",
     "transfer", "verify" and "write". verified: every byte was checked against its owner's digest; else unverified_reason says why ("disabled",
-    "owner-has-no-digests"). warnings: remarks for the user. checkpoint: what was read, where it went to memory of the library.
+    "owner-has-no-digests", "shared-mapping"). warnings: remarks for the user. attached_bytes: of bytes, those that were not copied but mapped where their
+    owner has them. planes: which way each owner's bytes came, and why not a better one. checkpoint: what was read, where it went to memory of the library.
     """
 
     bytes: int
@@ -1518,6 +1533,8 @@ class JoinResult:
     buckets: int
     warnings: Tuple[str, ...]
     checkpoint: Optional[Checkpoint]
+    attached_bytes: int = 0
+    planes: Tuple[str, ...] = ()
 
     @property
     def gib_per_second(self) -> float:
@@ -1527,7 +1544,6 @@ class JoinResult:
 
 _INTO = {"memory": 0, "null": 4}
 _VERIFY = {True: 0, "require": 1, False: 2}
-_TRANSPORTS = {"auto": 0, "tcp": 1}
 _PHASES = ("metas", "plan", "transfer", "verify", "write", "ended")
 _STATES = ("running", "done", "failed", "cancelled")
 _DEFAULT_NAME = "join-checkpoint"
@@ -1546,7 +1562,8 @@ class Join:
                  include: Union[None, str, Sequence[str]] = None, exclude: Union[None, str, Sequence[str]] = None, verify: Union[bool, str] = True,
                  lanes: int = 0, timeout: Optional[float] = None, stall_timeout: Optional[float] = None, weights_only: bool = False,
                  progress: Optional[Callable[[Progress], Any]] = None, transport: str = "auto", token: Optional[str] = None,
-                 ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None) -> None:
+                 ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None, copy: bool = False,
+                 attach_files: bool = False) -> None:
         given = {"into": into, "tensors": tensors, "on_bucket": on_bucket, "directory": directory}
         destinations = [what for what, value in given.items() if value is not None]
         if len(destinations) > 1:
@@ -1608,6 +1625,8 @@ class Join:
         options.transport = _choice(transport, "transport", _TRANSPORTS)
         options.lanes = _number(lanes, "lanes", 2**31 - 1)
         options.weights_only = 1 if weights_only else 0
+        options.copy = 1 if copy else 0
+        options.attach_files = 1 if attach_files else 0
 
         if server is None:
             self._own_server = server = ParameterServer(listen=False, token=token)
@@ -1715,6 +1734,7 @@ class Join:
         report = _CJoinReport(struct_size=ctypes.sizeof(_CJoinReport))
         _check(library.ce_join_get_report(pointer, byref(report)))
         warnings = _get_text(functools.partial(library.ce_join_warnings, pointer))
+        planes = _get_text(functools.partial(library.ce_join_planes, pointer))
         checkpoint: Optional[Checkpoint] = None
         if self._to_memory:
             memory = _CheckpointMemory()
@@ -1727,7 +1747,8 @@ class Join:
         self._result = JoinResult(
             bytes=int(report.bytes), tensors=int(report.tensors), seconds=float(report.seconds), phases=phases, verified=bool(report.verified),
             unverified_reason=_text(report.unverified_reason) if report.unverified_reason else None, buckets=int(report.buckets),
-            warnings=tuple(line for line in warnings.splitlines() if line), checkpoint=checkpoint)
+            warnings=tuple(line for line in warnings.splitlines() if line), checkpoint=checkpoint,
+            attached_bytes=int(report.attached_bytes), planes=tuple(line for line in planes.splitlines() if line))
         return self._result
 
     def _fail(self, error: CheckpointEngineError) -> NoReturn:
@@ -1756,7 +1777,8 @@ def start_join(source: Union[str, "os.PathLike[str]", Metas], server: Optional[P
                include: Union[None, str, Sequence[str]] = None, exclude: Union[None, str, Sequence[str]] = None, verify: Union[bool, str] = True,
                lanes: int = 0, timeout: Optional[float] = None, stall_timeout: Optional[float] = None, weights_only: bool = False,
                progress: Optional[Callable[[Progress], Any]] = None, transport: str = "auto", token: Optional[str] = None,
-               ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None) -> Join:
+               ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None, copy: bool = False,
+               attach_files: bool = False) -> Join:
     """Starts reading what others hold, and returns. `join` is this with the waiting, and has the same arguments.
 
     source: a URL as in `Metas.fetch`, `Metas`, or a path of saved metas.
@@ -1776,7 +1798,9 @@ def start_join(source: Union[str, "os.PathLike[str]", Metas], server: Optional[P
 
     include, exclude: name patterns (*, ?, [...]) of tensors to take and to leave.
     verify: True checks what can be checked against the owners' digests, "require" fails if not all could be, False does not check.
-    lanes: connections per owner; 0 is found out on the way. transport: "auto" or "tcp".
+    lanes: connections per owner; 0 is found out on the way. transport: "auto", "tcp" or "local" (memory of this host).
+    copy: copy what could be attached to. False maps memory that owners of this host offer, read-only, where it is (into="memory"): no byte is copied,
+        and they are checked only by verify="require". attach_files: attach to files that others than their owner may write, too.
     timeout: for the whole join, in seconds; None is none. stall_timeout: the longest an owner may send nothing; None is 30.
     weights_only: leave side files where they are.
     progress: called with `Progress` about ten times a second by the thread that waits, and by no other; never after the wait is over.
@@ -1784,7 +1808,7 @@ def start_join(source: Union[str, "os.PathLike[str]", Metas], server: Optional[P
     ca_file, cert_file, key_file: as in `Metas.fetch`.
     """
     return Join(source, server, into, tensors, on_bucket, bucket_bytes, directory, checkpoint_name, include, exclude, verify, lanes, timeout,
-                stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file)
+                stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file, copy, attach_files)
 
 
 def join(source: Union[str, "os.PathLike[str]", Metas], server: Optional[ParameterServer] = None, into: Optional[str] = None,
@@ -1793,11 +1817,12 @@ def join(source: Union[str, "os.PathLike[str]", Metas], server: Optional[Paramet
          include: Union[None, str, Sequence[str]] = None, exclude: Union[None, str, Sequence[str]] = None, verify: Union[bool, str] = True,
          lanes: int = 0, timeout: Optional[float] = None, stall_timeout: Optional[float] = None, weights_only: bool = False,
          progress: Optional[Callable[[Progress], Any]] = None, transport: str = "auto", token: Optional[str] = None,
-         ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None) -> JoinResult:
+         ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None, copy: bool = False,
+         attach_files: bool = False) -> JoinResult:
     """Reads what others hold: all or nothing, every byte checked. Blocks until it has ended; the arguments are those of `start_join`.
 
     Ctrl-C, and an exception in progress, cancel the join; when they leave here it is over, and nobody writes into the caller's tensors.
     """
     with Join(source, server, into, tensors, on_bucket, bucket_bytes, directory, checkpoint_name, include, exclude, verify, lanes, timeout,
-              stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file) as running:
+              stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file, copy, attach_files) as running:
         return running.wait()

@@ -37,6 +37,7 @@ internal sealed class JoinCommand : DocumentedCommand
     private readonly Option<int> _repeat = OptionRules.Integer("--repeat", "N", "Read N times into the same memory, to measure it warm; default 1", 1, 1_000_000, 1);
     private readonly Option<TimeSpan?> _timeout = OptionRules.Seconds("--timeout", "The longest the whole join may take; default: no limit");
     private readonly Option<TimeSpan?> _stallTimeout = OptionRules.Seconds("--stall-timeout", "The longest an owner may send nothing; default 30");
+    private readonly Option<bool> _copy = new("--copy") { Description = "With --to memory, copy what owners of this host offer to attach to" };
     private readonly Option<bool> _keepPartial = new("--keep-partial") { Description = "With dir:, keep what a failed join has written so far" };
 
     private readonly CommonOptions _common = new("Print one JSON document with bytes, seconds, phases; no progress");
@@ -59,7 +60,7 @@ internal sealed class JoinCommand : DocumentedCommand
         AddGroup(new OptionGroup("Choice", [.. _filter.Options, _weightsOnly]));
         AddGroup(_holding.TransportGroup with
         {
-            Options = [.. _holding.TransportGroup.Options, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout],
+            Options = [.. _holding.TransportGroup.Options, _copy, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout],
         });
         AddGroup(_credentials.Group);
         AddGroup(_common.Group);
@@ -82,6 +83,7 @@ internal sealed class JoinCommand : DocumentedCommand
     public override IReadOnlyList<string> Notes =>
     [
         "Nothing is visible before all of it is there and checked; a join that fails or is interrupted leaves nothing behind, and what was in PATH before is untouched.",
+        "Owners of the same host offer their memory itself: --to memory maps it read-only and copies nothing (--copy does); --require-verify checks it too.",
         "--to memory without --serve is dropped at exit: it shows that the bytes can be had, and how fast.",
     ];
 
@@ -147,6 +149,8 @@ internal sealed class JoinCommand : DocumentedCommand
             Verify = !parsed.GetValue(_noVerify),
             RequireVerify = parsed.GetValue(_requireVerify),
             Transport = _holding.Transport(parsed),
+            Copy = parsed.GetValue(_copy),
+            AttachFiles = _holding.AttachFiles(parsed),
             Lanes = parsed.GetValue(_lanes),
             Repeat = parsed.GetValue(_repeat),
             KeepPartial = parsed.GetValue(_keepPartial),
@@ -173,6 +177,10 @@ internal sealed class JoinCommand : DocumentedCommand
         if (result.IsGiven(_noVerify) && result.IsGiven(_requireVerify))
         {
             result.AddError("--no-verify and --require-verify exclude each other");
+        }
+        if (result.IsGiven(_copy) && to != "memory")
+        {
+            result.AddError("--copy needs --to memory: elsewhere everything is copied");
         }
         if (result.IsGiven(_keepPartial) && !directory)
         {

@@ -20,7 +20,9 @@ internal sealed class HoldingOptions
 
     private readonly Option<int> _port = OptionRules.Integer("--port", "N", "Port that others read from; default: any free one", 0, 65535);
 
-    private readonly Option<string> _transport = OptionRules.Word("--transport", "Way of the bytes: the best both ends have, or just this one", "auto", "tcp");
+    private readonly Option<string> _transport = OptionRules.Word("--transport", "Way of the bytes: the best both ends have (auto, default), or just this one; local is the memory of this host", "auto", "local", "tcp");
+
+    private readonly Option<bool> _attachFiles = new("--attach-files") { Description = "Attach, or let attach, to files that others than their owner may write" };
 
     private readonly Option<int> _rank = OptionRules.Integer("--rank", "R", "This holder's rank in the world; default 0", 0);
 
@@ -38,15 +40,42 @@ internal sealed class HoldingOptions
         HelpName = "none|all|CIDR,…",
     };
 
+    private readonly Option<string> _localSocket = new("--local-socket")
+    {
+        Description = "Where processes of this host ask for the memory itself: a path, which pods can share, or @name; default: a name of its own",
+        HelpName = "PATH|@NAME",
+    };
+
+    private readonly Option<string> _localPeers = new("--local-peers")
+    {
+        Description = "Which users of this host may have the memory itself when there is no token: own (and root; default), all, or numbers",
+        HelpName = "own|all|UID,…",
+    };
+
     public HoldingOptions(Command command)
     {
-        TransportGroup = new OptionGroup("Transfer", [_transport]);
-        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers]);
+        TransportGroup = new OptionGroup("Transfer", [_transport, _attachFiles]);
+        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket, _localPeers]);
         command.Validators.Add(result =>
         {
             if (result.GetValue(_address) is { } address && (!IPAddress.TryParse(address, out IPAddress? parsed) || IsAny(parsed)))
             {
                 result.AddError($"--address: '{address}' is not an IP address that others could reach");
+            }
+            if (result.GetValue(_localSocket) is { } socket && !ParameterServerOptions.IsLocalSocket(socket))
+            {
+                result.AddError($"--local-socket: '{socket}' is no absolute path and no @name of at most 107 bytes");
+            }
+            if (result.GetValue(_localPeers) is { } users)
+            {
+                try
+                {
+                    LocalPeers.Parse(users);
+                }
+                catch (FormatException mistake)
+                {
+                    result.AddError("--local-peers: " + mistake.Message);
+                }
             }
             if (result.GetValue(_plainPeers) is { } networks)
             {
@@ -68,7 +97,10 @@ internal sealed class HoldingOptions
     /// <summary>What only holders take.</summary>
     public OptionGroup ServingGroup { get; }
 
-    public TransportChoice Transport(ParseResult parsed) => parsed.GetValue(_transport) == "tcp" ? TransportChoice.Tcp : TransportChoice.Auto;
+    public TransportChoice Transport(ParseResult parsed)
+        => parsed.GetValue(_transport) switch { "tcp" => TransportChoice.Tcp, "local" => TransportChoice.Local, _ => TransportChoice.Auto };
+
+    public bool AttachFiles(ParseResult parsed) => parsed.GetValue(_attachFiles);
 
     /// <summary>The address the user named, or null.</summary>
     public IPAddress? Address(ParseResult parsed) => parsed.GetValue(_address) is { } text ? IPAddress.Parse(text) : null;
@@ -84,6 +116,9 @@ internal sealed class HoldingOptions
         Digest = parsed.GetValue(_digest) switch { "sha256" => DigestAlgorithm.Sha256, "none" => DigestAlgorithm.None, _ => DigestAlgorithm.Xxh3 },
         Token = token,
         PlainPeers = parsed.GetValue(_plainPeers) is { } networks ? PlainPeers.Parse(networks) : null,
+        LocalSocket = parsed.GetValue(_localSocket),
+        LocalPeers = parsed.GetValue(_localPeers) is { } users ? LocalPeers.Parse(users) : LocalPeers.Own,
+        AttachFiles = AttachFiles(parsed),
         LoggerFactory = logging,
     };
 

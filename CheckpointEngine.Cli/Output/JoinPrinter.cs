@@ -28,7 +28,7 @@ internal static class JoinPrinter
         if (json)
         {
             var document = new JoinJson(report.Checkpoint, report.Bytes, report.Tensors, Round(seconds), Round(gibPerSecond), report.Verified,
-                report.UnverifiedReason, report.Transports, Convert(phases), repeated ? [.. rounds.Select(Convert)] : null);
+                report.UnverifiedReason, report.Transports, report.AttachedBytes == 0 ? null : report.AttachedBytes, [.. report.Planes.Select(PlaneJson.Of)], Convert(phases), repeated ? [.. rounds.Select(Convert)] : null);
             Console.Out.WriteLine(JsonSerializer.Serialize(document, OutputJson.Default.JoinJson));
             Console.Out.Flush();
             return;
@@ -38,7 +38,12 @@ internal static class JoinPrinter
         PrintPhases(report.Bytes, repeated ? rounds : [new JoinRound(seconds, phases)]);
         foreach ((string transport, long bytes) in report.Transports)
         {
-            Console.Out.WriteLine($"over {transport}: {Quantity.Bytes(bytes)}");
+            Console.Out.WriteLine($"over {transport}: {Quantity.Bytes(bytes)}{(transport == "local" && report.AttachedBytes != 0 ? $", {Quantity.Bytes(report.AttachedBytes)} of them attached, not copied" : "")}");
+        }
+        foreach (IGrouping<string, OwnerPlane> planes in report.Planes.Where(plane => plane.Reason is not null).GroupBy(plane => plane.Reason!))
+        {
+            int[] ranks = [.. planes.Select(plane => plane.Rank)];
+            Console.Out.WriteLine($"{(ranks.Length == 1 ? $"rank {ranks[0]}" : $"{ranks.Length} ranks from {ranks[0]} on")}: {planes.First().Transport}; local: {planes.Key}");
         }
         Console.Out.Flush();
     }

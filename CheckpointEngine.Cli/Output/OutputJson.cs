@@ -13,6 +13,12 @@ internal sealed record PhasesJson(double Metas, double Plan, double Allocate, do
 /// <summary>One round of <c>join --repeat N</c>.</summary>
 internal sealed record RoundJson(double Seconds, PhasesJson Phases);
 
+/// <summary>Which way an owner's bytes come.</summary>
+internal sealed record PlaneJson(int Rank, string Address, string Transport, bool Attached, string? Reason)
+{
+    public static PlaneJson Of(OwnerPlane plane) => new(plane.Rank, plane.Address, plane.Transport, plane.Attached, plane.Reason);
+}
+
 /// <summary>The document of <c>join --json</c>.</summary>
 internal sealed record JoinJson(
     string Checkpoint,
@@ -23,11 +29,13 @@ internal sealed record JoinJson(
     bool Verified,
     string? UnverifiedReason,
     IReadOnlyDictionary<string, long> Transports,
+    long? AttachedBytes,
+    IReadOnlyList<PlaneJson> Owners,
     PhasesJson Phases,
     IReadOnlyList<RoundJson>? Rounds);
 
 /// <summary>One owner in <c>plan --json</c>.</summary>
-internal sealed record PlanOwnerJson(int Rank, string? Address, long Bytes, int Tensors, int Ranges);
+internal sealed record PlanOwnerJson(int Rank, string? Address, long Bytes, int Tensors, int Ranges, string? Transport = null, bool? Attached = null, string? Reason = null);
 
 /// <summary>The document of <c>plan --json</c>.</summary>
 internal sealed record PlanJson(long Bytes, int Tensors, int Ranges, IReadOnlyList<PlanOwnerJson> Owners);

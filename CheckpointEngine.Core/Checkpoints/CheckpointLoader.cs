@@ -138,6 +138,7 @@ public static class CheckpointLoader
         // Before the copy, so that a limit is told before a terabyte was read; the copy touches every page, and that locks it.
         MemoryPinning.Lock(buffers, pin, onFault: true, warnings);
         new CheckpointCopy(files, packing, buffers).Run(progress, cancellationToken);
+        buffers.ForEach(buffer => buffer.Memory.Freeze());
         return packing.Tensors;
     }
 

@@ -18,11 +18,12 @@ namespace CheckpointEngine.Checkpoints;
 public sealed unsafe class MemoryBuffer : IDisposable
 {
     private readonly MemoryRegionHandle _region;
-    private readonly SafeFileHandle? _file;
+    private SafeFileHandle? _file;
     private readonly bool _ownsFile;
     private readonly string _subject;
     private readonly nint _address;
     private int _locked;
+    private volatile bool _frozen;
 
     private MemoryBuffer(MemoryRegionHandle region, long lengthBytes, MemoryBufferKind kind, SafeFileHandle? file, bool ownsFile, string subject)
     {
@@ -52,8 +53,8 @@ public sealed unsafe class MemoryBuffer : IDisposable
     /// <summary>What stands behind the memory.</summary>
     public MemoryBufferKind Kind { get; }
 
-    /// <summary>Whether a write to the memory is a fault: so for a mapped file.</summary>
-    public bool IsReadOnly => Kind == MemoryBufferKind.MappedFile;
+    /// <summary>Whether a write to the memory is a fault: so for a mapped file, and for a memfd that is filled.</summary>
+    public bool IsReadOnly => Kind == MemoryBufferKind.MappedFile || _frozen;
 
     /// <summary>The file or memfd behind the memory, byte 0 of it at <see cref="Address"/>; null when there is none. Owned by the buffer.</summary>
     public SafeFileHandle? FileDescriptor => _file;
@@ -87,6 +88,37 @@ public sealed unsafe class MemoryBuffer : IDisposable
     public static MemoryBuffer MapFile(SafeFileHandle file, string name, bool leaveOpen)
     {
         ArgumentNullException.ThrowIfNull(file);
+        return Map(file, name, leaveOpen, MemoryBufferKind.MappedFile);
+    }
+
+    /// <summary>Maps a file or memfd that another process has handed over, shared and read-only.</summary>
+    /// <param name="file">Its descriptor; on success the buffer owns it.</param>
+    /// <param name="name">What messages call it.</param>
+    /// <exception cref="CheckpointEngineException">It is empty, no regular file, or cannot be mapped.</exception>
+    internal static MemoryBuffer Attach(SafeFileHandle file, string name)
+        => Map(file, name, leaveOpen: false, IsSealed(file) ? MemoryBufferKind.Memfd : MemoryBufferKind.MappedFile);
+
+    /// <summary>Whether nobody can make a file shorter or map it anew for writing: so for a memfd with seals.</summary>
+    internal static bool IsSealed(SafeFileHandle file)
+    {
+        bool held = false;
+        try
+        {
+            file.DangerousAddRef(ref held);
+            int seals = Libc.fcntl((int)file.DangerousGetHandle(), Libc.F_GET_SEALS, 0);
+            return seals > 0 && (seals & Libc.F_SEAL_SHRINK) != 0 && (seals & (Libc.F_SEAL_WRITE | Libc.F_SEAL_FUTURE_WRITE)) != 0;
+        }
+        finally
+        {
+            if (held)
+            {
+                file.DangerousRelease();
+            }
+        }
+    }
+
+    private static MemoryBuffer Map(SafeFileHandle file, string name, bool leaveOpen, MemoryBufferKind kind)
+    {
         long lengthBytes = RegularFile.GetLength(file, name);
         if (lengthBytes == 0)
         {
@@ -99,7 +131,7 @@ public sealed unsafe class MemoryBuffer : IDisposable
             MemoryRegionHandle region = MemoryRegionHandle.Map((nuint)lengthBytes, Libc.PROT_READ, Libc.MAP_SHARED,
                 (int)file.DangerousGetHandle(), $"{lengthBytes:N0} bytes of {name}");
             AdviseHugePages(region, lengthBytes);   // counts for files of a tmpfs mounted with huge=advise
-            return new MemoryBuffer(region, lengthBytes, MemoryBufferKind.MappedFile, file, !leaveOpen, name);
+            return new MemoryBuffer(region, lengthBytes, kind, file, !leaveOpen, name) { _frozen = kind == MemoryBufferKind.Memfd };
         }
         finally
         {
@@ -124,8 +156,8 @@ public sealed unsafe class MemoryBuffer : IDisposable
     }
 
     /// <summary>
-    /// Allocates a zeroed memfd and maps it at a multiple of 2 MiB. Its size is sealed, and so are further writable mappings (Linux 5.1): who
-    /// is given the descriptor can read and map it, and neither change it nor take it away.
+    /// Allocates a zeroed memfd and maps it at a multiple of 2 MiB, to be filled. Its size is sealed, and so are further writable mappings
+    /// (Linux 5.1): who is given the descriptor can read and map it, and neither change it nor take it away. <see cref="Freeze"/> ends the filling.
     /// </summary>
     /// <param name="lengthBytes">Length in bytes.</param>
     /// <param name="name">What <c>/proc/PID/maps</c> shows; cut at 200 bytes.</param>
@@ -147,7 +179,7 @@ public sealed unsafe class MemoryBuffer : IDisposable
                 ThrowHelper.ThrowNative("ftruncate", subject, Marshal.GetLastPInvokeError());
             }
             region = MemoryRegionHandle.Map((nuint)fileBytes, Libc.PROT_READ | Libc.PROT_WRITE, Libc.MAP_SHARED, fd, subject);
-            const int Size = Libc.F_SEAL_SHRINK | Libc.F_SEAL_GROW | Libc.F_SEAL_SEAL;
+            const int Size = Libc.F_SEAL_SHRINK | Libc.F_SEAL_GROW;
             if (Libc.fcntl(fd, Libc.F_ADD_SEALS, Size | Libc.F_SEAL_FUTURE_WRITE) != 0 && Libc.fcntl(fd, Libc.F_ADD_SEALS, Size) != 0)
             {
                 ThrowHelper.ThrowNative("fcntl F_ADD_SEALS", subject, Marshal.GetLastPInvokeError());
@@ -160,6 +192,46 @@ public sealed unsafe class MemoryBuffer : IDisposable
             region?.Dispose();
             file.Dispose();
             throw;
+        }
+    }
+
+    /// <summary>
+    /// Ends the filling of a memfd: from here on its bytes can be changed by nobody, this process included, and its descriptor is one for reading. Does
+    /// nothing for other memory, or again.
+    /// </summary>
+    /// <remarks>Nobody else may use the memory during the call: it is away for a moment, since the kernel seals nothing that is mapped for writing.</remarks>
+    /// <exception cref="CheckpointEngineException">The kernel refused; the memory is of no more use.</exception>
+    internal void Freeze()
+    {
+        if (Kind != MemoryBufferKind.Memfd || _frozen)
+        {
+            return;
+        }
+        SafeFileHandle writable = _file!;
+        int fd = (int)writable.DangerousGetHandle();
+        // A mapping of a descriptor that may write counts as writable, whatever its protection.
+        SafeFileHandle readable = RegularFile.Open($"/proc/self/fd/{fd}", out _);
+        try
+        {
+            _region.Replace(Libc.PROT_NONE, Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS | Libc.MAP_NORESERVE, -1, _subject);
+            if (Libc.fcntl(fd, Libc.F_ADD_SEALS, Libc.F_SEAL_WRITE | Libc.F_SEAL_SEAL) != 0)
+            {
+                ThrowHelper.ThrowNative("fcntl F_ADD_SEALS", _subject, Marshal.GetLastPInvokeError());
+            }
+            _region.Replace(Libc.PROT_READ, Libc.MAP_SHARED, (int)readable.DangerousGetHandle(), _subject);
+        }
+        catch
+        {
+            readable.Dispose();
+            throw;
+        }
+        _file = readable;
+        _frozen = true;
+        writable.Dispose();
+        AdviseHugePages(_region, LengthBytes);
+        if (IsLocked && !TryLock(onFault: true, out _))      // a lock goes with its mapping
+        {
+            Volatile.Write(ref _locked, 0);
         }
     }
 

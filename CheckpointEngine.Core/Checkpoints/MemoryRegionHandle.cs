@@ -62,6 +62,16 @@ internal sealed unsafe class MemoryRegionHandle : SafeHandle
         return new MemoryRegionHandle(start, pages, ownsHandle: true);
     }
 
+    /// <summary>Puts another mapping at all of these addresses; what was there is unmapped.</summary>
+    /// <exception cref="CheckpointEngineException">The kernel refused; the kind follows errno.</exception>
+    internal void Replace(int protection, int flags, int fd, string subject)
+    {
+        if (Libc.mmap((void*)handle, _mappedBytes, protection, flags | Libc.MAP_FIXED, fd, 0) == Libc.MAP_FAILED)
+        {
+            ThrowHelper.ThrowNative("mmap", subject, Marshal.GetLastPInvokeError());
+        }
+    }
+
     /// <summary>Stands for memory that the caller keeps.</summary>
     internal static MemoryRegionHandle Borrow(nint address) => new((void*)address, 0, ownsHandle: false);
 

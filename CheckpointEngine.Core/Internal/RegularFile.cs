@@ -45,7 +45,17 @@ internal static unsafe class RegularFile
 
     /// <summary>The size that the file has now.</summary>
     /// <exception cref="CheckpointEngineException">Io: it is no regular file.</exception>
-    internal static long GetLength(SafeFileHandle handle, string path)
+    internal static long GetLength(SafeFileHandle handle, string path) => GetStatus(handle, path).LengthBytes;
+
+    /// <summary>What the kernel says of a file.</summary>
+    /// <param name="LengthBytes">Its size.</param>
+    /// <param name="UserId">Whom it belongs to.</param>
+    /// <param name="IsWritableByOthers">Whether group or others may write to it.</param>
+    internal readonly record struct Status(long LengthBytes, uint UserId, bool IsWritableByOthers);
+
+    /// <summary>Asks about an open file.</summary>
+    /// <exception cref="CheckpointEngineException">Io: it is no regular file.</exception>
+    internal static Status GetStatus(SafeFileHandle handle, string path)
     {
         Libc.Statx stat;
         byte empty = 0;
@@ -53,7 +63,7 @@ internal static unsafe class RegularFile
         try
         {
             handle.DangerousAddRef(ref held);
-            if (Libc.statx((int)handle.DangerousGetHandle(), &empty, Libc.AT_EMPTY_PATH, Libc.STATX_TYPE | Libc.STATX_SIZE, &stat) != 0)
+            if (Libc.statx((int)handle.DangerousGetHandle(), &empty, Libc.AT_EMPTY_PATH, Libc.STATX_TYPE | Libc.STATX_MODE | Libc.STATX_UID | Libc.STATX_SIZE, &stat) != 0)
             {
                 ThrowHelper.ThrowNative("statx", path, Marshal.GetLastPInvokeError());
             }
@@ -69,7 +79,7 @@ internal static unsafe class RegularFile
         {
             ThrowHelper.Throw(CheckpointError.Io, $"open {path}: it is no regular file");
         }
-        return (long)stat.stx_size;
+        return new Status((long)stat.stx_size, stat.stx_uid, (stat.stx_mode & 0x12) != 0);      // S_IWGRP | S_IWOTH
     }
 
     /// <summary>True and the size, when a regular file stands at the path or at the end of its symbolic links.</summary>

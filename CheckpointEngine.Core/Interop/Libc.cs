@@ -114,6 +114,9 @@ internal static unsafe partial class Libc
         [FieldOffset(0)]
         internal uint stx_mask;
 
+        [FieldOffset(20)]
+        internal uint stx_uid;
+
         [FieldOffset(28)]
         internal ushort stx_mode;
 

@@ -32,8 +32,9 @@ internal sealed class DigestVerifier
     private readonly CheckpointDigests?[] _expectedByOwner;
     private readonly long[] _generations;       // by owner; 0 until it has told one
 
-    internal DigestVerifier(TransferPlan plan, OwnerLink?[] links)
-        : this(plan, links, [.. Enumerable.Range(0, links.Length).Select(owner => links[owner] is null ? DigestAlgorithm.None : ChooseAlgorithm(plan, links, owner))])
+    /// <summary>With owners to ask, but for those of which nothing is read.</summary>
+    internal DigestVerifier(TransferPlan plan, OwnerLink?[] links, Predicate<int> isRead)
+        : this(plan, links, [.. Enumerable.Range(0, links.Length).Select(owner => links[owner] is null || !isRead(owner) ? DigestAlgorithm.None : ChooseAlgorithm(plan, links, owner))])
     {
     }
 
@@ -80,7 +81,25 @@ internal sealed class DigestVerifier
     /// <param name="bytes">Its first byte.</param>
     /// <param name="available">Bytes that are there, from the first on; <see cref="ReadUnit.LengthBytes"/> ends the check.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.DigestMismatch"/>.</exception>
-    internal unsafe void Advance(ref UnitCheck check, in ReadUnit unit, byte* bytes, int available)
+    internal unsafe void Advance(ref UnitCheck check, in ReadUnit unit, byte* bytes, int available) => Check(ref check, unit, bytes, available, null);
+
+    /// <summary>Copies a whole unit and checks it on the way.</summary>
+    /// <param name="unit">The unit.</param>
+    /// <param name="source">Its first byte; nobody changes it meanwhile.</param>
+    /// <param name="destination">Where it goes; padding between tensors may be left out.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.DigestMismatch"/>.</exception>
+    internal unsafe void Copy(in ReadUnit unit, byte* source, byte* destination)
+    {
+        if (_receivedByOwner[_plan.Ranges[unit.Range].Owner] is null)
+        {
+            StreamingCopy.Copy(source, destination, unit.LengthBytes);
+            return;
+        }
+        var check = default(UnitCheck);
+        Check(ref check, unit, source, unit.LengthBytes, destination);
+    }
+
+    private unsafe void Check(ref UnitCheck check, in ReadUnit unit, byte* bytes, int available, byte* copy)
     {
         ref readonly ReadRange range = ref _plan.Ranges[unit.Range];
         if (_receivedByOwner[range.Owner] is not CheckpointDigests received)
@@ -121,6 +140,17 @@ internal sealed class DigestVerifier
                     }
                     return;
                 }
+                if (copy != null)
+                {
+                    if (inSteps)
+                    {
+                        check.Chunk.CopyAll(bytes + start, copy + start);
+                    }
+                    else
+                    {
+                        StreamingCopy.Copy(bytes + start, copy + start, chunkBytes);
+                    }
+                }
                 if (inSteps)
                 {
                     check.Chunk.End(bytes + start, digest);
@@ -153,13 +183,18 @@ internal sealed class DigestVerifier
             .Select(owner => FetchAsync(owner, _links[owner]!.Peer!, cancellationToken)));
 
     /// <summary>Compares what could not be compared on arrival.</summary>
+    /// <param name="isRead">Whether anything of an owner was read; the others are left out.</param>
     /// <returns>Null when every byte was checked; else why not.</returns>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.DigestMismatch"/>.</exception>
-    internal string? Conclude()
+    internal string? Conclude(Predicate<int> isRead)
     {
         bool complete = true;
         foreach (PlannedBuffer buffer in _plan.Buffers)
         {
+            if (!isRead(buffer.Owner))
+            {
+                continue;
+            }
             for (int tensor = buffer.FirstTensor; tensor < buffer.FirstTensor + buffer.TensorCount; tensor++)
             {
                 complete &= IsChecked(buffer.Owner, tensor);

@@ -4,6 +4,8 @@ using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Planning;
+using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Local;
 using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Join;
@@ -20,11 +22,14 @@ internal sealed partial class JoinOperation
     // Handshakes and hellos are short; more at a time would only queue at owners that answer one by one.
     private const int ParallelConnects = 32;
 
+    private const string SharedMapping = "shared-mapping";
+
     private readonly CheckpointMetas _metas;
     private readonly JoinOptions _options;
     private readonly AccessToken? _token;
     private readonly DigestAlgorithm _ownDigest;
     private readonly PinMode _pin;
+    private readonly HoldMode _hold;
     private readonly ILogger _logger;
     private readonly List<string> _warnings = [];
     private TensorsDestination? _tensors;
@@ -37,6 +42,7 @@ internal sealed partial class JoinOperation
         _token = server.Token;
         _ownDigest = server.Digest;
         _pin = server.Pin;
+        _hold = server.Hold;
         _logger = server.LoggerFactory.CreateLogger("CheckpointEngine.Join");
     }
 
@@ -44,26 +50,8 @@ internal sealed partial class JoinOperation
     {
         var clock = new JoinPhaseClock();
         progress?.Report(new JoinProgress(0, 0, 0, "plan"));
-        CheckpointMetas metas = _metas.WithoutEmptyOwners();
-        metas.ValidateForLoading();
-        TensorFilter filter = _options.Destination == JoinDestinationKind.Tensors
-            ? new TensorFilter(_options.Include, _options.Exclude, _options.Tensors!.Table)
-            : new TensorFilter(_options.Include, _options.Exclude);
-        TransferPlan plan = TransferPlanner.Plan(metas, filter);
-        switch (_options.Destination)
-        {
-            case JoinDestinationKind.Memory:
-                MemoryDestination.ThrowIfBeyondHost(plan);      // before anything is made whose size the metas decide
-                break;
-            case JoinDestinationKind.Tensors:
-                (_tensors, plan) = TensorsDestination.Make(plan, _options.Tensors!);
-                break;
-            case JoinDestinationKind.Buckets:
-                _buckets = new BucketPlan(plan, _options.BucketBytes);
-                plan = _buckets.Plan;
-                break;
-        }
-        OwnerLink?[] links = new OwnerLink?[metas.Owners.Length];
+        TransferPlan plan = MakePlan();
+        OwnerLink?[] links = new OwnerLink?[plan.Metas.Owners.Length];
         try
         {
             await ConnectAsync(plan, links, cancellationToken).ConfigureAwait(false);
@@ -79,9 +67,88 @@ internal sealed partial class JoinOperation
         }
     }
 
+    /// <summary>Connects to the owners, and reads nothing; one that cannot be reached says why.</summary>
+    internal async Task<IReadOnlyList<OwnerPlane>> ProbeAsync(CancellationToken cancellationToken)
+    {
+        TransferPlan plan = MakePlan();
+        using var gate = new SemaphoreSlim(ParallelConnects, ParallelConnects);
+        return await Task.WhenAll(Enumerable.Range(0, plan.Metas.Owners.Length).Where(owner => plan.OwnerBytes[owner] != 0).Select(ProbeOneAsync)).ConfigureAwait(false);
+
+        async Task<OwnerPlane> ProbeOneAsync(int owner)
+        {
+            await gate.WaitAsync(cancellationToken).ConfigureAwait(false);
+            try
+            {
+                using OwnerLink link = await OpenAsync(plan, owner, cancellationToken).ConfigureAwait(false);
+                return link.Plane;
+            }
+            catch (CheckpointEngineException failure)
+            {
+                return new OwnerPlane(plan.Metas.Owners[owner].Rank, plan.Metas.Owners[owner].P2pStoreAddress ?? "", "none", false, failure.Message);
+            }
+            finally
+            {
+                gate.Release();
+            }
+        }
+    }
+
+    private async Task<OwnerLink> OpenAsync(TransferPlan plan, int owner, CancellationToken cancellationToken)
+    {
+        OwnerLink link = await OwnerLink.ConnectAsync(plan.Metas.Owners[owner], _token, _options.Transport, _options.StallTimeout, cancellationToken).ConfigureAwait(false);
+        try
+        {
+            await link.BeginAsync(FirstAddress(plan, owner), cancellationToken).ConfigureAwait(false);
+            await link.OpenLocalAsync(plan.Ranges.ToArray().Where(range => range.Owner == owner).Select(range => (range.RemoteAddress, (ulong)range.LengthBytes)),
+                _options.Transport, attach: _options is { Destination: JoinDestinationKind.Memory, Copy: false }, _options.AttachFiles, _token, _options.StallTimeout, cancellationToken).ConfigureAwait(false);
+            return link;
+        }
+        catch
+        {
+            link.Dispose();
+            throw;
+        }
+    }
+
+    private TransferPlan MakePlan()
+    {
+        CheckpointMetas metas = _metas.WithoutEmptyOwners();
+        metas.ValidateForLoading();
+        TensorFilter filter = _options.Destination == JoinDestinationKind.Tensors
+            ? new TensorFilter(_options.Include, _options.Exclude, _options.Tensors!.Table)
+            : new TensorFilter(_options.Include, _options.Exclude);
+        TransferPlan plan = TransferPlanner.Plan(metas, filter);
+        switch (_options.Destination)
+        {
+            case JoinDestinationKind.Memory:
+                if (_options.Copy || _options.Transport == TransportChoice.Tcp)
+                {
+                    MemoryDestination.ThrowIfBeyondHost(plan, static _ => false);      // before anybody is asked for anything
+                }
+                break;
+            case JoinDestinationKind.Tensors:
+                (_tensors, plan) = TensorsDestination.Make(plan, _options.Tensors!);
+                break;
+            case JoinDestinationKind.Buckets:
+                _buckets = new BucketPlan(plan, _options.BucketBytes);
+                plan = _buckets.Plan;
+                break;
+        }
+        return plan;
+    }
+
+    private static OwnerPlane[] PlanesOf(OwnerLink?[] links) => [.. links.OfType<OwnerLink>().Select(link => link.Plane)];
+
     private async Task<JoinOutcome> RunAsync(TransferPlan plan, OwnerLink?[] links, double planSeconds, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
-        DigestVerifier? verifier = _options.Verify ? new DigestVerifier(plan, links) : null;
+        if (_options.Destination == JoinDestinationKind.Memory)
+        {
+            MemoryDestination.ThrowIfBeyondHost(plan, owner => links[owner] is { IsAttached: true });      // before anything is made whose size the metas decide
+        }
+        // What is attached to is read only if its bytes are to be checked: a read of the whole would be the time that attaching spares.
+        bool IsRead(int owner) => links[owner] is { IsAttached: false } || _options.RequireVerify;
+        bool skipsAttached = Array.Exists(links, link => link is { IsAttached: true }) && !_options.RequireVerify;
+        DigestVerifier? verifier = _options.Verify ? new DigestVerifier(plan, links, IsRead) : null;
         using var fetchStop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         Task fetch = verifier?.FetchAsync(fetchStop.Token) ?? Task.CompletedTask;
         Task<IReadOnlyList<SideFile>> sideFiles = FetchSideFilesAsync(plan, links, fetch, fetchStop.Token);
@@ -96,17 +163,17 @@ internal sealed partial class JoinOperation
             {
                 long roundStart = Stopwatch.GetTimestamp();
                 var clock = new JoinPhaseClock();
-                destination ??= MakeDestination(plan, verifier);
+                destination ??= MakeDestination(plan, links, verifier);
                 double allocate = clock.Mark();
 
-                var run = new TransferRun(plan, links, destination, verifier, _options.Lanes);
+                var run = new TransferRun(plan, links, destination, verifier, _options.Lanes, IsRead);
                 await RunUntilFetchFailsAsync(run, fetch, destination as BucketDestination, progress, cancellationToken).ConfigureAwait(false);
                 transports = run.BytesByTransport;
                 double transfer = clock.Mark();
 
                 progress?.Report(new JoinProgress(plan.DataBytes, plan.DataBytes, 0, "verify"));
                 await fetch.ConfigureAwait(false);
-                unverified = verifier is null ? unverified : verifier.Conclude();
+                unverified = verifier is null ? unverified : verifier.Conclude(IsRead) ?? (skipsAttached ? SharedMapping : null);
                 double verify = clock.Mark();
                 phases = new JoinPhases(0, planSeconds, allocate, transfer, verify, 0);
                 rounds.Add(new JoinRound(Stopwatch.GetElapsedTime(roundStart).TotalSeconds, phases));
@@ -125,6 +192,11 @@ internal sealed partial class JoinOperation
             progress?.Report(new JoinProgress(plan.DataBytes, plan.DataBytes, 0, "write"));
             IReadOnlyList<SideFile> files = await sideFiles.ConfigureAwait(false);
             await Task.WhenAll(Enumerable.Range(0, links.Length).Select(owner => links[owner]?.EndAsync(FirstAddress(plan, owner), cancellationToken) ?? Task.CompletedTask)).ConfigureAwait(false);
+            long attachedBytes = Enumerable.Range(0, links.Length).Sum(owner => links[owner] is { IsAttached: true } ? plan.OwnerBytes[owner] : 0);
+            if (attachedBytes != 0)
+            {
+                transports[LocalReadLane.Name] = transports.GetValueOrDefault(LocalReadLane.Name) + (_options.RequireVerify ? 0 : attachedBytes);
+            }
             HeldCheckpoint? held = null;
             CheckpointDigests? digests = null;
             cancellationToken.ThrowIfCancellationRequested();
@@ -148,6 +220,8 @@ internal sealed partial class JoinOperation
                 Verified = unverified is null,
                 UnverifiedReason = unverified,
                 Transports = transports,
+                AttachedBytes = attachedBytes,
+                Planes = PlanesOf(links),
                 Phases = phases,
                 Rounds = rounds,
                 Warnings = _warnings,
@@ -180,9 +254,9 @@ internal sealed partial class JoinOperation
         }
     }
 
-    private IJoinDestination MakeDestination(TransferPlan plan, DigestVerifier? verifier) => _options.Destination switch
+    private IJoinDestination MakeDestination(TransferPlan plan, OwnerLink?[] links, DigestVerifier? verifier) => _options.Destination switch
     {
-        JoinDestinationKind.Memory => new MemoryDestination(plan),
+        JoinDestinationKind.Memory => new MemoryDestination(plan, links, _hold),
         JoinDestinationKind.Tensors => _tensors!,
         JoinDestinationKind.Buckets => new BucketDestination(_buckets!, _options.OnBucket!, verifier, _options.RequireVerify),
         JoinDestinationKind.Null => new NullDestination(),
@@ -200,8 +274,7 @@ internal sealed partial class JoinOperation
             await gate.WaitAsync(stop.Token).ConfigureAwait(false);
             try
             {
-                links[owner] = await OwnerLink.ConnectAsync(plan.Metas.Owners[owner], _token, _options.StallTimeout, stop.Token).ConfigureAwait(false);
-                await links[owner]!.BeginAsync(FirstAddress(plan, owner), stop.Token).ConfigureAwait(false);
+                links[owner] = await OpenAsync(plan, owner, stop.Token).ConfigureAwait(false);
             }
             catch
             {

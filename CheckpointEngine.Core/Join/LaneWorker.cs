@@ -120,7 +120,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
             lane.Dispose();
             if (bytes != 0)
             {
-                BytesByTransport[link.TransportName] = BytesByTransport.GetValueOrDefault(link.TransportName) + bytes;
+                BytesByTransport[lane.TransportName] = BytesByTransport.GetValueOrDefault(lane.TransportName) + bytes;
             }
         }
     }
@@ -182,7 +182,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
             switch (completion.Status)
             {
                 case ReadStatus.Done:
-                    TakeIn(ref slot);
+                    TakeIn(ref slot, completion.Source);
                     slot.InFlight = false;
                     inFlight--;
                     bytesDone += slot.Unit.LengthBytes;
@@ -194,6 +194,10 @@ internal sealed unsafe class LaneWorker : IReadProgress
                 default:
                     GiveBackAll(work);
                     CheckpointEngineException loss = Lost(link, plan, slot.Unit, completion.Status);
+                    if (completion.Status == ReadStatus.Broken && link.FallsBackFrom(lane))
+                    {
+                        return bytesDone;   // the next lane takes the next plane
+                    }
                     if (completion.Status == ReadStatus.Broken)
                     {
                         Broke(loss);
@@ -226,13 +230,27 @@ internal sealed unsafe class LaneWorker : IReadProgress
         _run.Verifier!.Advance(ref slot.Check, slot.Unit, (byte*)slot.Destination, bytes);
     }
 
-    private void TakeIn(ref Slot slot)
+    private void TakeIn(ref Slot slot, nint source)
     {
-        var bytes = new ReadOnlySpan<byte>((void*)slot.Destination, slot.Unit.LengthBytes);
-        _run.Verifier?.Advance(ref slot.Check, slot.Unit, (byte*)slot.Destination, slot.Unit.LengthBytes);
-        if (slot.IsStaged)
+        if (source != 0 && !slot.IsStaged)
         {
-            _run.Destination.Write(slot.Unit, bytes);
+            if (_run.Verifier is DigestVerifier verifier)
+            {
+                verifier.Copy(slot.Unit, (byte*)source, (byte*)slot.Destination);
+            }
+            else
+            {
+                StreamingCopy.Copy((byte*)source, (byte*)slot.Destination, slot.Unit.LengthBytes);
+            }
+        }
+        else
+        {
+            nint at = source != 0 ? source : slot.Destination;
+            _run.Verifier?.Advance(ref slot.Check, slot.Unit, (byte*)at, slot.Unit.LengthBytes);
+            if (slot.IsStaged)
+            {
+                _run.Destination.Write(slot.Unit, new ReadOnlySpan<byte>((void*)at, slot.Unit.LengthBytes));
+            }
         }
         _run.Destination.Completed(slot.Unit);
     }
@@ -279,7 +297,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
         {
             ReadStatus.Stalled => (CheckpointError.Timeout, "it sends nothing any more"),
             ReadStatus.Garbled => (CheckpointError.ProtocolViolation, "it answers something that is no status"),
-            _ => (CheckpointError.Unreachable, "the connection broke"),
+            _ => (CheckpointError.Unreachable, link.Local?.Failure ?? "the connection broke"),
         };
         return new CheckpointEngineException(error, $"read {Describe(plan, unit)} from {link.Name}: {reason}; check that the owner still runs, then join again");
     }

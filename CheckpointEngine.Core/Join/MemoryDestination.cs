@@ -1,43 +1,56 @@
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Planning;
+using CheckpointEngine.Transfer.Local;
 
 namespace CheckpointEngine.Join;
 
-/// <summary>Anonymous memory in huge pages, laid out as the owners' buffers are: bytes are received in their place.</summary>
+/// <summary>Memory laid out as the owners' buffers are, in which bytes are received in their place; or the memory of owners on this host itself.</summary>
 internal sealed class MemoryDestination : IJoinDestination
 {
     private readonly TransferPlan _plan;
-    private MemoryBuffer[]? _buffers;
+    private readonly OwnerLink?[] _links;
+    private MemoryBuffer?[]? _buffers;         // null for one whose memory is the owner's
 
-    internal MemoryDestination(TransferPlan plan)
+    /// <summary>Allocates what is not attached to.</summary>
+    /// <param name="plan">The plan.</param>
+    /// <param name="links">The owners; of one that is attached nothing is copied.</param>
+    /// <param name="hold">Memfd: other processes are to attach to it. Else anonymous.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/>.</exception>
+    internal MemoryDestination(TransferPlan plan, OwnerLink?[] links, HoldMode hold)
     {
         _plan = plan;
-        ThrowIfBeyondHost(plan);
-        var buffers = new List<MemoryBuffer>(plan.Buffers.Length);
+        _links = links;
+        _buffers = new MemoryBuffer?[plan.Buffers.Length];
+        ThrowIfBeyondHost(plan, IsAttached);
         try
         {
-            foreach (PlannedBuffer buffer in plan.Buffers)
+            for (int i = 0; i < _buffers.Length; i++)
             {
-                buffers.Add(MemoryBuffer.AllocateAnonymous(Math.Max(1, buffer.SizeBytes)));
+                if (!IsAttached(plan.Buffers[i].Owner))
+                {
+                    long size = Math.Max(1, plan.Buffers[i].SizeBytes);
+                    _buffers[i] = hold == HoldMode.Memfd ? MemoryBuffer.AllocateMemfd(size, "checkpoint-engine:joined") : MemoryBuffer.AllocateAnonymous(size);
+                }
             }
         }
         catch
         {
-            buffers.ForEach(buffer => buffer.Dispose());
+            Dispose();
             throw;
         }
-        _buffers = [.. buffers];
     }
+
+    private bool IsAttached(int owner) => _links[owner] is { IsAttached: true };
 
     /// <summary>Refuses what this host cannot hold.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/>.</exception>
-    internal static void ThrowIfBeyondHost(TransferPlan plan)
+    internal static void ThrowIfBeyondHost(TransferPlan plan, Predicate<int> isAttached)
     {
         long total = 0;
         foreach (PlannedBuffer buffer in plan.Buffers)
         {
-            total += buffer.SizeBytes;
+            total += isAttached(buffer.Owner) ? 0 : buffer.SizeBytes;
         }
         HostMemory.ThrowIfBeyond(total, "the joined checkpoint");
     }
@@ -45,30 +58,80 @@ internal sealed class MemoryDestination : IJoinDestination
     public nint AddressOf(in ReadUnit unit)
     {
         ref readonly ReadRange range = ref _plan.Ranges[unit.Range];
-        return _buffers![range.Buffer].Address + (nint)(range.DestinationOffset + unit.OffsetInRange);
+        return _buffers![range.Buffer] is MemoryBuffer buffer ? buffer.Address + (nint)(range.DestinationOffset + unit.OffsetInRange) : 0;
     }
 
-    public void Write(in ReadUnit unit, ReadOnlySpan<byte> bytes) => throw new InvalidOperationException("bytes are received in place");
+    // Only what is attached to and to be checked comes here: it is in its place.
+    public void Write(in ReadUnit unit, ReadOnlySpan<byte> bytes)
+    {
+    }
 
     /// <summary>Hands the memory on as a checkpoint; Dispose then has nothing left to release.</summary>
     internal HeldCheckpoint ToCheckpoint(string name, IReadOnlyList<SideFile> sideFiles, PinMode pin, List<string> warnings)
     {
         var held = new List<HeldBuffer>();
+        var own = new List<HeldBuffer>();
+        using var attachedTable = Array.Exists(_links, link => link is { IsAttached: true }) ? new TensorTableBuilder() : null;
         for (int i = 0; i < _buffers!.Length; i++)
         {
             PlannedBuffer planned = _plan.Buffers[i];
-            held.Add(new HeldBuffer(_buffers[i], 0, planned.SizeBytes, planned.FirstTensor, planned.TensorCount));
+            if (_buffers[i] is not MemoryBuffer memory)
+            {
+                AddAttached(i, held, attachedTable!);
+                continue;
+            }
+            memory.Freeze();
+            held.Add(new HeldBuffer(memory, 0, planned.SizeBytes, planned.FirstTensor, planned.TensorCount));
+            own.Add(held[^1]);
+            for (int tensor = planned.FirstTensor; attachedTable is not null && tensor < planned.FirstTensor + planned.TensorCount; tensor++)
+            {
+                attachedTable.AddFrom(_plan.Tensors, tensor, _plan.Tensors.GetSlotBytes(tensor), _plan.Tensors.GetOffset(tensor));
+            }
         }
-        MemoryPinning.Lock(held, pin, onFault: false, warnings);
+        MemoryPinning.Lock(own, pin, onFault: false, warnings);      // what is attached to is its owner's to lock
         _buffers = null;
-        return new HeldCheckpoint(name, _plan.Tensors, [.. held], sideFiles, warnings);
+        return new HeldCheckpoint(name, attachedTable?.Build() ?? _plan.Tensors, [.. held], sideFiles, warnings);
+    }
+
+    // Each run of the owner's memory becomes a buffer of its own; empty tensors before a run, or behind the last one, go with it.
+    private void AddAttached(int buffer, List<HeldBuffer> held, TensorTableBuilder table)
+    {
+        PlannedBuffer planned = _plan.Buffers[buffer];
+        int next = planned.FirstTensor;
+        int end = planned.FirstTensor + planned.TensorCount;
+        TensorTable tensors = _plan.Tensors;
+        ReadRange[] runs = [.. _plan.Ranges.ToArray().Where(range => range.Buffer == buffer)];
+        for (int r = 0; r < runs.Length; r++)
+        {
+            ReadRange run = runs[r];
+            int first = next;
+            next = r == runs.Length - 1 ? end : run.FirstTensor + run.TensorCount;
+            int lastOfRun = run.FirstTensor + run.TensorCount - 1;
+            for (int tensor = first; tensor < next; tensor++)
+            {
+                bool inRun = tensor >= run.FirstTensor && tensor <= lastOfRun;
+                table.AddFrom(tensors, tensor,
+                    !inRun ? 0 : tensor == lastOfRun ? tensors.GetByteLength(tensor) : tensors.GetSlotBytes(tensor),
+                    tensor < run.FirstTensor ? 0 : inRun ? tensors.GetOffset(tensor) - run.DestinationOffset : run.LengthBytes);
+            }
+            LocalSegment segment = _links[planned.Owner]!.Local!.Find(run.RemoteAddress, (ulong)run.LengthBytes);
+            held.Add(new HeldBuffer(segment.TakeMapping(), segment.OffsetInMapping(run.RemoteAddress), run.LengthBytes, first, next - first));
+        }
+        if (runs.Length == 0 && planned.TensorCount != 0)
+        {
+            for (int tensor = next; tensor < end; tensor++)
+            {
+                table.AddFrom(tensors, tensor, 0, 0);
+            }
+            held.Add(new HeldBuffer(MemoryBuffer.AllocateAnonymous(1), 0, 0, next, end - next));
+        }
     }
 
     public void Dispose()
     {
-        foreach (MemoryBuffer buffer in _buffers ?? [])
+        foreach (MemoryBuffer? buffer in _buffers ?? [])
         {
-            buffer.Dispose();
+            buffer?.Dispose();
         }
         _buffers = null;
     }

@@ -6,6 +6,7 @@ using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
+using CheckpointEngine.Transfer.Local;
 using CheckpointEngine.Transfer.Tcp;
 
 namespace CheckpointEngine.Join;
@@ -19,9 +20,14 @@ internal sealed class OwnerLink : IDisposable
     private const int MaxDescriptorBytes = 128 << 20;
 
     private readonly TcpLaneTarget _target;
+    private readonly string _localSocket;
+    private readonly bool _mayFallBack;
+    private string? _localReason;
 
-    private OwnerLink(MetasOwner owner, TcpLaneTarget target, PeerClient? peer)
+    private OwnerLink(MetasOwner owner, TcpLaneTarget target, PeerClient? peer, string localSocket, TransportChoice choice)
     {
+        _localSocket = localSocket;
+        _mayFallBack = choice != TransportChoice.Local;
         Owner = owner;
         _target = target;
         Peer = peer;
@@ -67,12 +73,74 @@ internal sealed class OwnerLink : IDisposable
         ? HostIdentity.BootId.Length != 0 && Peer.Server.HostId == HostIdentity.BootId
         : Array.TrueForAll(_target.EndPoints, endPoint => IPAddress.IsLoopback(endPoint.Address));
 
-    /// <summary>The name of the transport, as reports tell it.</summary>
-    internal string TransportName { get; } = SegmentDescriptor.TcpProtocol;
+    /// <summary>The owner's memory as this process reaches it; null when it is read over the network.</summary>
+    internal LocalMemory? Local { get; private set; }
+
+    /// <summary>Whether the owner's memory itself becomes the destination.</summary>
+    internal bool IsAttached { get; private set; }
+
+    /// <summary>Which plane its bytes come over, and why not over a better one.</summary>
+    internal OwnerPlane Plane => new(Owner.Rank, Owner.P2pStoreAddress ?? "", Local is { Failure: null } ? LocalReadLane.Name : SegmentDescriptor.TcpProtocol, IsAttached, Local?.Failure ?? _localReason);
+
+    /// <summary>Takes the local plane, if the owner offers it and it can be had.</summary>
+    /// <param name="runs">What is to be read: address and length in the owner's process.</param>
+    /// <param name="choice">Auto: what cannot be had is noted. Local: it is an error. Tcp: it is not tried.</param>
+    /// <param name="attach">Make the owner's memory itself the destination, if it may be.</param>
+    /// <param name="attachFiles">Attach to files that others may write, too.</param>
+    /// <param name="token">The token, if one is demanded.</param>
+    /// <param name="stallTimeout">For each answer.</param>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <exception cref="CheckpointEngineException">The plane was named by the user and cannot be had.</exception>
+    internal async Task OpenLocalAsync(IEnumerable<(ulong Address, ulong LengthBytes)> runs, TransportChoice choice, bool attach, bool attachFiles,
+        AccessToken? token, TimeSpan stallTimeout, CancellationToken cancellationToken)
+    {
+        if (choice == TransportChoice.Tcp)
+        {
+            _localReason = "tcp was asked for";
+            return;
+        }
+        try
+        {
+            if (!IsSameHost)
+            {
+                ThrowHelper.Throw(CheckpointError.NotSupported, "it runs on another host");
+            }
+            if (!LocalSocketName.IsValid(_localSocket))
+            {
+                ThrowHelper.Throw(CheckpointError.NotSupported, Peer is null ? "it is no CheckpointEngine" : "it offers no local plane (it was started with --transport tcp, or is older)");
+            }
+            using PeerClient peer = await PeerClient.ConnectLocallyAsync(_localSocket, token, stallTimeout, cancellationToken).ConfigureAwait(false);
+            LocalMemory memory = await LocalMemory.OpenAsync(peer, runs, attachFiles, cancellationToken).ConfigureAwait(false);
+            try
+            {
+                IsAttached = attach && memory.NoAttachReason is null;
+                _localReason = IsAttached ? null : attach ? "copied, not attached: " + memory.NoAttachReason : null;
+                memory.Map(IsAttached);
+            }
+            catch
+            {
+                memory.Dispose();
+                throw;
+            }
+            Local = memory;
+        }
+        catch (CheckpointEngineException reason)
+        {
+            IsAttached = false;
+            if (choice == TransportChoice.Local)
+            {
+                throw new CheckpointEngineException(reason.Error, $"read from {Name} by the local plane: {reason.Message}", reason.NativeCode, reason);
+            }
+            _localReason = reason.Message;
+        }
+    }
+
+    /// <summary>Whether a plane that has failed may be left for another.</summary>
+    internal bool FallsBackFrom(IReadLane lane) => lane is LocalReadLane && !IsAttached && _mayFallBack;
 
     /// <summary>Asks the owner what it is, and begins a conversation if it is one of ours.</summary>
     /// <exception cref="CheckpointEngineException">It cannot be reached, refuses, or offers no transport that we have.</exception>
-    internal static async Task<OwnerLink> ConnectAsync(MetasOwner owner, AccessToken? token, TimeSpan stallTimeout, CancellationToken cancellationToken)
+    internal static async Task<OwnerLink> ConnectAsync(MetasOwner owner, AccessToken? token, TransportChoice choice, TimeSpan stallTimeout, CancellationToken cancellationToken)
     {
         EndpointName name = EndpointName.Parse(owner.P2pStoreAddress);
         var handshake = new HandshakeClientOptions { ReplyTimeout = stallTimeout, MaxFrameBytes = MaxDescriptorBytes };
@@ -103,7 +171,7 @@ internal sealed class OwnerLink : IDisposable
                 IsOurs: peer is not null,
                 peer is { Server.TokenRequired: true } ? token : null,
                 s_connectTimeout,
-                stallTimeout), peer);
+                stallTimeout), peer, descriptor.Engine?.LocalSocket ?? "", choice);
         }
         catch
         {
@@ -113,7 +181,11 @@ internal sealed class OwnerLink : IDisposable
     }
 
     /// <summary>A lane that is yet to be connected; the caller disposes it.</summary>
-    internal IReadLane CreateLane() => new TcpReadLane(_target);
+    internal IReadLane CreateLane() => Local is { Failure: null } || (Local is not null && !_mayFallBack) ? new LocalReadLane(Local) : new TcpReadLane(_target);
 
-    public void Dispose() => Peer?.Dispose();
+    public void Dispose()
+    {
+        Local?.Dispose();
+        Peer?.Dispose();
+    }
 }

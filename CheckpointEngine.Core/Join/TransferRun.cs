@@ -33,7 +33,7 @@ internal sealed class TransferRun
     private int _activeWorkers;        // those that are not retiring
     private bool _stopping;
 
-    internal TransferRun(TransferPlan plan, OwnerLink?[] links, IJoinDestination destination, DigestVerifier? verifier, int lanesPerOwner)
+    internal TransferRun(TransferPlan plan, OwnerLink?[] links, IJoinDestination destination, DigestVerifier? verifier, int lanesPerOwner, Predicate<int> isRead)
     {
         _plan = plan;
         _links = links;
@@ -43,7 +43,7 @@ internal sealed class TransferRun
         int owners = 0;
         for (int owner = 0; owner < links.Length; owner++)
         {
-            if (links[owner] is not null)
+            if (links[owner] is not null && isRead(owner))
             {
                 _works[owner] = new OwnerWork(plan, owner, destination);
                 _totalBytes += _works[owner]!.RemainingBytes;

@@ -19,6 +19,13 @@ internal interface IPeerResponder
     /// <summary>The side files of the checkpoint that <paramref name="address"/> belongs to; null when there is none.</summary>
     IReadOnlyList<SideFile>? FindSideFiles(ulong address);
 
+    /// <summary>How a process of this host can reach the registered memory at <paramref name="address"/>, kept until it is disposed.</summary>
+    /// <param name="address">Address in this process.</param>
+    /// <param name="lengthBytes">Bytes that must all lie in one range.</param>
+    /// <param name="peer">Who asks; already allowed to.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Refused"/>: nothing is held there, or it is being updated.</exception>
+    HeldMemory AcquireMemory(ulong address, ulong lengthBytes, PeerCredentials peer);
+
     /// <summary>The generation of the checkpoint that <paramref name="address"/> belongs to; 0 when there is none, or it is being updated.</summary>
     long FindGeneration(ulong address);
 }

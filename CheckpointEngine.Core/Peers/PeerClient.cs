@@ -10,6 +10,7 @@ using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Transfer.Handshake;
+using Microsoft.Win32.SafeHandles;
 
 namespace CheckpointEngine.Peers;
 
@@ -57,6 +58,100 @@ internal sealed class PeerClient : IDisposable
         catch
         {
             client.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>As <see cref="ConnectAsync"/>, over a Unix socket of this host.</summary>
+    /// <param name="socketName">A valid <see cref="LocalSocketName"/>.</param>
+    /// <param name="token">The token, if one is demanded.</param>
+    /// <param name="timeout">For each answer.</param>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <exception cref="CheckpointEngineException">Unreachable, Timeout, Refused or ProtocolViolation.</exception>
+    internal static async Task<PeerClient> ConnectLocallyAsync(string socketName, AccessToken? token, TimeSpan timeout, CancellationToken cancellationToken)
+    {
+        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        try
+        {
+            await socket.ConnectAsync(LocalSocketName.ToEndPoint(socketName), cancellationToken).ConfigureAwait(false);
+        }
+        catch (SocketException failure)
+        {
+            socket.Dispose();
+            throw new CheckpointEngineException(CheckpointError.Unreachable,
+                $"its Unix socket {socketName} cannot be reached from here ({failure.Message}); it must be of the same network namespace, or a path that both see (--local-socket)", failure.NativeErrorCode, failure);
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+        var client = new PeerClient(socket, $"peer service {socketName}", timeout);
+        try
+        {
+            client.Credentials = PeerCredentials.Of(socket);
+            await client.IntroduceAsync(token, cancellationToken).ConfigureAwait(false);
+            return client;
+        }
+        catch
+        {
+            client.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Who listens at a Unix socket, by the kernel's word; nobody for TCP.</summary>
+    internal PeerCredentials Credentials { get; private set; }
+
+    /// <summary>Asks how an owner's memory can be reached on this host; over a Unix socket.</summary>
+    /// <param name="address">Address in the owner's process.</param>
+    /// <param name="lengthBytes">Bytes that must all lie in one range.</param>
+    /// <param name="cancellationToken">Ends the wait; the conversation is of no more use then.</param>
+    /// <returns>The range, and the descriptor where it has one, the caller's to dispose.</returns>
+    /// <exception cref="CheckpointEngineException">What the owner answers; or ProtocolViolation, Timeout, Unreachable.</exception>
+    internal async Task<(MemoryAnswer Answer, SafeFileHandle? File)> GetMemoryAsync(ulong address, ulong lengthBytes, CancellationToken cancellationToken)
+    {
+        byte[] request = new byte[16];
+        BinaryPrimitives.WriteUInt64LittleEndian(request, address);
+        BinaryPrimitives.WriteUInt64LittleEndian(request.AsSpan(8), lengthBytes);
+        await _turn.WaitAsync(cancellationToken).ConfigureAwait(false);
+        try
+        {
+            return await GuardAsync("ask for memory", token => AskForMemoryAsync(request, address, lengthBytes, token), cancellationToken).ConfigureAwait(false);
+        }
+        finally
+        {
+            _turn.Release();
+        }
+    }
+
+    private async Task<(MemoryAnswer, SafeFileHandle?)> AskForMemoryAsync(byte[] request, ulong address, ulong lengthBytes, CancellationToken cancellationToken)
+    {
+        await SendAsync(PeerMessage.Memory, request, cancellationToken).ConfigureAwait(false);
+        byte[] header = new byte[PeerFrame.HeaderBytes];
+        int received;
+        SafeFileHandle? file;
+        do
+        {
+            await _socket.ReceiveAsync(Memory<byte>.Empty, cancellationToken).ConfigureAwait(false);      // returns when there is something: a plain read would drop the descriptor
+            received = DescriptorPassing.Receive(_socket, header, out file);
+        }
+        while (received < 0);
+        try
+        {
+            await _stream.ReadExactlyAsync(header.AsMemory(received), cancellationToken).ConfigureAwait(false);      // to the end of the stream, if nothing came
+            PeerFrame frame = await InterpretHeaderAsync(header, PeerMessage.Memory, MemoryAnswer.Size, cancellationToken).ConfigureAwait(false);
+            byte[] payload = await ReceivePayloadAsync(frame, cancellationToken).ConfigureAwait(false);
+            if (!MemoryAnswer.TryDecode(payload, out MemoryAnswer answer) || answer.HasDescriptor != file is not null
+                || address < answer.Address || lengthBytes > answer.LengthBytes || address - answer.Address > answer.LengthBytes - lengthBytes)
+            {
+                Violated("its memory is not what was asked for");
+            }
+            return (answer, file);
+        }
+        catch
+        {
+            file?.Dispose();
             throw;
         }
     }
@@ -285,6 +380,11 @@ internal sealed class PeerClient : IDisposable
     {
         byte[] header = new byte[PeerFrame.HeaderBytes];
         await _stream.ReadExactlyAsync(header, cancellationToken).ConfigureAwait(false);
+        return await InterpretHeaderAsync(header, expected, maxBytes, cancellationToken).ConfigureAwait(false);
+    }
+
+    private async Task<PeerFrame> InterpretHeaderAsync(byte[] header, PeerMessage expected, int maxBytes, CancellationToken cancellationToken)
+    {
         if (!PeerFrame.TryDecode(header, Math.Max(maxBytes, PeerFrame.MaxSmallBytes), out PeerFrame frame))
         {
             Violated($"it answers with a frame that is malformed or above {maxBytes:N0} bytes");

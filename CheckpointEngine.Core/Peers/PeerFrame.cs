@@ -24,6 +24,9 @@ internal enum PeerMessage : ushort
     /// <summary>The generation of the checkpoint that an address belongs to.</summary>
     Generation = 6,
 
+    /// <summary>How the memory at an address can be reached on this host, with a descriptor where there is one; over a Unix socket only.</summary>
+    Memory = 7,
+
     /// <summary>Why a request was not answered; the conversation goes on unless the peer closes it.</summary>
     Error = 0xffff,
 }

@@ -18,6 +18,9 @@ internal sealed record PeerListenerOptions
     /// <summary>How long a client may leave a piece of an answer where it is.</summary>
     internal TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(60);
 
+    /// <summary>Which users may ask over a Unix socket when no token is demanded; default the own one and root.</summary>
+    internal LocalPeers LocalPeers { get; init; } = LocalPeers.Own;
+
     /// <summary>The most conversations at a time. A joiner has one with each owner; thousands of joiners at a time are served by other holders.</summary>
     internal int MaxConnections { get; init; } = 2048;
 }
@@ -26,6 +29,8 @@ internal sealed record PeerListenerOptions
 /// <remarks>One task per connection. See <see cref="PeerSession"/> for what is said.</remarks>
 internal sealed partial class PeerListener : IAsyncDisposable
 {
+    private const int Backlog = 512;
+
     private readonly Socket _listener;
     private readonly IPeerResponder _responder;
     private readonly AccessToken? _token;
@@ -36,17 +41,32 @@ internal sealed partial class PeerListener : IAsyncDisposable
     private readonly HashSet<Task> _sessions = [];
     private readonly Task _acceptLoop;
 
+    /// <summary>Listens at a TCP address.</summary>
+    /// <exception cref="CheckpointEngineException">The address or port cannot be had.</exception>
     internal PeerListener(IPEndPoint bind, IPeerResponder responder, AccessToken? token, ILogger logger, PeerListenerOptions? options = null)
+        : this(SocketTools.Listen(bind, Backlog), responder, token, logger, options)
+    {
+    }
+
+    /// <summary>Listens at a Unix socket, <see cref="LocalSocketName"/>.</summary>
+    /// <exception cref="CheckpointEngineException">It cannot be had.</exception>
+    internal PeerListener(string localSocket, IPeerResponder responder, AccessToken? token, ILogger logger, PeerListenerOptions options)
+        : this(ListenLocally(localSocket), responder, token, logger, options)
+    {
+    }
+
+    private PeerListener(Socket listener, IPeerResponder responder, AccessToken? token, ILogger logger, PeerListenerOptions? options)
     {
         _responder = responder;
         _token = token;
         _options = options ?? new PeerListenerOptions();
         _logger = logger;
-        _listener = SocketTools.Listen(bind, backlog: 512);
-        LocalEndPoint = (IPEndPoint)_listener.LocalEndPoint!;
+        _listener = listener;
+        LocalEndPoint = listener.LocalEndPoint as IPEndPoint ?? new IPEndPoint(IPAddress.None, 0);
         _acceptLoop = AcceptAsync();
     }
 
+    /// <summary>Where it listens; nowhere for a Unix socket.</summary>
     internal IPEndPoint LocalEndPoint { get; }
 
     /// <summary>Conversations open now.</summary>
@@ -73,6 +93,23 @@ internal sealed partial class PeerListener : IAsyncDisposable
         }
         await Task.WhenAll(sessions).ConfigureAwait(false);
         _stop.Dispose();
+    }
+
+    // Who may connect is decided by who they are, not by the mode of a file: pods that share a socket have users of their own.
+    private static Socket ListenLocally(string name)
+    {
+        const UnixFileMode Everybody = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.GroupRead | UnixFileMode.GroupWrite | UnixFileMode.OtherRead | UnixFileMode.OtherWrite;
+        Socket socket = UnixSocketListener.Bind(LocalSocketName.ToEndPoint(name), Everybody);
+        try
+        {
+            socket.Listen(Backlog);
+            return socket;
+        }
+        catch (SocketException failure)
+        {
+            socket.Dispose();
+            throw new CheckpointEngineException(CheckpointError.Io, $"listen at unix:{name}: {failure.Message}", failure.NativeErrorCode, failure);
+        }
     }
 
     private async Task AcceptAsync()
@@ -120,8 +157,16 @@ internal sealed partial class PeerListener : IAsyncDisposable
         string peer = "";
         try
         {
-            peer = socket.RemoteEndPoint?.ToString() ?? "";
-            socket.NoDelay = true;
+            if (socket.AddressFamily == AddressFamily.Unix)
+            {
+                PeerCredentials credentials = PeerCredentials.Of(socket);
+                peer = $"process {credentials.ProcessId} of user {credentials.UserId}";
+            }
+            else
+            {
+                peer = socket.RemoteEndPoint?.ToString() ?? "";
+                socket.NoDelay = true;
+            }
             using var session = new PeerSession(socket, _responder, _token, _options);
             await session.RunAsync(_stop.Token).ConfigureAwait(false);
         }

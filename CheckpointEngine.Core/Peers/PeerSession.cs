@@ -9,6 +9,7 @@ using System.Text.Json;
 using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
+using CheckpointEngine.Interop;
 using CheckpointEngine.Metas;
 
 namespace CheckpointEngine.Peers;
@@ -32,9 +33,23 @@ internal sealed class PeerSession : IDisposable
     private readonly IPeerResponder _responder;
     private readonly AccessToken? _token;
     private readonly PeerListenerOptions _options;
+    private readonly PeerCredentials? _credentials;      // of a Unix socket's peer
+    private readonly string? _refusal;
 
+    /// <param name="socket">The connection; the caller's to dispose.</param>
+    /// <param name="responder">What is answered from.</param>
+    /// <param name="token">The token that is demanded; null for none.</param>
+    /// <param name="options">Limits, and who may ask over a Unix socket.</param>
     internal PeerSession(Socket socket, IPeerResponder responder, AccessToken? token, PeerListenerOptions options)
     {
+        if (socket.AddressFamily == AddressFamily.Unix)
+        {
+            _credentials = PeerCredentials.Of(socket);
+            if (token is null && !options.LocalPeers.Allows(_credentials.Value.UserId))
+            {
+                _refusal = $"user {_credentials.Value.UserId} may not have memory of this holder, which runs as user {Libc.geteuid()}: set a token on both sides, or allow the user (--local-peers)";
+            }
+        }
         _socket = socket;
         _responder = responder;
         _token = token;
@@ -69,6 +84,10 @@ internal sealed class PeerSession : IDisposable
             }
             try
             {
+                if (_refusal is not null)
+                {
+                    ThrowHelper.Throw(CheckpointError.Refused, _refusal);
+                }
                 await AnswerAsync(frame.Type, payload, cancellationToken).ConfigureAwait(false);
             }
             catch (CheckpointEngineException failure)
@@ -138,6 +157,7 @@ internal sealed class PeerSession : IDisposable
         PeerMessage.Digests => AnswerDigestsAsync(payload, cancellationToken),
         PeerMessage.SideFiles => AnswerSideFilesAsync(payload, cancellationToken),
         PeerMessage.Generation => AnswerGenerationAsync(payload, cancellationToken),
+        PeerMessage.Memory => AnswerMemoryAsync(payload, cancellationToken),
         _ => WriteErrorAsync(CheckpointError.NotSupported, $"message {(ushort)type} is not known to version {EngineVersion.Text}", cancellationToken),
     };
 
@@ -234,6 +254,31 @@ internal sealed class PeerSession : IDisposable
         byte[] answer = new byte[8];
         BinaryPrimitives.WriteInt64LittleEndian(answer, _responder.FindGeneration(BinaryPrimitives.ReadUInt64LittleEndian(payload)));
         return WriteAsync(PeerMessage.Generation, answer, cancellationToken);
+    }
+
+    // Request: address and length (u64 each). Answer: MemoryAnswer, with a descriptor where it says so.
+    private async ValueTask AnswerMemoryAsync(byte[] payload, CancellationToken cancellationToken)
+    {
+        if (payload.Length != 16)
+        {
+            ThrowHelper.Throw(CheckpointError.ProtocolViolation, "a memory request of the wrong length");
+        }
+        if (_credentials is not PeerCredentials peer)
+        {
+            ThrowHelper.Throw(CheckpointError.NotSupported, "memory is told over a Unix socket only");
+            return;
+        }
+        using HeldMemory memory = _responder.AcquireMemory(BinaryPrimitives.ReadUInt64LittleEndian(payload), BinaryPrimitives.ReadUInt64LittleEndian(payload.AsSpan(8)), peer);
+        byte[] frame = new byte[PeerFrame.HeaderBytes + MemoryAnswer.Size];
+        new PeerFrame(PeerMessage.Memory, MemoryAnswer.Size).Encode(frame);
+        memory.Answer.Encode(frame.AsSpan(PeerFrame.HeaderBytes));
+        if (memory.File is null)
+        {
+            await WriteAsync(PeerMessage.Memory, frame.AsMemory(PeerFrame.HeaderBytes), cancellationToken).ConfigureAwait(false);
+            return;
+        }
+        await _writer.FlushAsync(cancellationToken).ConfigureAwait(false);      // what was written before goes before
+        DescriptorPassing.Send(_socket, frame, memory.File);
     }
 
     private async ValueTask<(bool There, PeerFrame Frame, byte[] Payload)> ReadAsync(int maxBytes, CancellationToken cancellationToken)

@@ -32,7 +32,8 @@ internal enum ReadStatus
 /// <summary>A read that has ended.</summary>
 /// <param name="Tag">The request's.</param>
 /// <param name="Status">How.</param>
-internal readonly record struct ReadCompletion(int Tag, ReadStatus Status);
+/// <param name="Source">Where the bytes are, readable until the lane is disposed, when the destination was not touched; 0 when they are in the destination.</param>
+internal readonly record struct ReadCompletion(int Tag, ReadStatus Status, nint Source = 0);
 
 /// <summary>Told how far a read is, before it has ended.</summary>
 internal interface IReadProgress
@@ -50,6 +51,9 @@ internal interface IReadProgress
 /// <remarks>One thread at a time submits and waits; <see cref="Abort"/> may come from any. In the steady state nothing is allocated.</remarks>
 internal interface IReadLane : IDisposable
 {
+    /// <summary>The transport, as reports tell it.</summary>
+    string TransportName { get; }
+
     /// <summary>The most reads that may be in flight at this moment; it may rise as the lane learns what its peer can do.</summary>
     int QueueDepth { get; }
 

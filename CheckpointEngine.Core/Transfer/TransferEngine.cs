@@ -3,6 +3,7 @@ using System.Net;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Transfer.Handshake;
+using CheckpointEngine.Transfer.Local;
 using CheckpointEngine.Transfer.Tcp;
 using Microsoft.Extensions.Logging;
 
@@ -25,8 +26,9 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     /// <param name="options">Address, port, token and who may read plainly.</param>
     /// <param name="registry">What peers may read.</param>
     /// <param name="peerName">Where the peer service of this process is, as peers are told.</param>
+    /// <param name="localSocket">Where it is for processes of this host; empty for nowhere.</param>
     /// <exception cref="CheckpointEngineException">An address or port cannot be had.</exception>
-    internal TransferEngine(ParameterServerOptions options, MemoryRegistry registry, EndpointName peerName)
+    internal TransferEngine(ParameterServerOptions options, MemoryRegistry registry, EndpointName peerName, string localSocket)
     {
         Registry = registry;
         _options = options;
@@ -38,7 +40,8 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         {
             Peer = peerName.ToString(),
             HostId = HostIdentity.BootId,
-            Transports = [SegmentDescriptor.TcpProtocol],
+            LocalSocket = localSocket,
+            Transports = localSocket.Length == 0 ? [SegmentDescriptor.TcpProtocol] : [LocalReadLane.Name, SegmentDescriptor.TcpProtocol],
             TokenRequired = options.Token is not null,
             Version = EngineVersion.Text,
         };

@@ -8,4 +8,7 @@ public enum TransportChoice
 
     /// <summary>TCP, named by the user: no fall-back.</summary>
     Tcp,
+
+    /// <summary>The same host's memory, named by the user: no fall-back.</summary>
+    Local,
 }

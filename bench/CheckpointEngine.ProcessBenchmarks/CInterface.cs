@@ -50,7 +50,7 @@ internal static class CInterface
 
     private static double JoinToNull(this HolderProcess holder)
     {
-        using JsonDocument report = JsonDocument.Parse(Workbench.Run(holder.Command, "join", "--metas-url", holder.MetasUrl, "--to", "null", "--require-verify", "--json"));
+        using JsonDocument report = JsonDocument.Parse(Workbench.Run(holder.Command, "join", "--metas-url", holder.MetasUrl, "--transport", "tcp", "--to", "null", "--require-verify", "--json"));
         return report.RootElement.GetProperty("seconds").GetDouble();
     }
 }

@@ -31,16 +31,25 @@ internal sealed class HolderProcess : IDisposable
     internal string MetasUrl { get; }
 
     /// <summary>Joins into memory, in a process of its own.</summary>
-    internal JoinResult Join(int rounds, bool verify, params ReadOnlySpan<string> more)
+    /// <param name="rounds">How many.</param>
+    /// <param name="verify">With every byte checked.</param>
+    /// <param name="transport">The only way that the bytes may come.</param>
+    /// <param name="copy">Into memory of the joiner's own, whatever the holder offers.</param>
+    internal JoinResult Join(int rounds, bool verify, string transport = "tcp", bool copy = false)
     {
-        string[] arguments = ["join", "--metas-url", MetasUrl, "--to", "memory", "--repeat", $"{rounds}", "--json", verify ? "--require-verify" : "--no-verify", .. more];
+        string[] arguments =
+        [
+            "join", "--metas-url", MetasUrl, "--to", "memory", "--transport", transport, "--repeat", $"{rounds}", "--json",
+            verify ? "--require-verify" : "--no-verify", .. copy ? (string[])["--copy"] : [],
+        ];
         using JsonDocument report = JsonDocument.Parse(Workbench.Run(_command, arguments));
         JsonElement root = report.RootElement;
         double[] seconds = root.TryGetProperty("rounds", out JsonElement all)
             ? [.. all.EnumerateArray().Select(round => round.GetProperty("seconds").GetDouble())]
             : [root.GetProperty("seconds").GetDouble()];
         return new JoinResult(root.GetProperty("bytes").GetInt64(), seconds,
-            root.GetProperty("transports").EnumerateObject().ToDictionary(plane => plane.Name, plane => plane.Value.GetInt64()));
+            root.GetProperty("transports").EnumerateObject().ToDictionary(plane => plane.Name, plane => plane.Value.GetInt64()),
+            root.TryGetProperty("attached_bytes", out JsonElement attached) && attached.ValueKind == JsonValueKind.Number ? attached.GetInt64() : 0);
     }
 
     public void Dispose()
@@ -50,5 +59,5 @@ internal sealed class HolderProcess : IDisposable
     }
 }
 
-/// <summary>What a join moved in each round, in how many seconds, and by which planes in the last.</summary>
-internal sealed record JoinResult(long Bytes, double[] Seconds, IReadOnlyDictionary<string, long> Transports);
+/// <summary>What a join moved in each round, in how many seconds, by which planes in the last, and how much of it was mapped and not moved.</summary>
+internal sealed record JoinResult(long Bytes, double[] Seconds, IReadOnlyDictionary<string, long> Transports, long AttachedBytes);

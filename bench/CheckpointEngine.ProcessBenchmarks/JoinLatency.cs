@@ -36,7 +36,7 @@ internal static class JoinLatency
                 using var client = new MetasClient();
                 CheckpointMetas metas = await client.FetchAsync(url);
                 double fetched = Stopwatch.GetElapsedTime(start).TotalMilliseconds;
-                await joiner.JoinAsync(metas, new JoinOptions { CheckpointName = "tiny", Destination = destination, Verify = verify });
+                await joiner.JoinAsync(metas, new JoinOptions { Transport = Transfer.TransportChoice.Tcp, CheckpointName = "tiny", Destination = destination, Verify = verify });
                 double joined = Stopwatch.GetElapsedTime(start).TotalMilliseconds;
                 if (destination == JoinDestinationKind.Memory)
                 {

@@ -97,6 +97,7 @@ static void calls(void) {
     ce_join_options options = { .struct_size = sizeof options };
     options.metas = metas;
     options.destination = CE_TO_NULL;
+    options.transport = CE_TRANSPORT_TCP;
     ce_join *join;
     check(CALL(ce_join_start)(server, &options, &join), "join");
     check(CALL(ce_join_wait)(join, CE_FOREVER), "wait");

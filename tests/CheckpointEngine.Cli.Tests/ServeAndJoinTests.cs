@@ -63,11 +63,11 @@ public sealed class ServeAndJoinTests
         SmallCheckpoint.WriteSharded(temp["model"]);
         await using Holder holder = await Holder.ServeAsync(temp["model"]);
 
-        Outcome outcome = (await Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--to", "null", "--json")).Succeeded();
+        Outcome outcome = (await Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--transport", "tcp", "--to", "null", "--json")).Succeeded();
 
         using JsonDocument document = JsonDocument.Parse(outcome.Output);
         JsonElement root = document.RootElement;
-        Assert.Equal(["checkpoint", "bytes", "tensors", "seconds", "gib_per_s", "verified", "transports", "phases"], root.EnumerateObject().Select(member => member.Name));
+        Assert.Equal(["checkpoint", "bytes", "tensors", "seconds", "gib_per_s", "verified", "transports", "owners", "phases"], root.EnumerateObject().Select(member => member.Name));
         long bytes = SmallCheckpoint.Read(temp["model"]).Values.Sum(tensor => (long)tensor.Bytes.Length);
         Assert.Equal(bytes, root.GetProperty("bytes").GetInt64());
         Assert.Equal(7, root.GetProperty("tensors").GetInt32());
@@ -84,7 +84,7 @@ public sealed class ServeAndJoinTests
         SmallCheckpoint.WriteSharded(temp["model"]);
         await using Holder holder = await Holder.ServeAsync(temp["model"]);
 
-        Outcome outcome = (await Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--no-verify", "--repeat", "3", "--json")).Succeeded();
+        Outcome outcome = (await Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--copy", "--no-verify", "--repeat", "3", "--json")).Succeeded();
 
         using JsonDocument document = JsonDocument.Parse(outcome.Output);
         Assert.False(document.RootElement.GetProperty("verified").GetBoolean());

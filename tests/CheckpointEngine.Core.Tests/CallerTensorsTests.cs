@@ -1,5 +1,6 @@
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine.Tests;
 
@@ -65,7 +66,7 @@ public sealed class CallerTensorsTests : IDisposable
         Assert.Equal(Address + (8 << 20), held.GetAddress(held.Tensors.IndexOf("tied")));
 
         await using ParameterServer joiner = await StartAsync();
-        Assert.True((await joiner.JoinAsync(holder.GetMetas("live").Metas, new JoinOptions { RequireVerify = true }, null, cancel)).Verified);
+        Assert.True((await joiner.JoinAsync(holder.GetMetas("live").Metas, new JoinOptions { Transport = TransportChoice.Tcp, RequireVerify = true }, null, cancel)).Verified);
         AssertEqual(places, joiner.FindCheckpoint("join-checkpoint")!);
 
         // The joiner's copy has its own memory, and the caller's is free again.
@@ -139,13 +140,13 @@ public sealed class CallerTensorsTests : IDisposable
         holder.RegisterTensors("live", tensors);
         PublishedMetas before = holder.GetMetas("live");
         await using ParameterServer joiner = await StartAsync();
-        await joiner.JoinAsync(before.Metas, new JoinOptions { CheckpointName = "old", RequireVerify = true }, null, cancel);
+        await joiner.JoinAsync(before.Metas, new JoinOptions { Transport = TransportChoice.Tcp, CheckpointName = "old", RequireVerify = true }, null, cancel);
 
         Assert.Throws<InvalidOperationException>(() => holder.CommitUpdate("live"));
         await holder.BeginUpdateAsync("live");
         await Assert.ThrowsAsync<InvalidOperationException>(() => holder.BeginUpdateAsync("live"));
         Assert.Equal(CheckpointError.Busy, Assert.Throws<CheckpointEngineException>(() => holder.GetMetas("live")).Error);
-        var refused = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(before.Metas, new JoinOptions { CheckpointName = "between" }, null, cancel));
+        var refused = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(before.Metas, new JoinOptions { Transport = TransportChoice.Tcp, CheckpointName = "between" }, null, cancel));
         Assert.Contains(refused.Error, new[] { CheckpointError.Refused, CheckpointError.Superseded });
         using var client = new MetasClient();
         Assert.Equal(CheckpointError.Busy, (await Assert.ThrowsAsync<CheckpointEngineException>(() => client.FetchAsync($"{holder.PeerUrl}/live", cancel))).Error);
@@ -154,7 +155,7 @@ public sealed class CallerTensorsTests : IDisposable
 
         PublishedMetas after = holder.GetMetas("live");
         Assert.NotEqual(before.EntityTag, after.EntityTag);
-        Assert.True((await joiner.JoinAsync(after.Metas, new JoinOptions { CheckpointName = "new", RequireVerify = true }, null, cancel)).Verified);
+        Assert.True((await joiner.JoinAsync(after.Metas, new JoinOptions { Transport = TransportChoice.Tcp, CheckpointName = "new", RequireVerify = true }, null, cancel)).Verified);
         AssertEqual(places, joiner.FindCheckpoint("new")!);
         Assert.Equal(["new", "old"], joiner.CheckpointNames);
     }
@@ -172,9 +173,11 @@ public sealed class CallerTensorsTests : IDisposable
     }
 
     [Theory]
-    [InlineData(true)]
-    [InlineData(false)]
-    public async Task Update_WhileOthersJoin_NeverMixesGenerations(bool verify)
+    [InlineData(true, TransportChoice.Tcp)]
+    [InlineData(false, TransportChoice.Tcp)]
+    [InlineData(true, TransportChoice.Local)]
+    [InlineData(false, TransportChoice.Local)]
+    public async Task Update_WhileOthersJoin_NeverMixesGenerations(bool verify, TransportChoice transport)
     {
         CancellationToken cancel = TestContext.Current.CancellationToken;
         await using ParameterServer holder = await StartAsync();
@@ -196,7 +199,7 @@ public sealed class CallerTensorsTests : IDisposable
             {
                 try
                 {
-                    await joiner.JoinAsync(metas, new JoinOptions { Verify = verify, RequireVerify = verify, CheckpointName = "copy" }, null, cancel);
+                    await joiner.JoinAsync(metas, new JoinOptions { Transport = transport, Verify = verify, RequireVerify = verify, CheckpointName = "copy" }, null, cancel);
                 }
                 catch (CheckpointEngineException failure) when (failure.Error is CheckpointError.Refused or CheckpointError.DigestMismatch or CheckpointError.Superseded or CheckpointError.Unreachable)
                 {
@@ -258,7 +261,7 @@ public sealed class CallerTensorsTests : IDisposable
             }
         }
         await using var joiner = new ParameterServer(new ParameterServerOptions());
-        JoinReport report = await joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { Destination = JoinDestinationKind.Tensors, Tensors = into, RequireVerify = true }, null, cancel);
+        JoinReport report = await joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { Transport = TransportChoice.Tcp, Destination = JoinDestinationKind.Tensors, Tensors = into, RequireVerify = true }, null, cancel);
         Assert.Equal(places.Count, report.Tensors);
         Assert.True(report.Verified);
         Assert.Empty(joiner.CheckpointNames);
@@ -289,10 +292,10 @@ public sealed class CallerTensorsTests : IDisposable
             into.Add("b", TensorDtype.F32, [8], Address);
             into.Add(name, dtype, shape, Address + 4096);
             var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(
-                holder.GetMetas("model").Metas, new JoinOptions { Destination = JoinDestinationKind.Tensors, Tensors = into }, null, cancel));
+                holder.GetMetas("model").Metas, new JoinOptions { Transport = TransportChoice.Tcp, Destination = JoinDestinationKind.Tensors, Tensors = into }, null, cancel));
             Assert.Equal(expected, failure.Error);
             Assert.Contains($"'{name}'", failure.Message);
         }
-        await Assert.ThrowsAsync<ArgumentNullException>(() => joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { Destination = JoinDestinationKind.Tensors }, null, cancel));
+        await Assert.ThrowsAsync<ArgumentNullException>(() => joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { Transport = TransportChoice.Tcp, Destination = JoinDestinationKind.Tensors }, null, cancel));
     }
 }

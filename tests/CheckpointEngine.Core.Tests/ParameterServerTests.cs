@@ -2,6 +2,7 @@ using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine.Tests;
 
@@ -30,18 +31,19 @@ public sealed class ParameterServerTests
         await using ParameterServer joiner = await StartAsync(options => options.Digest = digest);
         using var client = new MetasClient();
         CheckpointMetas metas = await client.FetchAsync($"{holder.PeerUrl}/model", cancel);
-        JoinReport report = await joiner.JoinAsync(metas, new JoinOptions { CheckpointName = "copy", RequireVerify = true }, null, cancel);
+        JoinReport report = await joiner.JoinAsync(metas, new JoinOptions { Transport = TransportChoice.Tcp, CheckpointName = "copy", RequireVerify = true }, null, cancel);
 
         Assert.True(report.Verified);
         Assert.Equal(files.Tensors.Values.Sum(tensor => (long)tensor.Length), report.Bytes);
         Assert.Equal(["tcp"], report.Transports.Keys);
+        Assert.Equal("tcp was asked for", Assert.Single(report.Planes).Reason);
         SmallCheckpoint.AssertEqual(files.Tensors, joiner.FindCheckpoint("copy")!);
         Assert.Equal("config.json", Assert.Single(joiner.FindCheckpoint("copy")!.SideFiles).Name);
 
         CheckpointMetas copyMetas = joiner.GetMetas("copy").Metas;
         Assert.Equal(digest, copyMetas.GetDigestAlgorithm(0));
         await using ParameterServer second = await StartAsync();
-        report = await second.JoinAsync(copyMetas, new JoinOptions { RequireVerify = true }, null, cancel);
+        report = await second.JoinAsync(copyMetas, new JoinOptions { Transport = TransportChoice.Tcp, RequireVerify = true }, null, cancel);
         Assert.True(report.Verified);
         SmallCheckpoint.AssertEqual(files.Tensors, second.FindCheckpoint("join-checkpoint")!);
     }
@@ -59,7 +61,7 @@ public sealed class ParameterServerTests
             string target = Path.Combine(parent, "copy");
             await using var joiner = new ParameterServer(new ParameterServerOptions());
             JoinReport report = await joiner.JoinAsync(holder.GetMetas("model").Metas,
-                new JoinOptions { Destination = JoinDestinationKind.Directory, DirectoryPath = target, RequireVerify = true }, null, cancel);
+                new JoinOptions { Transport = TransportChoice.Tcp, Destination = JoinDestinationKind.Directory, DirectoryPath = target, RequireVerify = true }, null, cancel);
             Assert.True(report.Verified);
             Assert.Equal([target], Directory.GetFileSystemEntries(parent));
             using HeldCheckpoint loaded = CheckpointLoader.Load("copy", target, HoldMode.Map, PinMode.None, cancellationToken: cancel);
@@ -80,12 +82,12 @@ public sealed class ParameterServerTests
         await using ParameterServer holder = await StartAsync(options => options.Hold = HoldMode.Anonymous);
         HeldCheckpoint held = await holder.RegisterAsync("model", [files.Path], cancel);
         await using ParameterServer joiner = await StartAsync();
-        await joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { CheckpointName = "first" }, null, cancel);   // all digests are there now
+        await joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { Transport = TransportChoice.Tcp, CheckpointName = "first" }, null, cancel);   // all digests are there now
 
         HeldBuffer buffer = held.Buffers[0];
         buffer.Memory.GetSpan(buffer.SizeBytes / 2, 1)[0] ^= 0x40;
         var failure = await Assert.ThrowsAsync<CheckpointEngineException>(
-            () => joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { CheckpointName = "second" }, null, cancel));
+            () => joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { Transport = TransportChoice.Tcp, CheckpointName = "second" }, null, cancel));
         Assert.Equal(CheckpointError.DigestMismatch, failure.Error);
         Assert.Null(joiner.FindCheckpoint("second"));
         Assert.Equal(["first"], joiner.CheckpointNames);
@@ -101,11 +103,11 @@ public sealed class ParameterServerTests
         CheckpointMetas metas = holder.GetMetas("model").Metas;
 
         await using ParameterServer right = await StartAsync(options => options.Token = AccessToken.FromText("correct horse"));
-        Assert.True((await right.JoinAsync(metas, new JoinOptions(), null, cancel)).Verified);
+        Assert.True((await right.JoinAsync(metas, new JoinOptions { Transport = TransportChoice.Tcp }, null, cancel)).Verified);
         foreach (AccessToken? wrong in new[] { null, AccessToken.FromText("battery staple") })
         {
             await using ParameterServer joiner = await StartAsync(options => options.Token = wrong);
-            var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(metas, new JoinOptions(), null, cancel));
+            var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(metas, new JoinOptions { Transport = TransportChoice.Tcp }, null, cancel));
             Assert.Equal(CheckpointError.Refused, failure.Error);
         }
     }
@@ -121,7 +123,7 @@ public sealed class ParameterServerTests
         Assert.StartsWith("[::1]:", holder.P2pStoreAddress, StringComparison.Ordinal);
         using var client = new MetasClient();
         await using ParameterServer joiner = await StartAsync();
-        JoinReport report = await joiner.JoinAsync(await client.FetchAsync($"{holder.PeerUrl}/model", cancel), new JoinOptions(), null, cancel);
+        JoinReport report = await joiner.JoinAsync(await client.FetchAsync($"{holder.PeerUrl}/model", cancel), new JoinOptions { Transport = TransportChoice.Tcp }, null, cancel);
         Assert.True(report.Verified);
         SmallCheckpoint.AssertEqual(files.Tensors, joiner.FindCheckpoint("join-checkpoint")!);
     }
@@ -134,7 +136,7 @@ public sealed class ParameterServerTests
         await using ParameterServer holder = await StartAsync();
         await holder.RegisterAsync("model", [files.Path], cancel);
         await using ParameterServer joiner = await StartAsync();
-        await joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { Include = ["layers.*", "odd"], Exclude = ["layers.1?.w"] }, null, cancel);
+        await joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { Transport = TransportChoice.Tcp, Include = ["layers.*", "odd"], Exclude = ["layers.1?.w"] }, null, cancel);
         var expected = files.Tensors.Where(tensor => tensor.Key == "odd" || (tensor.Key.StartsWith("layers.", StringComparison.Ordinal)
             && !(tensor.Key.StartsWith("layers.1", StringComparison.Ordinal) && tensor.Key.Length == "layers.1?.w".Length))).ToDictionary();
         SmallCheckpoint.AssertEqual(expected, joiner.FindCheckpoint("join-checkpoint")!);
@@ -156,7 +158,7 @@ public sealed class ParameterServerTests
         Assert.Equal(2, world.Owners.Length);
         Assert.Equal(1, owner0.GetMetas("model", MetasScope.Local).Metas.Owners.Length);
         await using ParameterServer joiner = await StartAsync();
-        await joiner.JoinAsync(world, new JoinOptions(), null, cancel);
+        await joiner.JoinAsync(world, new JoinOptions { Transport = TransportChoice.Tcp }, null, cancel);
         SmallCheckpoint.AssertEqual(first.Tensors.Concat(second.Tensors).ToDictionary(), joiner.FindCheckpoint("join-checkpoint")!);
     }
 
@@ -173,7 +175,7 @@ public sealed class ParameterServerTests
         Assert.Throws<ObjectDisposedException>(() => held.GetTensorBytes("embed").Length);
 
         await using ParameterServer joiner = await StartAsync();
-        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(metas, new JoinOptions { Verify = false }, null, cancel));
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(metas, new JoinOptions { Transport = TransportChoice.Tcp, Verify = false }, null, cancel));
         Assert.Equal(CheckpointError.Refused, failure.Error);
         Assert.Empty(joiner.CheckpointNames);
     }

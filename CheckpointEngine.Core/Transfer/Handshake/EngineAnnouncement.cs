@@ -16,6 +16,9 @@ internal sealed record EngineAnnouncement
     /// <summary>The boot id of the owner's host; two processes with the same one can try the local transport.</summary>
     internal string HostId { get; init; } = "";
 
+    /// <summary>Where the peer service is for processes of the owner's host: a path, or <c>@name</c>; empty when there is none.</summary>
+    internal string LocalSocket { get; init; } = "";
+
     /// <summary>Names of the transports that the owner serves, whatever the descriptor's protocol says.</summary>
     internal string[] Transports { get; init; } = [];
 

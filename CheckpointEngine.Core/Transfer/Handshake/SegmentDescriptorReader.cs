@@ -281,6 +281,10 @@ internal static class SegmentDescriptorReader
             {
                 engine = engine with { HostId = HandshakeJson.ReadString(ref reader, "host_id") };
             }
+            else if (Key(ref reader, "local_socket"u8))
+            {
+                engine = engine with { LocalSocket = HandshakeJson.ReadString(ref reader, "local_socket") };
+            }
             else if (Key(ref reader, "transports"u8))
             {
                 engine = engine with { Transports = HandshakeJson.ReadStrings(ref reader, "transports", MaxTransports) };

@@ -109,6 +109,10 @@ internal static class SegmentDescriptorWriter
     {
         writer.WriteStartObject("checkpoint_engine"u8);
         writer.WriteString("host_id"u8, engine.HostId);
+        if (engine.LocalSocket.Length != 0)
+        {
+            writer.WriteString("local_socket"u8, engine.LocalSocket);
+        }
         writer.WriteString("peer"u8, engine.Peer);
         writer.WriteNumber("protocol"u8, engine.Protocol);
         writer.WriteBoolean("token_required"u8, engine.TokenRequired);

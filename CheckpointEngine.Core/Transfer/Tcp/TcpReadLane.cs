@@ -49,6 +49,8 @@ internal sealed unsafe class TcpReadLane : IReadLane
         _keepsConnection = target.IsOurs;
     }
 
+    public string TransportName => Handshake.SegmentDescriptor.TcpProtocol;
+
     public int QueueDepth => _keepsConnection ? PipelinedDepth : 1;
 
     public void Submit(in ReadRequest request)

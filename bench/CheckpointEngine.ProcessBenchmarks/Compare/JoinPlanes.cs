@@ -24,14 +24,22 @@ internal sealed class JoinPlanes : IDisposable
     /// <param name="fresh">The first round of a process; else the rounds after it.</param>
     internal double Measure(string hold, string plane, bool fresh)
     {
-        JoinResult join = plane == "tcp"
-            ? Join(hold, fresh ? 1 : 1 + WarmRounds, plane, "--transport", "tcp")
-            : Join(hold, fresh ? 1 : 1 + WarmRounds, plane, "--transport", plane, "--copy");
+        JoinResult join = Join(hold, fresh ? 1 : 1 + WarmRounds, plane, copy: plane == "local");
+        if (join.AttachedBytes != 0)
+        {
+            throw new BenchmarkFailedException($"a join that should copy has attached {join.AttachedBytes:N0} bytes");
+        }
         return Contender.ToRate(join.Bytes, fresh ? join.Seconds.Take(1) : join.Seconds.Skip(1));
     }
 
     /// <summary>Milliseconds until all tensors are addressable in memory that the holder gave us.</summary>
-    internal double Attach() => Join("memfd", 1, "local", "--transport", "local").Seconds[0] * 1e3;
+    internal double Attach()
+    {
+        JoinResult join = Join("memfd", 1, "local", copy: false);
+        return join.AttachedBytes == join.Bytes
+            ? join.Seconds[0] * 1e3
+            : throw new BenchmarkFailedException($"a join that should attach has attached {join.AttachedBytes:N0} of {join.Bytes:N0} bytes; checkpoint-engine plan tells why");
+    }
 
     public void Dispose()
     {
@@ -41,14 +49,14 @@ internal sealed class JoinPlanes : IDisposable
         }
     }
 
-    private JoinResult Join(string hold, int rounds, string plane, params ReadOnlySpan<string> more)
+    private JoinResult Join(string hold, int rounds, string plane, bool copy)
     {
         if (!_holders.TryGetValue(hold, out HolderProcess? holder))
         {
             // Without digests: made in the background, they would take the cores from what is measured.
             _holders.Add(hold, holder = new HolderProcess(_bench, _bench.GetCheckpoint(), "--hold", hold, "--digest", "none"));
         }
-        JoinResult join = holder.Join(rounds, verify: false, more);
+        JoinResult join = holder.Join(rounds, verify: false, plane, copy);
         string[] others = [.. join.Transports.Where(used => used.Key != plane && used.Value != 0).Select(used => used.Key)];
         return others.Length == 0
             ? join

@@ -102,6 +102,8 @@ internal sealed partial class Engine : IAsyncDisposable
         }
     }
 
+    public int ProcessId => _process.Id;
+
     public void Signal(int signal) => Assert.Equal(0, kill(_process.Id, signal));
 
     /// <summary>Waits for its end.</summary>

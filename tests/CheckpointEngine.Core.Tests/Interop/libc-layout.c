@@ -5,8 +5,11 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #define FIELD(type, name, field) printf(name " " #field " %zu %zu\n", offsetof(type, field), sizeof(((type *)0)->field))
 #define VALUE(name) printf("const " #name " %lld\n", (long long)(name))
@@ -15,16 +18,38 @@ int main(void)
 {
     printf("Statx - 0 %zu\n", sizeof(struct statx));
     FIELD(struct statx, "Statx", stx_mask);
+    FIELD(struct statx, "Statx", stx_uid);
     FIELD(struct statx, "Statx", stx_mode);
     FIELD(struct statx, "Statx", stx_ino);
     FIELD(struct statx, "Statx", stx_size);
     printf("RLimit - 0 %zu\n", sizeof(struct rlimit));
     FIELD(struct rlimit, "RLimit", rlim_cur);
     FIELD(struct rlimit, "RLimit", rlim_max);
+    printf("IoVec - 0 %zu\n", sizeof(struct iovec));
+    FIELD(struct iovec, "IoVec", iov_base);
+    FIELD(struct iovec, "IoVec", iov_len);
+    printf("MsgHdr - 0 %zu\n", sizeof(struct msghdr));
+    FIELD(struct msghdr, "MsgHdr", msg_name);
+    FIELD(struct msghdr, "MsgHdr", msg_namelen);
+    FIELD(struct msghdr, "MsgHdr", msg_iov);
+    FIELD(struct msghdr, "MsgHdr", msg_iovlen);
+    FIELD(struct msghdr, "MsgHdr", msg_control);
+    FIELD(struct msghdr, "MsgHdr", msg_controllen);
+    FIELD(struct msghdr, "MsgHdr", msg_flags);
+    printf("CMsgHdr - 0 %zu\n", sizeof(struct cmsghdr));
+    FIELD(struct cmsghdr, "CMsgHdr", cmsg_len);
+    FIELD(struct cmsghdr, "CMsgHdr", cmsg_level);
+    FIELD(struct cmsghdr, "CMsgHdr", cmsg_type);
+    printf("UCred - 0 %zu\n", sizeof(struct ucred));
+    FIELD(struct ucred, "UCred", pid);
+    FIELD(struct ucred, "UCred", uid);
+    FIELD(struct ucred, "UCred", gid);
     VALUE(MAP_SHARED); VALUE(MAP_PRIVATE); VALUE(MAP_FIXED); VALUE(MAP_ANONYMOUS); VALUE(MAP_NORESERVE);
     VALUE(MADV_WILLNEED); VALUE(MADV_HUGEPAGE); VALUE(MLOCK_ONFAULT); VALUE(MFD_CLOEXEC); VALUE(MFD_ALLOW_SEALING);
     VALUE(F_ADD_SEALS); VALUE(F_SEAL_SEAL); VALUE(F_SEAL_SHRINK); VALUE(F_SEAL_GROW); VALUE(F_SEAL_FUTURE_WRITE);
     VALUE(O_NONBLOCK); VALUE(O_CLOEXEC); VALUE(AT_FDCWD); VALUE(AT_EMPTY_PATH); VALUE(STATX_TYPE); VALUE(STATX_SIZE);
+    VALUE(SOL_SOCKET); VALUE(SO_PEERCRED); VALUE(SCM_RIGHTS); VALUE(MSG_CTRUNC); VALUE(MSG_CMSG_CLOEXEC); VALUE(PR_SET_PTRACER);
+    VALUE(F_SEAL_WRITE); VALUE(MADV_POPULATE_READ); VALUE(STATX_MODE); VALUE(STATX_UID);
     VALUE(S_IFMT); VALUE(S_IFREG); VALUE(S_IFDIR); VALUE(RLIMIT_MEMLOCK);
     return 0;
 }

@@ -1,6 +1,7 @@
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Planning;
+using CheckpointEngine.Transfer;
 using CsCheck;
 
 namespace CheckpointEngine.Tests;
@@ -32,6 +33,7 @@ public sealed class BucketJoinTests
         long largest = files.Tensors.Values.Max(tensor => (long)tensor.Length);
         JoinReport report = await joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions
         {
+            Transport = TransportChoice.Tcp,
             Destination = JoinDestinationKind.Buckets,
             RequireVerify = true,
             BucketBytes = bucketBytes,
@@ -80,6 +82,7 @@ public sealed class BucketJoinTests
             var seen = new Dictionary<string, byte[]>();
             JoinReport report = await joiner.JoinAsync(metas, new JoinOptions
             {
+                Transport = TransportChoice.Tcp,
                 Destination = JoinDestinationKind.Buckets,
                 RequireVerify = true,
                 Lanes = lanes,
@@ -121,6 +124,7 @@ public sealed class BucketJoinTests
         var progress = new Progress(report => Volatile.Write(ref arrived, report.BytesDone));
         await joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions
         {
+            Transport = TransportChoice.Tcp,
             Destination = JoinDestinationKind.Buckets,
             BucketBytes = 1 << 20,
             OnBucket = bucket =>
@@ -152,6 +156,7 @@ public sealed class BucketJoinTests
             calls = 0;
             await Assert.ThrowsAsync<InvalidTimeZoneException>(() => joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions
             {
+                Transport = TransportChoice.Tcp,
                 Destination = JoinDestinationKind.Buckets,
                 BucketBytes = 1 << 20,
                 OnBucket = bucket => _ = calls++ == at ? throw new InvalidTimeZoneException("mine") : 0,
@@ -172,6 +177,7 @@ public sealed class BucketJoinTests
         int calls = 0;
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() => joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions
         {
+            Transport = TransportChoice.Tcp,
             Destination = JoinDestinationKind.Buckets,
             BucketBytes = 1 << 20,
             OnBucket = _ =>
@@ -195,11 +201,12 @@ public sealed class BucketJoinTests
         await holder.StartAsync(cancel);
         HeldCheckpoint held = await holder.RegisterAsync("model", [files.Path], cancel);
         await using var joiner = new ParameterServer(new ParameterServerOptions());
-        await joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { Destination = JoinDestinationKind.Null, RequireVerify = true }, null, cancel);   // all digests are there now
+        await joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { Transport = TransportChoice.Tcp, Destination = JoinDestinationKind.Null, RequireVerify = true }, null, cancel);   // all digests are there now
         held.Buffers[0].Memory.GetSpan((3 << 20) + 5, 1)[0] ^= 1;
         var handed = new List<int>();
         var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions
         {
+            Transport = TransportChoice.Tcp,
             Destination = JoinDestinationKind.Buckets,
             BucketBytes = 1 << 20,
             OnBucket = bucket => handed.Add(bucket.Index),
@@ -212,8 +219,8 @@ public sealed class BucketJoinTests
     public async Task Buckets_OptionsThatCannotBe_AreArgumentErrors()
     {
         await using var joiner = new ParameterServer(new ParameterServerOptions());
-        await Assert.ThrowsAsync<ArgumentNullException>(() => joiner.JoinAsync(CheckpointMetas.Empty, new JoinOptions { Destination = JoinDestinationKind.Buckets }, null, TestContext.Current.CancellationToken));
-        await Assert.ThrowsAsync<ArgumentOutOfRangeException>(() => joiner.JoinAsync(CheckpointMetas.Empty, new JoinOptions { Destination = JoinDestinationKind.Buckets, OnBucket = _ => { }, BucketBytes = 0 }, null, TestContext.Current.CancellationToken));
+        await Assert.ThrowsAsync<ArgumentNullException>(() => joiner.JoinAsync(CheckpointMetas.Empty, new JoinOptions { Transport = TransportChoice.Tcp, Destination = JoinDestinationKind.Buckets }, null, TestContext.Current.CancellationToken));
+        await Assert.ThrowsAsync<ArgumentOutOfRangeException>(() => joiner.JoinAsync(CheckpointMetas.Empty, new JoinOptions { Transport = TransportChoice.Tcp, Destination = JoinDestinationKind.Buckets, OnBucket = _ => { }, BucketBytes = 0 }, null, TestContext.Current.CancellationToken));
     }
 
     [Fact]

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine.Tests;
 
@@ -16,7 +17,7 @@ public sealed class JoinTests
     private static CancellationToken Cancel => TestContext.Current.CancellationToken;
 
     private static Task<JoinReport> JoinAsync(ParameterServer joiner, FakeOwner owner, JoinOptions? options = null, CancellationToken? cancel = null)
-        => joiner.JoinAsync(owner.Metas, options ?? new JoinOptions(), null, cancel ?? Cancel);
+        => joiner.JoinAsync(owner.Metas, options ?? new JoinOptions { Transport = TransportChoice.Tcp }, null, cancel ?? Cancel);
 
     [Theory]
     [InlineData(1)]
@@ -37,7 +38,7 @@ public sealed class JoinTests
         await using var owner = new FakeOwner(s_lengths);
         await using ParameterServer joiner = Joiner();
         long before = MemoryRegionHandle.LiveBytes;
-        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => JoinAsync(joiner, owner, new JoinOptions { RequireVerify = true }));
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => JoinAsync(joiner, owner, new JoinOptions { Transport = TransportChoice.Tcp, RequireVerify = true }));
         Assert.Equal(CheckpointError.DigestMismatch, failure.Error);
         Assert.Empty(joiner.CheckpointNames);
         Assert.Equal(before, MemoryRegionHandle.LiveBytes);
@@ -60,7 +61,7 @@ public sealed class JoinTests
     {
         await using var owner = new FakeOwner(s_lengths, digest: root => root);
         await using ParameterServer joiner = Joiner();
-        Assert.True((await JoinAsync(joiner, owner, new JoinOptions { RequireVerify = true })).Verified);
+        Assert.True((await JoinAsync(joiner, owner, new JoinOptions { Transport = TransportChoice.Tcp, RequireVerify = true })).Verified);
     }
 
     [Fact]
@@ -102,9 +103,9 @@ public sealed class JoinTests
         await holder.RegisterAsync("model", [files.Path], Cancel);
         CheckpointMetas metas = holder.GetMetas("model").Metas;
         await using ParameterServer joiner = Joiner();
-        await joiner.JoinAsync(WithRoots(metas, name => FakeOwner.RootOf(files.Tensors[name])), new JoinOptions { RequireVerify = true }, null, Cancel);
+        await joiner.JoinAsync(WithRoots(metas, name => FakeOwner.RootOf(files.Tensors[name])), new JoinOptions { Transport = TransportChoice.Tcp, RequireVerify = true }, null, Cancel);
         var failure = await Assert.ThrowsAsync<CheckpointEngineException>(
-            () => joiner.JoinAsync(WithRoots(metas, _ => new byte[16]), new JoinOptions { CheckpointName = "second" }, null, Cancel));
+            () => joiner.JoinAsync(WithRoots(metas, _ => new byte[16]), new JoinOptions { Transport = TransportChoice.Tcp, CheckpointName = "second" }, null, Cancel));
         Assert.Equal(CheckpointError.DigestMismatch, failure.Error);
         Assert.Contains("chunk digests", failure.Message, StringComparison.Ordinal);
     }
@@ -136,7 +137,7 @@ public sealed class JoinTests
             request => request < 3 ? Task.CompletedTask : throw new IOException("again"), token));
         await using var owner = made = new FakeOwner([40 << 20], dataPort: port.EndPoint);
         await using ParameterServer joiner = Joiner();
-        await JoinAsync(joiner, owner, new JoinOptions { Lanes = 1 });
+        await JoinAsync(joiner, owner, new JoinOptions { Transport = TransportChoice.Tcp, Lanes = 1 });
         SmallCheckpoint.AssertEqual(owner.Tensors, joiner.FindCheckpoint("join-checkpoint")!);
     }
 
@@ -150,7 +151,7 @@ public sealed class JoinTests
         await using ParameterServer joiner = Joiner();
         long before = MemoryRegionHandle.LiveBytes;
         long start = Stopwatch.GetTimestamp();
-        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => JoinAsync(joiner, owner, new JoinOptions { StallTimeout = TimeSpan.FromMilliseconds(500) }));
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => JoinAsync(joiner, owner, new JoinOptions { Transport = TransportChoice.Tcp, StallTimeout = TimeSpan.FromMilliseconds(500) }));
         Assert.Equal(CheckpointError.Timeout, failure.Error);
         Assert.InRange(Stopwatch.GetElapsedTime(start).TotalSeconds, 0.4, 15);
         Assert.Contains("rank 7", failure.Message, StringComparison.Ordinal);
@@ -177,7 +178,7 @@ public sealed class JoinTests
         await using ParameterServer joiner = Joiner();
         long before = MemoryRegionHandle.LiveBytes;
         using var cancel = new CancellationTokenSource();
-        Task joining = JoinAsync(joiner, owner, new JoinOptions { Timeout = byTime ? TimeSpan.FromMilliseconds(600) : Timeout.InfiniteTimeSpan }, cancel.Token);
+        Task joining = JoinAsync(joiner, owner, new JoinOptions { Transport = TransportChoice.Tcp, Timeout = byTime ? TimeSpan.FromMilliseconds(600) : Timeout.InfiniteTimeSpan }, cancel.Token);
         if (!byTime)
         {
             await begun.WaitAsync(Cancel);
@@ -202,7 +203,7 @@ public sealed class JoinTests
     {
         await using var owner = new FakeOwner([0, 4 << 20, 0, 4 << 20, 1], digest: root => root);
         await using ParameterServer joiner = Joiner();
-        JoinReport report = await JoinAsync(joiner, owner, new JoinOptions { Destination = JoinDestinationKind.Null, RequireVerify = true, Repeat = 3 });
+        JoinReport report = await JoinAsync(joiner, owner, new JoinOptions { Transport = TransportChoice.Tcp, Destination = JoinDestinationKind.Null, RequireVerify = true, Repeat = 3 });
         Assert.Equal((8 << 20) + 1, report.Bytes);
         Assert.Equal(3, report.Rounds.Count);
     }
@@ -215,7 +216,7 @@ public sealed class JoinTests
         builder.EndBuffer(4096, 1L << 46);
         builder.EndOwner(0, "127.0.0.1:1", "");
         await using ParameterServer joiner = Joiner();
-        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(builder.Build(), new JoinOptions(), null, Cancel));
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(builder.Build(), new JoinOptions { Transport = TransportChoice.Tcp }, null, Cancel));
         Assert.Equal(CheckpointError.OutOfMemory, failure.Error);
     }
 }
@@ -232,6 +233,7 @@ public sealed class JoinToDirectoryTests
         await using var joiner = new ParameterServer(new ParameterServerOptions());
         return await joiner.JoinAsync(owner.Metas, new JoinOptions
         {
+            Transport = TransportChoice.Tcp,
             Destination = JoinDestinationKind.Directory,
             DirectoryPath = path,
             KeepPartial = keepPartial,

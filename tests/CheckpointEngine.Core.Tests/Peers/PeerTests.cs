@@ -31,6 +31,11 @@ public sealed class PeerSessionTests
 
         public HeldTensor? AcquireTensor(ulong address, ulong lengthBytes) => null;
 
+        internal HeldMemory? Memory { get; init; }
+
+        public HeldMemory AcquireMemory(ulong address, ulong lengthBytes, PeerCredentials peer)
+            => Memory ?? throw new CheckpointEngineException(CheckpointError.NotFound, "no memory here");
+
         internal Func<long> Generation { get; init; } = () => 1;
 
         public long FindGeneration(ulong address) => Generation();

@@ -56,6 +56,9 @@ internal sealed class FuzzedHolder : IPeerResponder, IDisposable
 
     public IReadOnlyList<SideFile>? FindSideFiles(ulong address) => address % AddressStep == 0 ? _checkpoint.SideFiles : null;
 
+    public HeldMemory AcquireMemory(ulong address, ulong lengthBytes, PeerCredentials peer)
+        => throw new CheckpointEngineException(CheckpointError.NotFound, "nothing is handed over");
+
     public long FindGeneration(ulong address) => address % AddressStep == 0 ? 1 : 0;
 
     /// <summary>Whether every tensor that was lent since the last call came back.</summary>

@@ -1,34 +1,41 @@
 using System.Net.Sockets;
 using Microsoft.Win32.SafeHandles;
 
-namespace CheckpointEngine.Http.Hosting;
+namespace CheckpointEngine.Access;
 
-/// <summary>Binds Unix sockets for their owner alone, and takes the place of a server that died.</summary>
-internal static class UnixSocketListener
+/// <summary>Binds Unix sockets, and takes the place of a server that died.</summary>
+public static class UnixSocketListener
 {
     private const int NoSuchDeviceOrAddress = 6;    // ENXIO: what open(2) says of a socket
 
     /// <summary>A bound socket that does not listen yet; disposing of it removes its file.</summary>
+    /// <param name="endPoint">Where: a path, or a name without a file (it begins with NUL).</param>
+    /// <param name="mode">Who may connect, for a path: those who may write. Default: its owner.</param>
     /// <exception cref="CheckpointEngineException">
     /// <see cref="CheckpointError.AlreadyExists"/>: a server listens there, or something that is no socket has that name. <see cref="CheckpointError.Io"/>.
     /// </exception>
-    internal static Socket Bind(UnixDomainSocketEndPoint endPoint)
+    public static Socket Bind(UnixDomainSocketEndPoint endPoint, UnixFileMode mode = UnixFileMode.UserRead | UnixFileMode.UserWrite)
     {
+        ArgumentNullException.ThrowIfNull(endPoint);
         string path = endPoint.ToString();
-        RemoveStale(endPoint, path);
+        bool hasFile = path[0] is not ('@' or '\0');
+        if (hasFile)
+        {
+            RemoveStale(endPoint, path);
+        }
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {
-            if (OperatingSystem.IsLinux())
+            if (hasFile && OperatingSystem.IsLinux())
             {
                 // Linux gives the file the mode of the socket, so that it is never there with another one (fchmod(2) before bind(2)).
                 using var descriptor = new SafeFileHandle(socket.Handle, ownsHandle: false);
-                File.SetUnixFileMode(descriptor, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+                File.SetUnixFileMode(descriptor, mode);
             }
             socket.Bind(endPoint);
-            if (!OperatingSystem.IsWindows())
+            if (hasFile && !OperatingSystem.IsWindows())
             {
-                File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+                File.SetUnixFileMode(path, mode);
             }
             return socket;
         }
