@@ -7,7 +7,7 @@ Builds, tests and packs CheckpointEngine. The same steps as build.sh, which is t
   cross   the library for linux-arm64: Linux only, use build.sh
   test    build the solution and run every test; the last line is "N passed, N failed, N skipped"
   demo    Linux only: use build.sh
-  bench   the benchmarks; arguments after the step go to them
+  bench   the benchmarks; arguments after the step go to them; with BENCH=NAME in the environment a whole-process benchmark (compare, …; Linux only)
   pack    build, then NuGet packages in artifacts/packages; the tarball is build.sh's
   lab     the RDMA lab
 
@@ -85,12 +85,23 @@ function Step-Test {
     if ($sum.failed -ne 0 -or $sum.total -eq 0) { exit 1 }
 }
 
+function Step-Bench {
+    if (-not $env:BENCH) {
+        dotnet run -c $configuration --project bench/CheckpointEngine.Benchmarks -- @Rest
+        return
+    }
+    if (-not $IsLinux) { throw 'the whole-process benchmarks run on Linux' }
+    if (-not (Test-Path (Join-Path $artifacts 'bin/checkpoint-engine'))) { Step-Build }
+    $words = -split $env:BENCH
+    dotnet run -c $configuration --project bench/CheckpointEngine.ProcessBenchmarks -- @words @Rest
+}
+
 switch ($Step) {
     'build' { Step-Build }
     'test' { Step-Test }
     'cross' { throw 'the cross compiler is a Linux one: ./build.sh cross' }
     'demo' { throw 'the demo runs on Linux: ./build.sh demo' }
-    'bench' { dotnet run -c $configuration --project bench/CheckpointEngine.Benchmarks -- @Rest }
+    'bench' { Step-Bench }
     'pack' { Step-Pack }
     'lab' { throw 'the RDMA lab comes with the RDMA transport; there is nothing to start yet' }
     default { Get-Help $PSCommandPath -Detailed }

@@ -6,12 +6,13 @@
 #   cross   the library for linux-arm64, with Debian's cross compiler: artifacts/linux-arm64
 #   test    build the solution and run every test; the last line is "N passed, N failed, N skipped"
 #   demo    build, make a 2 GiB checkpoint, serve it, join it from a second process, print phases and rate
-#   bench   the benchmarks, briefly, and what each allocates; BENCH_ARGS (BenchmarkDotNet's) run others: see bench/README.md
+#   bench   the benchmarks, briefly, and what each allocates; BENCH_ARGS (BenchmarkDotNet's) run others; BENCH=compare compares us with other
+#           tools, BENCH=NAME runs another whole-process benchmark, with options as in BENCH="compare --install": see bench/README.md
 #   pack    build, then NuGet packages and the tarball in artifacts/packages; RepositoryUrl tells where the sources are if no git remote does
 #   lab     the RDMA lab
 #
 # needs: the .NET 10 SDK; for 'build', 'demo' and 'pack' also clang or gcc and zlib's headers; for 'cross' gcc-aarch64-linux-gnu and
-# libc6-dev-arm64-cross. Nothing is installed by this script.
+# libc6-dev-arm64-cross. Nothing is installed by this script, unless BENCH asks for it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -242,7 +243,12 @@ roomy_directory() {
 step_bench() {
     need_sdk
     # shellcheck disable=SC2086  # several words on purpose
-    dotnet run -c "$configuration" --project bench/CheckpointEngine.Benchmarks -- ${BENCH_ARGS:---check-allocations}
+    if [[ -n ${BENCH:-} ]]; then
+        [[ -x $artifacts/bin/checkpoint-engine ]] || step_build
+        dotnet run -c "$configuration" --project bench/CheckpointEngine.ProcessBenchmarks -- $BENCH
+    else
+        dotnet run -c "$configuration" --project bench/CheckpointEngine.Benchmarks -- ${BENCH_ARGS:---check-allocations}
+    fi
 }
 
 step_pack() {

@@ -4,6 +4,11 @@ using CheckpointEngine.Benchmarks;
 
 // BenchmarkDotNet's own arguments (--list flat, --filter '*Metas*', …), and:
 //   --check-allocations [--filter …]   a short run of each; ends with 1 when one allocates more than allocations.json grants it
+//   lane-serve …, lane-read …          the two ends of a TCP lane, for the comparison that CheckpointEngine.ProcessBenchmarks makes
+if (LaneProcess.TryRun(args) is int status)
+{
+    return status;
+}
 bool check = args.Contains("--check-allocations");
 string[] rest = [.. args.Where(argument => argument != "--check-allocations")];
 IConfig config = BenchmarkConfig.Create(isShort: check);

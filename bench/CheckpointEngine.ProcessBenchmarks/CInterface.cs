@@ -12,7 +12,7 @@ internal static class CInterface
     internal static Task RunAsync(Workbench bench, Scoreboard scoreboard)
     {
         string library = Path.Combine(bench.Root, "artifacts", "lib", "libcheckpoint_engine.so");
-        string program = bench.CompileC("abi");
+        string program = bench.CompileC("abi", "abi");
 
         double[] create = [.. Enumerable.Range(0, CreateRuns + 1).Select(_ => Numbers("create")[0]).Skip(1)];
         scoreboard.Below("dlopen and ce_server_create, fresh process", Statistics.Median(create), 8, "ms", $"median of {CreateRuns}, {Statistics.Range(create, "0.0")}");

@@ -6,24 +6,18 @@ namespace CheckpointEngine.ProcessBenchmarks;
 /// <summary><c>checkpoint-engine serve</c>, from its start to its ready line, and <c>join</c> of what it holds.</summary>
 internal sealed class HolderProcess : IDisposable
 {
+    private static readonly TimeSpan s_timeToStart = TimeSpan.FromMinutes(2);
+
     private readonly string _command;
-    private readonly Process _process;
+    private readonly ChildProcess _process;
 
     internal HolderProcess(Workbench bench, string checkpoint, params ReadOnlySpan<string> more)
     {
         _command = bench.Command;
-        var start = new ProcessStartInfo(_command, ["serve", "--checkpoint", "bench=" + checkpoint, "--listen", "http://127.0.0.1:0", "--json", .. more])
-        {
-            RedirectStandardOutput = true,
-        };
         long begin = Stopwatch.GetTimestamp();
-        _process = Process.Start(start)!;
-        string? ready = _process.StandardOutput.ReadLine();
+        _process = ChildProcess.Start(_command, ["serve", "--checkpoint", "bench=" + checkpoint, "--listen", "http://127.0.0.1:0", "--json", .. more], Workbench.LongestServer);
+        string ready = _process.WaitForLine("\"ready\"", s_timeToStart);
         TimeToReady = Stopwatch.GetElapsedTime(begin);
-        if (ready is null)
-        {
-            throw new BenchmarkFailedException("checkpoint-engine serve ended before it was ready; its message stands above");
-        }
         using JsonDocument line = JsonDocument.Parse(ready);
         MetasUrl = line.RootElement.GetProperty("http").GetString() + "/v1/metas";
     }
@@ -37,23 +31,33 @@ internal sealed class HolderProcess : IDisposable
     internal string MetasUrl { get; }
 
     /// <summary>Joins into memory, in a process of its own.</summary>
-    internal JoinResult Join(int rounds, bool verify)
+    /// <param name="rounds">How many.</param>
+    /// <param name="verify">With every byte checked.</param>
+    /// <param name="transport">The only way that the bytes may come.</param>
+    /// <param name="copy">Into memory of the joiner's own, whatever the holder offers.</param>
+    internal JoinResult Join(int rounds, bool verify, string transport = "tcp", bool copy = false)
     {
-        string[] arguments = ["join", "--metas-url", MetasUrl, "--to", "memory", "--transport", "tcp", "--repeat", $"{rounds}", "--json", verify ? "--require-verify" : "--no-verify"];
+        string[] arguments =
+        [
+            "join", "--metas-url", MetasUrl, "--to", "memory", "--transport", transport, "--repeat", $"{rounds}", "--json",
+            verify ? "--require-verify" : "--no-verify", .. copy ? (string[])["--copy"] : [],
+        ];
         using JsonDocument report = JsonDocument.Parse(Workbench.Run(_command, arguments));
         JsonElement root = report.RootElement;
-        return new JoinResult(root.GetProperty("bytes").GetInt64(),
-            [.. root.GetProperty("rounds").EnumerateArray().Select(round => round.GetProperty("seconds").GetDouble())]);
+        double[] seconds = root.TryGetProperty("rounds", out JsonElement all)
+            ? [.. all.EnumerateArray().Select(round => round.GetProperty("seconds").GetDouble())]
+            : [root.GetProperty("seconds").GetDouble()];
+        return new JoinResult(root.GetProperty("bytes").GetInt64(), seconds,
+            root.GetProperty("transports").EnumerateObject().ToDictionary(plane => plane.Name, plane => plane.Value.GetInt64()),
+            root.TryGetProperty("attached_bytes", out JsonElement attached) && attached.ValueKind == JsonValueKind.Number ? attached.GetInt64() : 0);
     }
 
     public void Dispose()
     {
-        Workbench.Run("kill", "-TERM", $"{_process.Id}");
-        _process.StandardOutput.ReadToEnd();
-        _process.WaitForExit();
+        _process.Terminate();
         _process.Dispose();
     }
 }
 
-/// <summary>What a join moved in each round, and in how many seconds.</summary>
-internal sealed record JoinResult(long Bytes, double[] Seconds);
+/// <summary>What a join moved in each round, in how many seconds, by which planes in the last, and how much of it was mapped and not moved.</summary>
+internal sealed record JoinResult(long Bytes, double[] Seconds, IReadOnlyDictionary<string, long> Transports, long AttachedBytes);

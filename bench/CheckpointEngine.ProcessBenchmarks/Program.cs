@@ -1,5 +1,7 @@
 using System.Globalization;
+using System.Runtime.InteropServices;
 using CheckpointEngine.ProcessBenchmarks;
+using CheckpointEngine.ProcessBenchmarks.Compare;
 
 const string Usage = """
     usage: dotnet run -c Release --project bench/CheckpointEngine.ProcessBenchmarks -- BENCHMARK [OPTION...]
@@ -10,13 +12,18 @@ const string Usage = """
       start-up       --version, and serve of a mapped checkpoint until it is ready
       join-latency   what a join costs before the first byte
       c-interface    what the C interface costs: loading, calls, a join through it
-      all            all of them
+      all            all of the above
+      compare        our planes beside a bare pump, iperf3, UCX, memcpy, process_vm_readv and Mooncake, at 64 KiB, 1 MiB, 16 MiB, 1 GiB
     options:
       --check            end with status 1 when a figure misses its limit
-      --passes N         passes of each comparison, an odd number; default 5
-      --gib G            size of the checkpoint; default 2
+      --passes N         passes of each comparison, an odd number; default 5, of compare 3
+      --gib G            size of the checkpoint; default 2, of compare 1
       --connections LIST connections of the pump, the best of which counts; default 1,2
       --hold MODE        how the holder of join-vs-pump holds it: map (default), memfd, anon
+      --write DIR        compare: write compare.md and compare.svg there
+      --install          compare: first install the tools that are missing (apt-get, as root)
+    environment:
+      MOONCAKE_BENCH_DIRECTORY   compare: a directory with a built transfer_engine_bench, which then takes part
     needs: cc, and ./build.sh build before it (artifacts/bin/checkpoint-engine)
     """;
 
@@ -26,10 +33,14 @@ if (!BenchmarkOptions.TryParse(args, out BenchmarkOptions? options))
     Console.Error.WriteLine(Usage);
     return 2;
 }
+int? interrupted = null;
 try
 {
     using var bench = new Workbench(options);
-    Console.WriteLine(MachineLine.Read(bench));
+    using PosixSignalRegistration onInterrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, _ => End(bench, 130));
+    using PosixSignalRegistration onTerminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, _ => End(bench, 143));
+    string machine = MachineLine.Read(bench);
+    Console.WriteLine(machine);
     var scoreboard = new Scoreboard();
     foreach (string benchmark in options.Benchmarks)
     {
@@ -40,6 +51,7 @@ try
             "kimi-metas" => KimiMetas.RunAsync(bench, scoreboard),
             "c-interface" => CInterface.RunAsync(bench, scoreboard),
             "start-up" => StartUp.RunAsync(bench, scoreboard),
+            BenchmarkOptions.Compare => Comparison.RunAsync(bench, scoreboard, machine),
             _ => JoinLatency.RunAsync(bench, scoreboard),
         });
         scoreboard.PrintLatest();
@@ -48,6 +60,19 @@ try
 }
 catch (BenchmarkFailedException failure)
 {
+    if (interrupted is int status)
+    {
+        return status;
+    }
     Console.Error.WriteLine($"benchmark failed: {failure.Message}");
     return 1;
+}
+
+// What runs in this process alone does not look for an interruption: it ends here.
+void End(Workbench bench, int status)
+{
+    interrupted = status;
+    ChildProcess.KillAll();
+    bench.Dispose();
+    Environment.Exit(status);
 }

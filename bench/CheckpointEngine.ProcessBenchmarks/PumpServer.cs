@@ -1,29 +1,22 @@
-using System.Diagnostics;
+using System.Globalization;
 
 namespace CheckpointEngine.ProcessBenchmarks;
 
 /// <summary>The sending side of <c>bench/pump/pump.c</c>, and its receiving side on demand.</summary>
 internal sealed class PumpServer : IDisposable
 {
-    private readonly Process _process;
+    private static readonly TimeSpan s_timeToStart = TimeSpan.FromSeconds(60);
+
+    private readonly ChildProcess _process;
     private readonly string _program;
     private readonly Dictionary<string, string> _ports = [];
 
     /// <summary>Starts a listener for each congestion control; <c>default</c> is the system's.</summary>
     internal PumpServer(Workbench bench, long sourceBytes, params IReadOnlyList<string> congestions)
     {
-        _program = bench.CompileC("pump");
-        var start = new ProcessStartInfo(_program, ["serve", $"{sourceBytes}", .. congestions])
-        {
-            RedirectStandardInput = true,       // its end tells the pump to go
-            RedirectStandardOutput = true,
-        };
-        _process = Process.Start(start)!;
-        string[] ports = (_process.StandardOutput.ReadLine() ?? "").Split(' ');
-        if (ports.Length != congestions.Count)
-        {
-            throw new BenchmarkFailedException("the pump's server did not start; its message stands above");
-        }
+        _program = bench.CompileC("pump", "pump");
+        _process = ChildProcess.Start(_program, ["serve", $"{sourceBytes}", .. congestions], Workbench.LongestServer);
+        string[] ports = _process.WaitForLine("", s_timeToStart).Split(' ');
         for (int i = 0; i < ports.Length; i++)
         {
             _ports.Add(congestions[i], ports[i]);
@@ -31,14 +24,18 @@ internal sealed class PumpServer : IDisposable
     }
 
     /// <summary>Seconds of each round.</summary>
-    internal double[] Receive(string congestion, long bytes, bool cold, int rounds, int connections)
-        => [.. Workbench.Run(_program, "receive", _ports[congestion], $"{bytes}", cold ? "cold" : "warm", $"{rounds}", $"{connections}")
-            .Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(double.Parse)];
+    /// <param name="congestion">Of the sender, one of those it was started with.</param>
+    /// <param name="bytes">Of each round, all connections together.</param>
+    /// <param name="cold">Into fresh memory, over fresh connections.</param>
+    /// <param name="rounds">How many.</param>
+    /// <param name="connections">How many.</param>
+    /// <param name="block">The size of a message; null: <paramref name="bytes"/>.</param>
+    internal double[] Receive(string congestion, long bytes, bool cold, int rounds, int connections, long? block = null)
+        => ParseSeconds(Workbench.Run(_program, "receive", _ports[congestion], $"{bytes}", cold ? "cold" : "warm", $"{rounds}", $"{connections}", $"{block ?? bytes}"));
 
-    public void Dispose()
-    {
-        _process.StandardInput.Close();
-        _process.WaitForExit();
-        _process.Dispose();
-    }
+    /// <summary>One number a line, as our C programs print them.</summary>
+    internal static double[] ParseSeconds(string lines)
+        => [.. lines.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => double.Parse(line, CultureInfo.InvariantCulture))];
+
+    public void Dispose() => _process.Dispose();
 }

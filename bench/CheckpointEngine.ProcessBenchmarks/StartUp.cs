@@ -8,7 +8,7 @@ internal static class StartUp
 
     internal static Task RunAsync(Workbench bench, Scoreboard scoreboard)
     {
-        string spawn = bench.CompileC("spawn");
+        string spawn = bench.CompileC("pump", "spawn");
         double[] nothing = Spawn("/bin/true");
         double[] version = Spawn(bench.Command, "--version");
         scoreboard.Note("/bin/true, the cost of a process", $"{Statistics.Median(nothing):0.00} ms", Statistics.Range(nothing, "0.0"));

@@ -1,10 +1,14 @@
-using System.Diagnostics;
-
 namespace CheckpointEngine.ProcessBenchmarks;
 
 /// <summary>The place where a run's programs and files are: finds the repository, compiles the C, makes the checkpoint; removes it all in the end.</summary>
 internal sealed class Workbench : IDisposable
 {
+    /// <summary>The longest that a process in the background lives, whatever happens to this one.</summary>
+    internal static readonly TimeSpan LongestServer = TimeSpan.FromHours(1);
+
+    private static readonly TimeSpan s_longestRun = TimeSpan.FromMinutes(10);
+
+    private readonly Lock _gate = new();
     private readonly string _directory;
     private string? _checkpoint;
 
@@ -37,13 +41,13 @@ internal sealed class Workbench : IDisposable
     /// <summary>A directory of this run.</summary>
     internal string ScratchDirectory => _directory;
 
-    /// <summary>Compiles <c>bench/pump/NAME.c</c> or <c>bench/abi/NAME.c</c>.</summary>
-    internal string CompileC(string name)
+    /// <summary>Compiles <c>bench/FOLDER/NAME.c</c>.</summary>
+    internal string CompileC(string folder, string name)
     {
         string program = Path.Combine(_directory, name);
         if (!File.Exists(program))
         {
-            string source = Path.Combine(Root, "bench", name == "abi" ? "abi" : "pump", name + ".c");
+            string source = Path.Combine(Root, "bench", folder, name + ".c");
             Run("cc", "-O2", "-pthread", "-I", Path.Combine(Root, "interop-headers"), source, "-o", program, "-ldl");
         }
         return program;
@@ -69,19 +73,19 @@ internal sealed class Workbench : IDisposable
 
     /// <summary>Runs a program to its end.</summary>
     /// <returns>What it printed.</returns>
-    internal static string Run(string program, params ReadOnlySpan<string> arguments)
-    {
-        var start = new ProcessStartInfo(program, [.. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true };
-        using Process process = Process.Start(start)!;
-        Task<string> errors = process.StandardError.ReadToEndAsync();
-        string output = process.StandardOutput.ReadToEnd();
-        process.WaitForExit();
-        return process.ExitCode == 0
-            ? output
-            : throw new BenchmarkFailedException($"{string.Join(' ', [program, .. arguments])}: status {process.ExitCode}: {errors.Result.Trim()} {output.Trim()}");
-    }
+    internal static string Run(string program, params ReadOnlySpan<string> arguments) => ChildProcess.Run(program, arguments.ToArray(), s_longestRun);
 
-    public void Dispose() => Directory.Delete(_directory, recursive: true);
+    /// <summary>Called at the end of the run and by an interruption; who comes second waits for the first.</summary>
+    public void Dispose()
+    {
+        lock (_gate)
+        {
+            if (Directory.Exists(_directory))
+            {
+                Directory.Delete(_directory, recursive: true);
+            }
+        }
+    }
 
     private static string FindRoot()
     {

@@ -2,10 +2,12 @@
  *
  *   pump serve SOURCE_BYTES CONGESTION...          a listener on 127.0.0.1 for each congestion control ("default" leaves the system's);
  *                                                  prints the ports in that order on one line, then serves until its stdin ends
- *   pump receive PORT BYTES warm|cold ROUNDS CONNECTIONS
+ *   pump receive PORT BYTES warm|cold ROUNDS CONNECTIONS [BLOCK]
  *                                                  prints the seconds of each round, one a line
  *
- * The server sends from warm anonymous memory in huge pages, the client receives into memory of the same kind, both by calls of 1 MiB.
+ * The server sends from warm anonymous memory in huge pages, the client receives into memory of the same kind, both by calls of 1 MiB at most.
+ * BLOCK: a message of that size again and again, out of one buffer and into one of that size (one for each connection); without it the bytes
+ * are one message.
  * warm: the same memory and connections each round, after a round that does not count.
  * cold: fresh connections and fresh memory each round; mmap, madvise and the page faults are inside the time, connect and munmap are not.
  * Several connections share the bytes evenly.
@@ -55,17 +57,26 @@ static region map_region(size_t bytes) {
     return r;
 }
 
-/* A request is 8 bytes: how many to send. */
+/* How many bytes, in messages of what size. */
+typedef struct {
+    uint64_t bytes, block;
+} request;
+
+/* The most that the next call may move: not past the end of the message, nor of all. */
+static size_t call_bytes(request r, uint64_t at) {
+    size_t n = CALL_BYTES;
+    if (n > r.bytes - at) n = r.bytes - at;
+    if (n > r.block - at % r.block) n = r.block - at % r.block;
+    return n;
+}
+
 static void *serve_connection(void *argument) {
     int socket = (int)(intptr_t)argument;
-    uint64_t bytes;
-    while (recv(socket, &bytes, sizeof bytes, MSG_WAITALL) == sizeof bytes) {
-        for (uint64_t at = 0; at < bytes;) {
-            size_t in_source = at % source_bytes;
-            size_t n = CALL_BYTES;
-            if (n > bytes - at) n = bytes - at;
-            if (n > source_bytes - in_source) n = source_bytes - in_source;
-            ssize_t sent = send(socket, source + in_source, n, MSG_NOSIGNAL);
+    request r;
+    while (recv(socket, &r, sizeof r, MSG_WAITALL) == sizeof r) {
+        if (r.block == 0 || r.block > source_bytes) r.block = source_bytes;
+        for (uint64_t at = 0; at < r.bytes;) {
+            ssize_t sent = send(socket, source + at % r.block, call_bytes(r, at), MSG_NOSIGNAL);
             if (sent <= 0) goto end;
             at += (uint64_t)sent;
         }
@@ -111,14 +122,14 @@ static void serve(int count, char **congestion) {
 typedef struct {
     int socket;
     char *destination;
-    uint64_t bytes;
+    request request;
 } share;
 
 static void *receive_share(void *argument) {
     share *s = argument;
-    if (send(s->socket, &s->bytes, sizeof s->bytes, MSG_NOSIGNAL) != sizeof s->bytes) fail("send");
-    for (uint64_t at = 0; at < s->bytes;) {
-        ssize_t got = recv(s->socket, s->destination + at, s->bytes - at < CALL_BYTES ? s->bytes - at : CALL_BYTES, 0);
+    if (send(s->socket, &s->request, sizeof s->request, MSG_NOSIGNAL) != sizeof s->request) fail("send");
+    for (uint64_t at = 0; at < s->request.bytes;) {
+        ssize_t got = recv(s->socket, s->destination + at % s->request.block, call_bytes(s->request, at), 0);
         if (got <= 0) fail("recv");
         at += (uint64_t)got;
     }
@@ -133,31 +144,34 @@ static void connect_all(share *shares, int connections, int port) {
     }
 }
 
-static void receive_round(share *shares, int connections, char *destination, uint64_t bytes) {
+static void receive_round(share *shares, int connections, char *destination, request all) {
     pthread_t threads[MAX_CONNECTIONS];
+    uint64_t even = all.bytes / (uint64_t)connections;
     for (int i = 0; i < connections; i++) {
-        uint64_t start = bytes / (uint64_t)connections * (uint64_t)i;
-        shares[i].destination = destination + start;
-        shares[i].bytes = i == connections - 1 ? bytes - start : bytes / (uint64_t)connections;
+        request *mine = &shares[i].request;
+        mine->bytes = i == connections - 1 ? all.bytes - even * (uint64_t)i : even;
+        mine->block = all.block < even ? all.block : mine->bytes;
+        shares[i].destination = destination + (all.block < even ? all.block : even) * (uint64_t)i;
         if (i != 0) pthread_create(&threads[i], NULL, receive_share, &shares[i]);
     }
     receive_share(&shares[0]);
     for (int i = 1; i < connections; i++) pthread_join(threads[i], NULL);
 }
 
-static int receive(int port, uint64_t bytes, int cold, int rounds, int connections) {
+static int receive(int port, request all, int cold, int rounds, int connections) {
     share shares[MAX_CONNECTIONS];
     region warm = {0};
+    size_t room = all.block < all.bytes / (uint64_t)connections ? all.block * (uint64_t)connections : all.bytes;
     if (!cold) {
-        warm = map_region(bytes);
+        warm = map_region(room);
         connect_all(shares, connections, port);
-        receive_round(shares, connections, warm.start, bytes);
+        receive_round(shares, connections, warm.start, all);
     }
     for (int round = 0; round < rounds; round++) {
         if (cold) connect_all(shares, connections, port);
         double start = now();
-        region r = cold ? map_region(bytes) : warm;
-        receive_round(shares, connections, r.start, bytes);
+        region r = cold ? map_region(room) : warm;
+        receive_round(shares, connections, r.start, all);
         printf("%.6f\n", now() - start);
         if (cold) {
             munmap(r.mapping, r.mapped_bytes);
@@ -173,11 +187,13 @@ int main(int argc, char **argv) {
         serve(argc - 3, argv + 3);
         return 0;
     }
-    if (argc == 7 && strcmp(argv[1], "receive") == 0) {
+    if ((argc == 7 || argc == 8) && strcmp(argv[1], "receive") == 0) {
         int connections = atoi(argv[6]);
-        if (connections >= 1 && connections <= MAX_CONNECTIONS)
-            return receive(atoi(argv[2]), strtoull(argv[3], NULL, 10), strcmp(argv[4], "cold") == 0, atoi(argv[5]), connections);
+        request all = {.bytes = strtoull(argv[3], NULL, 10)};
+        all.block = argc == 8 ? strtoull(argv[7], NULL, 10) : all.bytes;
+        if (connections >= 1 && connections <= MAX_CONNECTIONS && all.block >= 1 && all.bytes >= (uint64_t)connections)
+            return receive(atoi(argv[2]), all, strcmp(argv[4], "cold") == 0, atoi(argv[5]), connections);
     }
-    fprintf(stderr, "usage: pump serve SOURCE_BYTES CONGESTION... | pump receive PORT BYTES warm|cold ROUNDS CONNECTIONS\n");
+    fprintf(stderr, "usage: pump serve SOURCE_BYTES CONGESTION... | pump receive PORT BYTES warm|cold ROUNDS CONNECTIONS [BLOCK]\n");
     return 2;
 }
