@@ -108,6 +108,8 @@ internal sealed partial class ChildProcess : IDisposable
         throw Failure("it did not say that it is ready");
     }
 
+    internal int Id => _process.Id;
+
     internal bool HasExited => _process.HasExited;
 
     /// <summary>Everything has been killed, and what fails now fails for that.</summary>

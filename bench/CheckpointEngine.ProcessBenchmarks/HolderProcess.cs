@@ -30,6 +30,8 @@ internal sealed class HolderProcess : IDisposable
 
     internal string MetasUrl { get; }
 
+    internal int ProcessId => _process.Id;
+
     /// <summary>Joins into memory, in a process of its own.</summary>
     /// <param name="rounds">How many.</param>
     /// <param name="verify">With every byte checked.</param>

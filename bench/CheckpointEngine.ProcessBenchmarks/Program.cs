@@ -12,6 +12,7 @@ const string Usage = """
       start-up       --version, and serve of a mapped checkpoint until it is ready
       join-latency   what a join costs before the first byte
       c-interface    what the C interface costs: loading, calls, a join through it
+      local-plane    joins within a host: attached, copied beside memcpy, read from a process beside process_vm_readv
       all            all of the above
       compare        our planes beside a bare pump, iperf3, UCX, memcpy, process_vm_readv and Mooncake, at 64 KiB, 1 MiB, 16 MiB, 1 GiB
     options:
@@ -50,6 +51,7 @@ try
             "join-vs-pump" => JoinVersusPump.RunAsync(bench, scoreboard),
             "kimi-metas" => KimiMetas.RunAsync(bench, scoreboard),
             "c-interface" => CInterface.RunAsync(bench, scoreboard),
+            "local-plane" => LocalPlane.RunAsync(bench, scoreboard),
             "start-up" => StartUp.RunAsync(bench, scoreboard),
             BenchmarkOptions.Compare => Comparison.RunAsync(bench, scoreboard, machine),
             _ => JoinLatency.RunAsync(bench, scoreboard),

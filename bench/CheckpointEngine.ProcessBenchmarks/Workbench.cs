@@ -54,21 +54,20 @@ internal sealed class Workbench : IDisposable
     }
 
     /// <summary>The directory of a checkpoint with a real model's tensors, scaled to <see cref="BenchmarkOptions.Gib"/>.</summary>
-    internal string GetCheckpoint()
+    internal string GetCheckpoint() => _checkpoint ??= MakeCheckpoint("model", Options.Gib);
+
+    /// <summary>Makes one of another size in a directory of the run.</summary>
+    internal string MakeCheckpoint(string name, double gib)
     {
-        if (_checkpoint is null)
+        string project = Path.Combine(Root, "tests", "MakeCheckpoint");
+        string maker = Path.Combine(project, "bin", "Release", "net10.0", "MakeCheckpoint");
+        if (!File.Exists(maker))
         {
-            string project = Path.Combine(Root, "tests", "MakeCheckpoint");
-            string maker = Path.Combine(project, "bin", "Release", "net10.0", "MakeCheckpoint");
-            if (!File.Exists(maker))
-            {
-                Run("dotnet", "build", project, "-c", "Release", "--nologo", "-v", "quiet");
-            }
-            string directory = Path.Combine(_directory, "model");
-            Run(maker, "--out", directory, "--model", "qwen2.5-7b", "--gib", Options.Gib.ToString("R", null), "--shards", "4");
-            _checkpoint = directory;
+            Run("dotnet", "build", project, "-c", "Release", "--nologo", "-v", "quiet");
         }
-        return _checkpoint;
+        string directory = Path.Combine(_directory, name);
+        Run(maker, "--out", directory, "--model", "qwen2.5-7b", "--gib", gib.ToString("R", null), "--shards", "4");
+        return directory;
     }
 
     /// <summary>Runs a program to its end.</summary>
