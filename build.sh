@@ -213,8 +213,12 @@ step_demo() {
     [[ $ready =~ \"http\":\"([^\"]+)\" ]] || fail "no address in the server's ready line: $ready"
     http=${BASH_REMATCH[1]}
     "$engine" metas --metas-url "$http/v1/metas"
-    say "checkpoint-engine join --metas-url $http/v1/metas (twice into the same memory: cold, then warm)"
-    "$engine" join --metas-url "$http/v1/metas" --repeat 2 --require-verify
+    say "checkpoint-engine join --metas-url $http/v1/metas --transport tcp (twice into the same memory: cold, then warm)"
+    "$engine" join --metas-url "$http/v1/metas" --transport tcp --repeat 2 --require-verify
+    say "checkpoint-engine join --metas-url $http/v1/metas --copy (once through the memory of this host)"
+    "$engine" join --metas-url "$http/v1/metas" --copy --repeat 2 --require-verify
+    say "checkpoint-engine join --metas-url $http/v1/metas (attached: the holder's memory itself, not copied)"
+    "$engine" join --metas-url "$http/v1/metas"
 }
 
 demo_server=''
