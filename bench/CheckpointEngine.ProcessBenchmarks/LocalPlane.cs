@@ -11,7 +11,6 @@ internal static class LocalPlane
     private const int AttachGib = 8;
     private const int AttachRuns = 11;
     private const int Rounds = 4;               // the first into fresh memory
-    private const long Whole = 1L << 30;        // of one call: memcpy is at its best then
 
     internal static Task RunAsync(Workbench bench, Scoreboard scoreboard)
     {
@@ -53,6 +52,7 @@ internal static class LocalPlane
     private static void Copy(Workbench bench, Scoreboard scoreboard, CopyProgram copy)
     {
         int threads = Environment.ProcessorCount;
+        long block = BlockSizes.Whole / threads;         // of one call: memcpy is at its best with large ones
         using var memfd = new HolderProcess(bench, bench.GetCheckpoint(), "--hold", "memfd");
         using var anon = new HolderProcess(bench, bench.GetCheckpoint(), "--hold", "anon");
         long bytes = memfd.Join(1, verify: true, "local", copy: true).Bytes;      // every digest is there now
@@ -62,10 +62,10 @@ internal static class LocalPlane
         {
             Action[] steps =
             [
-                () => Add("memcpy", "memcpy fresh", copy.Memcpy("memfd", Whole, threads, fresh: false, bytes, Rounds - 1), copy.Memcpy("memfd", Whole, threads, fresh: true, bytes, 1)),
+                () => Add("memcpy", "memcpy fresh", copy.Memcpy("memfd", block, threads, fresh: false, bytes, Rounds - 1), copy.Memcpy("memfd", block, threads, fresh: true, bytes, 1)),
                 () => Join("copy out of a memfd", memfd, verify: false),
                 () => Join("copy out of a memfd, verified", memfd, verify: true),
-                () => Add("process_vm_readv", "process_vm_readv fresh", copy.Read(Whole, threads, fresh: false, bytes, Rounds - 1), copy.Read(Whole, threads, fresh: true, bytes, 1)),
+                () => Add("process_vm_readv", "process_vm_readv fresh", copy.Read(block, threads, fresh: false, bytes, Rounds - 1), copy.Read(block, threads, fresh: true, bytes, 1)),
                 () => Join("copy out of a process", anon, verify: false),
             ];
             foreach (Action step in pass % 2 == 0 ? steps : steps.Reverse())

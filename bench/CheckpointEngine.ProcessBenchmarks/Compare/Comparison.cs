@@ -210,7 +210,7 @@ internal sealed class Comparison : IDisposable
         {
             if (!_bench.Options.ArePassesGiven && Stopwatch.GetElapsedTime(_start) + longest > s_budget)
             {
-                Console.WriteLine($"NO PASS MORE: the machine is slow today; {results.DonePasses} of {results.Passes} are done, --passes {results.Passes} makes all of them");
+                Console.WriteLine($"ENDED EARLY: another pass would not end within four minutes; {results.DonePasses} of {results.Passes} are done, --passes {results.Passes} makes all of them");
                 break;
             }
             long start = Stopwatch.GetTimestamp();
