@@ -10,6 +10,7 @@ const string Usage = """
       start-up       --version, and serve of a mapped checkpoint until it is ready
       join-latency   what a join costs before the first byte
       c-interface    what the C interface costs: loading, calls, a join through it
+      many-joiners   64 joiners of one holder at once: their rates in sum, how even they are, what the holder needs for them
       all            all of them
     options:
       --check            end with status 1 when a figure misses its limit
@@ -39,6 +40,7 @@ try
             "join-vs-pump" => JoinVersusPump.RunAsync(bench, scoreboard),
             "kimi-metas" => KimiMetas.RunAsync(bench, scoreboard),
             "c-interface" => CInterface.RunAsync(bench, scoreboard),
+            "many-joiners" => ManyJoiners.RunAsync(bench, scoreboard),
             "start-up" => StartUp.RunAsync(bench, scoreboard),
             _ => JoinLatency.RunAsync(bench, scoreboard),
         });

@@ -6,7 +6,6 @@ namespace CheckpointEngine.ProcessBenchmarks;
 internal sealed class Workbench : IDisposable
 {
     private readonly string _directory;
-    private string? _checkpoint;
 
     internal Workbench(BenchmarkOptions options)
     {
@@ -50,9 +49,13 @@ internal sealed class Workbench : IDisposable
     }
 
     /// <summary>The directory of a checkpoint with a real model's tensors, scaled to <see cref="BenchmarkOptions.Gib"/>.</summary>
-    internal string GetCheckpoint()
+    internal string GetCheckpoint() => GetCheckpoint(Options.Gib);
+
+    /// <inheritdoc cref="GetCheckpoint()"/>
+    internal string GetCheckpoint(double gib)
     {
-        if (_checkpoint is null)
+        string directory = Path.Combine(_directory, $"model-{gib:R}");
+        if (!Directory.Exists(directory))
         {
             string project = Path.Combine(Root, "tests", "MakeCheckpoint");
             string maker = Path.Combine(project, "bin", "Release", "net10.0", "MakeCheckpoint");
@@ -60,11 +63,9 @@ internal sealed class Workbench : IDisposable
             {
                 Run("dotnet", "build", project, "-c", "Release", "--nologo", "-v", "quiet");
             }
-            string directory = Path.Combine(_directory, "model");
-            Run(maker, "--out", directory, "--model", "qwen2.5-7b", "--gib", Options.Gib.ToString("R", null), "--shards", "4");
-            _checkpoint = directory;
+            Run(maker, "--out", directory, "--model", "qwen2.5-7b", "--gib", gib.ToString("R", null), "--shards", "4");
         }
-        return _checkpoint;
+        return directory;
     }
 
     /// <summary>Runs a program to its end.</summary>
