@@ -17,23 +17,28 @@ public sealed class ManyJoinersTests
     // The pool's threads come and go with what the host lets it do at a time; one for each joiner is what must not be.
     private const int MostThreadsMore = 32;
 
+    private static readonly TimeSpan s_slowestAnswer = TimeSpan.FromMilliseconds(50);
+
     [Fact]
     public async Task Join_64AtOnceOverTcp_AllSucceedAndTheHolderStaysSmallAndAnswers()
     {
         using var temp = new TempDirectory();
         SmallCheckpoint.WriteSingle(temp["model"], CheckpointBytes);
         await using Holder holder = await Holder.ServeAsync(temp["model"]);
+        await using Holder idle = await Holder.ServeAsync(temp["model"]);
         (await Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--to", "null", "--transport", "tcp")).Succeeded();
         Figures before = Figures.Read(holder.Engine.ProcessId, temp.Path);
         using var end = new CancellationTokenSource();
         Task<Figures> watching = WatchAsync(holder, temp.Path, end.Token);
-        Task<List<TimeSpan>> probing = ProbeHealthAsync(holder, end.Token);
+        Task<TimeSpan> probing = ProbeHealthAsync(holder, end.Token);
+        Task<TimeSpan> probingIdle = ProbeHealthAsync(idle, end.Token);
 
         Outcome[] outcomes = await Task.WhenAll(Enumerable.Range(0, Joiners).Select(
             _ => Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--to", "null", "--transport", "tcp", "--require-verify", "--json")));
         await end.CancelAsync();
         Figures most = await watching;
-        List<TimeSpan> answers = await probing;
+        TimeSpan slowest = await probing;
+        TimeSpan slowestOfIdle = await probingIdle;
 
         foreach (Outcome outcome in outcomes)
         {
@@ -46,10 +51,8 @@ public sealed class ManyJoinersTests
         Assert.InRange(most.OwnBytes - before.OwnBytes, long.MinValue, MostOwnBytes);
         Assert.InRange(most.Threads, 1, before.Threads + MostThreadsMore);
         Assert.InRange(most.Descriptors, 1, before.Descriptors + MostDescriptorsOfAJoiner * Joiners);
-        // Half of the answers: the slowest one waits for a core beside 64 processes that are being compiled, which says nothing of the holder. The
-        // benchmark many-joiners holds the slowest to its limit.
-        Assert.NotEmpty(answers);
-        Assert.InRange(answers.Order().ElementAt(answers.Count / 2), TimeSpan.Zero, TimeSpan.FromMilliseconds(50));
+        // Beside 64 processes that are being compiled everybody waits for a core: a holder that nobody joins shows how long.
+        Assert.InRange(slowest, TimeSpan.Zero, s_slowestAnswer + 2 * slowestOfIdle);
 
         Figures after = Figures.Read(holder.Engine.ProcessId, temp.Path);
         for (long start = Stopwatch.GetTimestamp(); after.Descriptors > before.Descriptors + 2 && Stopwatch.GetElapsedTime(start) < Engine.Patience;)
@@ -75,19 +78,21 @@ public sealed class ManyJoinersTests
         return most;
     }
 
-    private static async Task<List<TimeSpan>> ProbeHealthAsync(Holder holder, CancellationToken end)
+    // The slowest answer.
+    private static async Task<TimeSpan> ProbeHealthAsync(Holder holder, CancellationToken end)
     {
         using var client = new HttpClient();
         using var timer = new PeriodicTimer(TimeSpan.FromMilliseconds(20));
-        var answers = new List<TimeSpan>();
+        TimeSpan slowest = TimeSpan.Zero;
         while (!end.IsCancellationRequested)
         {
             long start = Stopwatch.GetTimestamp();
             (await client.GetAsync(new Uri(holder.Http + "/v1/healthz"), CancellationToken.None)).EnsureSuccessStatusCode();
-            answers.Add(Stopwatch.GetElapsedTime(start));
+            TimeSpan answer = Stopwatch.GetElapsedTime(start);
+            slowest = answer > slowest ? answer : slowest;
             await timer.WaitForNextTickAsync(CancellationToken.None);
         }
-        return answers;
+        return slowest;
     }
 
     /// <summary>What a process has: resident memory that is not of files below a directory, threads, descriptors.</summary>
