@@ -19,7 +19,7 @@ internal static class ManyJoiners
     {
         string checkpoint = bench.GetCheckpoint(Math.Min(bench.Options.Gib, LargestGib));
         using var holder = new HolderProcess(bench, checkpoint, "--hold", "map");
-        // Nobody joins it: what its answers take, every process on this machine waits for a core.
+        // Nobody joins it: the time of its answers is what any process waits for a core meanwhile.
         using var idle = new HolderProcess(bench, checkpoint, "--hold", "map");
         await JoinAsync(holder, 1, rounds: 2);        // then the holder has touched its memory and knows all digests
         HolderFigures before = HolderFigures.Read(holder.Id);
