@@ -1,6 +1,5 @@
 using System.Net;
 using System.Net.Sockets;
-using System.Runtime.CompilerServices;
 
 namespace CheckpointEngine.Internal;
 
@@ -32,13 +31,16 @@ internal static class SocketTools
         }
     }
 
+    /// <summary>Whether a connection stays on this host: over the loopback, or from one of its addresses to the same one.</summary>
+    internal static bool IsOwnHost(IPAddress remote, IPAddress local) => IsLoopback(remote) || remote.Equals(local);
+
     /// <summary>
-    /// Takes a congestion control that does not pace, where the system's default does (BBR) and the peer is on this host: pacing a loopback
+    /// Takes a congestion control that does not pace, where the system's default does (BBR), for a connection that stays on this host: pacing a loopback
     /// costs a third of the rate with send(2) and half with sendfile(2), and there is no queue that it could spare.
     /// </summary>
-    internal static void PreferPlainCongestionControlOnLoopback(Socket socket, IPAddress peer)
+    internal static void PreferPlainCongestionControl(Socket socket)
     {
-        if (!IsLoopback(peer) || !OperatingSystem.IsLinux())
+        if (!OperatingSystem.IsLinux())
         {
             return;
         }
@@ -65,15 +67,4 @@ internal static class SocketTools
     }
 
     private static bool IsLoopback(IPAddress address) => IPAddress.IsLoopback(address.IsIPv4MappedToIPv6 ? address.MapToIPv4() : address);
-
-    /// <summary>Sends all of <paramref name="bytes"/>.</summary>
-    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
-    internal static async ValueTask SendAllAsync(Socket socket, ReadOnlyMemory<byte> bytes, CancellationToken cancellationToken = default)
-    {
-        while (bytes.Length != 0)
-        {
-            int sent = await socket.SendAsync(bytes, cancellationToken).ConfigureAwait(false);
-            bytes = bytes[sent..];
-        }
-    }
 }

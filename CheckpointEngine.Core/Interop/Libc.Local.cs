@@ -9,7 +9,6 @@ internal static unsafe partial class Libc
     internal const int EFAULT = 14;
     internal const int ENODATA = 61;
 
-    internal const int SOL_SOCKET = 1;
     internal const int SO_PEERCRED = 17;
     internal const int SCM_RIGHTS = 1;
     internal const int MSG_CTRUNC = 0x08;
@@ -27,10 +26,6 @@ internal static unsafe partial class Libc
     /// <summary>Sends bytes and descriptors over a socket, sendmsg(2). Bytes taken, or -1 and errno.</summary>
     [LibraryImport(Library, SetLastError = true)]
     internal static partial nint sendmsg(int socket, MsgHdr* message, int flags);
-
-    /// <summary>Receives bytes and descriptors, recvmsg(2). Bytes, 0 at the end, or -1 and errno.</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    internal static partial nint recvmsg(int socket, MsgHdr* message, int flags);
 
     /// <summary>Reads a file at a place, pread(2). Bytes, 0 at its end, or -1 and errno.</summary>
     [LibraryImport(Library, SetLastError = true)]
@@ -54,28 +49,6 @@ internal static unsafe partial class Libc
     {
         internal void* iov_base;
         internal nuint iov_len;
-    }
-
-    /// <summary><c>struct msghdr</c>; bits/socket.h.</summary>
-    [StructLayout(LayoutKind.Sequential)]
-    internal struct MsgHdr
-    {
-        internal void* msg_name;
-        internal uint msg_namelen;
-        internal IoVec* msg_iov;
-        internal nuint msg_iovlen;
-        internal void* msg_control;
-        internal nuint msg_controllen;
-        internal int msg_flags;
-    }
-
-    /// <summary><c>struct cmsghdr</c>, the data behind it; bits/socket.h.</summary>
-    [StructLayout(LayoutKind.Sequential)]
-    internal struct CMsgHdr
-    {
-        internal nuint cmsg_len;
-        internal int cmsg_level;
-        internal int cmsg_type;
     }
 
     /// <summary><c>struct ucred</c>; bits/socket.h.</summary>

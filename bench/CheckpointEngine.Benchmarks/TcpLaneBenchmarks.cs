@@ -45,7 +45,7 @@ public unsafe class TcpLaneBenchmarks
         _pump = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
         _pump.Connect(listener.LocalEndPoint!);
         Socket sender = listener.Accept();
-        SocketTools.PreferPlainCongestionControlOnLoopback(sender, IPAddress.Loopback);
+        SocketTools.PreferPlainCongestionControl(sender);
         new Thread(() => Pump(sender, _source)) { IsBackground = true }.Start();
     }
 

@@ -25,6 +25,9 @@ internal sealed class HolderProcess : IDisposable
     /// <summary>The command, compiled ahead of time.</summary>
     internal string Command => _command;
 
+    /// <summary>Its process id.</summary>
+    internal int Id => _process.Id;
+
     /// <summary>From the start of the process to its ready line.</summary>
     internal TimeSpan TimeToReady { get; }
 

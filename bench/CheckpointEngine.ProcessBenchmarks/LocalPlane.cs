@@ -22,7 +22,7 @@ internal static class LocalPlane
 
     private static void Attach(Workbench bench, Scoreboard scoreboard)
     {
-        using var holder = new HolderProcess(bench, bench.MakeCheckpoint("large", AttachGib), "--digest", "none", "--pin", "none");
+        using var holder = new HolderProcess(bench, bench.GetCheckpoint(AttachGib), "--digest", "none", "--pin", "none");
         var milliseconds = new List<double>();
         long bytes = 0;
         for (int run = 0; run <= AttachRuns; run++)
@@ -37,7 +37,7 @@ internal static class LocalPlane
         scoreboard.Below($"attach {AttachGib} GiB, metas to addressable", Statistics.Median(milliseconds), 20, "ms", $"median of {AttachRuns}, {Statistics.Range(milliseconds, "0.0")}");
 
         // Both have touched every page then; pages that they share count once.
-        using var digests = new HolderProcess(bench, Path.Combine(bench.ScratchDirectory, "large"), "--pin", "none");
+        using var digests = new HolderProcess(bench, bench.GetCheckpoint(AttachGib), "--pin", "none");
         double full = digests.Join(1, verify: true, "local").Seconds[0];
         using ChildProcess joiner = ChildProcess.Start(bench.Command,
             ["join", "--metas-url", digests.MetasUrl, "--transport", "local", "--require-verify", "--serve", "--listen", "http://127.0.0.1:0", "--pin", "none", "--json"], Workbench.LongestServer);
@@ -45,7 +45,7 @@ internal static class LocalPlane
         double share = (ProportionalBytes(digests.ProcessId) + ProportionalBytes(joiner.Id)) / bytes;
         joiner.Terminate();
         scoreboard.Note("attached and read through once, with its digests checked", $"{full * 1e3:0} ms", "page tables are made on the way");
-        Directory.Delete(Path.Combine(bench.ScratchDirectory, "large"), recursive: true);
+        Directory.Delete(bench.GetCheckpoint(AttachGib), recursive: true);      // makes room
         scoreboard.Below("memory of holder and attached joiner / checkpoint", share, 1.05, "", "Pss of both, every page touched by both");
     }
 

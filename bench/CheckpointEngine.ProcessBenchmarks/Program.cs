@@ -13,6 +13,7 @@ const string Usage = """
       join-latency   what a join costs before the first byte
       c-interface    what the C interface costs: loading, calls, a join through it
       local-plane    joins within a host: attached, copied beside memcpy, read from a process beside process_vm_readv
+      many-joiners   64 joiners of one holder at once: their rates in sum, how even they are, what the holder needs for them
       all            all of the above
       compare        our planes beside a bare pump, iperf3, UCX, memcpy, process_vm_readv and Mooncake, at 64 KiB, 1 MiB, 16 MiB, 1 GiB
     options:
@@ -52,6 +53,7 @@ try
             "kimi-metas" => KimiMetas.RunAsync(bench, scoreboard),
             "c-interface" => CInterface.RunAsync(bench, scoreboard),
             "local-plane" => LocalPlane.RunAsync(bench, scoreboard),
+            "many-joiners" => ManyJoiners.RunAsync(bench, scoreboard),
             "start-up" => StartUp.RunAsync(bench, scoreboard),
             BenchmarkOptions.Compare => Comparison.RunAsync(bench, scoreboard, machine),
             _ => JoinLatency.RunAsync(bench, scoreboard),

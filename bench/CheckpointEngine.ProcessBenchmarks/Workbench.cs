@@ -10,7 +10,6 @@ internal sealed class Workbench : IDisposable
 
     private readonly Lock _gate = new();
     private readonly string _directory;
-    private string? _checkpoint;
 
     internal Workbench(BenchmarkOptions options)
     {
@@ -54,19 +53,22 @@ internal sealed class Workbench : IDisposable
     }
 
     /// <summary>The directory of a checkpoint with a real model's tensors, scaled to <see cref="BenchmarkOptions.Gib"/>.</summary>
-    internal string GetCheckpoint() => _checkpoint ??= MakeCheckpoint("model", Options.Gib);
+    internal string GetCheckpoint() => GetCheckpoint(Options.Gib);
 
-    /// <summary>Makes one of another size in a directory of the run.</summary>
-    internal string MakeCheckpoint(string name, double gib)
+    /// <inheritdoc cref="GetCheckpoint()"/>
+    internal string GetCheckpoint(double gib)
     {
-        string project = Path.Combine(Root, "tests", "MakeCheckpoint");
-        string maker = Path.Combine(project, "bin", "Release", "net10.0", "MakeCheckpoint");
-        if (!File.Exists(maker))
+        string directory = Path.Combine(_directory, $"model-{gib:R}");
+        if (!Directory.Exists(directory))
         {
-            Run("dotnet", "build", project, "-c", "Release", "--nologo", "-v", "quiet");
+            string project = Path.Combine(Root, "tests", "MakeCheckpoint");
+            string maker = Path.Combine(project, "bin", "Release", "net10.0", "MakeCheckpoint");
+            if (!File.Exists(maker))
+            {
+                Run("dotnet", "build", project, "-c", "Release", "--nologo", "-v", "quiet");
+            }
+            Run(maker, "--out", directory, "--model", "qwen2.5-7b", "--gib", gib.ToString("R", null), "--shards", "4");
         }
-        string directory = Path.Combine(_directory, name);
-        Run(maker, "--out", directory, "--model", "qwen2.5-7b", "--gib", gib.ToString("R", null), "--shards", "4");
         return directory;
     }
 

@@ -1,4 +1,3 @@
-using System.Buffers;
 using System.Buffers.Binary;
 
 namespace CheckpointEngine.Transfer.Tcp;
@@ -41,15 +40,4 @@ internal readonly record struct DataHeader(ulong LengthBytes, ulong Address, byt
 
     internal static DataHeader Decode(ReadOnlySpan<byte> source)
         => new(BinaryPrimitives.ReadUInt64LittleEndian(source), BinaryPrimitives.ReadUInt64LittleEndian(source[8..]), source[16]);
-
-    internal static DataHeader Decode(in ReadOnlySequence<byte> source)
-    {
-        if (source.FirstSpan.Length >= Size)
-        {
-            return Decode(source.FirstSpan);
-        }
-        Span<byte> bytes = stackalloc byte[Size];
-        source.Slice(0, Size).CopyTo(bytes);
-        return Decode(bytes);
-    }
 }

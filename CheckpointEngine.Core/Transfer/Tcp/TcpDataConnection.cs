@@ -1,53 +1,94 @@
-using System.Buffers;
 using System.Buffers.Binary;
-using System.IO.Pipelines;
 using System.Net;
 using System.Net.Sockets;
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
+using CheckpointEngine.Interop;
 using CheckpointEngine.Peers;
 
 namespace CheckpointEngine.Transfer.Tcp;
 
 /// <summary>One connection to the data port: reads headers, checks them, sends straight from registered memory.</summary>
-/// <remarks>Its loop is one task; <see cref="Cut"/> may come from any thread. In the steady state a request allocates nothing.</remarks>
+/// <remarks>
+/// Its loop is one task on the <see cref="ServingThreads"/>, never waiting in a system call; <see cref="Cut"/> may come from any thread. In the steady
+/// state a request allocates nothing. Memory that is gone (a file truncated under its mapping) ends here as an error (EFAULT), not as SIGBUS.
+/// Source: send(2), recv(2).
+/// </remarks>
 internal sealed class TcpDataConnection : IDisposable
 {
     // A send(2) of 1 MiB keeps the loop's own cost under 1 %; at 256 KiB a quarter of the rate is lost to waking up.
     private const int SendBytes = 1 << 20;
 
-    // A smaller answer fits into the socket's buffer: nothing to wait for.
-    private const int LeastForSenderThread = 256 << 10;
+    // What a connection may send before those that wait have their turn, when there are more connections than threads. Less costs rate; with more the
+    // bytes of many peers lie in the kernel at once, out of every cache, while each waits longer.
+    private const int TurnBytes = 1 << 20;
+
+    // A request costs a turn this much beside its bytes: requests of one byte come to an end, too.
+    private const int TurnBytesOfARequest = 4 << 10;
+
+    // Below it pinning pages costs more than copying them. Source: msg_zerocopy.rst says about 10 KiB.
+    private const int LeastForZeroCopy = 64 << 10;
+
+    // Headers that have come but are not answered yet: our own lanes send four ahead.
+    private const int ReceiveBytes = 512;
 
     private readonly Socket _socket;
+    private readonly SafeSocketHandle _handle;
+    private readonly int _fd;                 // valid until Dispose, which lets go of _handle
     private readonly MemoryRegistry _registry;
     private readonly TcpDataListenerOptions _options;
-    private readonly SenderThreads _senders;
-    private readonly PipeReader _reader;
-    private readonly UnmanagedWindow _window = new();
-    private readonly byte[] _status = new byte[DataHeader.StatusSize];
+    private readonly SocketReadiness _readiness;
+    private readonly byte[] _received = GC.AllocateUninitializedArray<byte>(ReceiveBytes, pinned: true);
+    private readonly byte[] _answer = GC.AllocateUninitializedArray<byte>(
+        DataHeader.StatusSize + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes, pinned: true);
     private readonly IPAddress _remoteAddress;
+    private readonly ZeroCopySends? _zeroCopy;      // null: switched off from the start
+    private int _receivedStart;
+    private int _receivedEnd;
+    private int _turnLeft = TurnBytes;
     private long _busySince;       // Environment.TickCount64 of the last progress while a peer owes us some; 0 while it does not
     private bool _admitted;
+    private volatile bool _cut;
 
-    internal TcpDataConnection(Socket socket, MemoryRegistry registry, SenderThreads senders, TcpDataListenerOptions options)
+    internal TcpDataConnection(Socket socket, MemoryRegistry registry, ServingThreads threads, TcpDataListenerOptions options)
     {
         _socket = socket;
         _registry = registry;
         _options = options;
-        _senders = senders;
         _socket.NoDelay = true;
-        _remoteAddress = ((IPEndPoint)socket.RemoteEndPoint!).Address;
-        RemoteAddress = socket.RemoteEndPoint!.ToString()!;
-        SocketTools.PreferPlainCongestionControlOnLoopback(socket, _remoteAddress);
-        _reader = PipeReader.Create(new NetworkStream(socket, ownsSocket: false), new StreamPipeReaderOptions(leaveOpen: true));
+        var remote = (IPEndPoint)socket.RemoteEndPoint!;
+        _remoteAddress = remote.Address;
+        RemoteAddress = remote.ToString();
+        bool isOwnHost = SocketTools.IsOwnHost(_remoteAddress, ((IPEndPoint)socket.LocalEndPoint!).Address);
+        if (isOwnHost)
+        {
+            SocketTools.PreferPlainCongestionControl(socket);
+        }
         _socket.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.KeepAlive, true);     // a peer that lost its power goes in the end
+        if (options.ZeroCopy == ZeroCopyMode.Always || (options.ZeroCopy == ZeroCopyMode.Auto && !isOwnHost))
+        {
+            _zeroCopy = TryAllowZeroCopy(socket) ? new ZeroCopySends() : null;
+        }
         _admitted = options.PlainPeers.Allows(_remoteAddress);
         if (!_admitted)
         {
             StartBusy();        // who must prove something has one stall timeout for it
+        }
+        bool held = false;
+        _handle = socket.SafeHandle;
+        _handle.DangerousAddRef(ref held);
+        _fd = (int)_handle.DangerousGetHandle();
+        try
+        {
+            _readiness = threads.Add(_fd);
+        }
+        catch
+        {
+            _handle.DangerousRelease();
+            throw;
         }
     }
 
@@ -63,27 +104,20 @@ internal sealed class TcpDataConnection : IDisposable
     /// <summary>When the peer last made progress, while it owes us some.</summary>
     internal long? BusySince => Volatile.Read(ref _busySince) is long since and not 0 ? since : null;
 
+    /// <summary>Whether bytes of that range are being sent, or still read by the kernel.</summary>
+    internal bool Reads(RegisteredRange range) => CurrentRange == range || _zeroCopy?.ReadsFrom(range) == true;
+
+    /// <summary>Whether the next large piece is sent without a copy.</summary>
+    internal bool IsZeroCopy => _zeroCopy is not null && (!_zeroCopy.WasCopied || _options.ZeroCopy == ZeroCopyMode.Always);
+
     /// <summary>Serves requests until the peer closes or breaks a rule.</summary>
     internal async Task ServeAsync()
     {
-        while (true)
+        await _readiness.For(Libc.EPOLLIN);       // from here on in a thread that serves
+        while (await ReceiveAsync(DataHeader.Size).ConfigureAwait(false))
         {
-            ReadResult result = await _reader.ReadAsync().ConfigureAwait(false);
-            if (result.Buffer.Length < DataHeader.Size)
-            {
-                if (result.IsCompleted)
-                {
-                    return;
-                }
-                _reader.AdvanceTo(result.Buffer.Start, result.Buffer.End);
-                if (BusySince is null)
-                {
-                    StartBusy();      // a header has begun: all of it has one stall timeout, or a byte a minute would last for ever
-                }
-                continue;
-            }
-            DataHeader header = DataHeader.Decode(result.Buffer);
-            _reader.AdvanceTo(result.Buffer.GetPosition(DataHeader.Size));
+            var header = DataHeader.Decode(_received.AsSpan(_receivedStart));
+            _receivedStart += DataHeader.Size;
             StartBusy();
             bool goOn = header.Operation == DataHeader.Challenge && _options.Token is not null
                 ? await AnswerChallengeAsync(_options.Token).ConfigureAwait(false)
@@ -96,23 +130,55 @@ internal sealed class TcpDataConnection : IDisposable
         }
     }
 
-    /// <summary>Breaks the connection.</summary>
-    internal void Cut()
+    /// <summary>Waits until the kernel reads no memory of ours for this connection any more; called last, however the serving ended.</summary>
+    internal async Task LetGoAsync()
     {
         try
         {
-            _socket.Shutdown(SocketShutdown.Both);      // wakes a thread that waits in poll(2)
+            // What the peer still takes it gets, as with copies; a peer that takes nothing is cut for it.
+            while (_zeroCopy is { UnderWay: > 0 } && !_cut && (await _readiness.For(0) & Libc.EPOLLHUP) == 0)
+            {
+                TakeCompletions();
+            }
+        }
+        catch (SocketException)
+        {
+            // It cannot be waited for: it is broken below.
+        }
+        if (_zeroCopy is not { UnderWay: > 0 })
+        {
+            return;
+        }
+        Disconnect();
+        while (true)
+        {
+            TakeCompletions();
+            if (_zeroCopy.UnderWay == 0)
+            {
+                return;
+            }
+            await Task.Delay(1).ConfigureAwait(false);       // what a network card has in its queue is gone in a moment
+        }
+    }
+
+    /// <summary>Breaks the connection.</summary>
+    internal void Cut()
+    {
+        _cut = true;
+        try
+        {
+            _socket.Shutdown(SocketShutdown.Both);      // ends its wait; its own thread closes it
         }
         catch (Exception broken) when (broken is SocketException or ObjectDisposedException)
         {
             // It is broken already, which is what was wanted.
         }
-        _socket.Dispose();
     }
 
     public void Dispose()
     {
-        _reader.Complete();
+        _readiness.Dispose();
+        _handle.DangerousRelease();
         _socket.Dispose();
     }
 
@@ -137,34 +203,116 @@ internal sealed class TcpDataConnection : IDisposable
         CurrentRange = range;
         try
         {
-            if (header.LengthBytes >= LeastForSenderThread)
-            {
-                await _senders.Switch();      // the rest of this request, and the next ones while they are there already, are served by that thread
-            }
             if (header.IsAcknowledged)
             {
-                await SendStatusAsync(DataHeader.StatusOk).ConfigureAwait(false);
+                BinaryPrimitives.WriteUInt64LittleEndian(_answer, DataHeader.StatusOk);
+                await SendAnswerAsync(DataHeader.StatusSize, Libc.MSG_MORE).ConfigureAwait(false);     // in one packet with what follows
             }
-            ulong address = header.Address;
-            ulong end = address + header.LengthBytes;
-            while (address < end)
-            {
-                int piece = (int)Math.Min(SendBytes, end - address);
-                address += (ulong)(SenderThreads.IsSender
-                    ? BlockingSend.Send(_socket, address, piece)
-                    : await _socket.SendAsync(_window.MoveTo(address, piece)).ConfigureAwait(false));
-                StartBusy();
-            }
+            await SendMemoryAsync(header.Address, header.LengthBytes).ConfigureAwait(false);
             return true;
         }
         finally
         {
+            if (_zeroCopy is null)
+            {
+                range.EndRead();
+            }
+            else
+            {
+                _zeroCopy.EndRequest(range);
+            }
             CurrentRange = null;
-            range.EndRead();
         }
     }
 
-    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder<>))]
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
+    private async ValueTask SendMemoryAsync(ulong address, ulong lengthBytes)
+    {
+        ulong end = address + lengthBytes;
+        _turnLeft -= TurnBytesOfARequest;
+        while (address < end)
+        {
+            bool turnIsOver = _turnLeft <= 0 && _readiness.OthersWait;
+            int sent = turnIsOver ? 0 : SendPiece(address, (int)Math.Min(SendBytes, end - address));
+            if (sent == 0)
+            {
+                await WaitAsync(Libc.EPOLLOUT).ConfigureAwait(false);
+                continue;
+            }
+            address += (ulong)sent;
+            _turnLeft -= sent;
+            StartBusy();
+        }
+    }
+
+    // Bytes taken, 0 when there is no room.
+    private unsafe int SendPiece(ulong address, int lengthBytes)
+    {
+        if (lengthBytes >= LeastForZeroCopy && IsZeroCopy)
+        {
+            if (!_zeroCopy!.HasRoom)
+            {
+                TakeCompletions();
+            }
+            if (_zeroCopy.HasRoom)
+            {
+                int sent = Send((void*)address, lengthBytes, Libc.MSG_ZEROCOPY);
+                if (sent >= 0)
+                {
+                    if (sent > 0)
+                    {
+                        _zeroCopy.Sent();
+                    }
+                    return sent;
+                }
+            }
+        }
+        return Send((void*)address, lengthBytes, 0);
+    }
+
+    // Bytes taken, 0 when there is no room, -1 when the kernel may not pin more memory for sends without a copy.
+    private unsafe int Send(void* bytes, int lengthBytes, int flags)
+    {
+        while (true)
+        {
+            nint sent = Libc.send(_fd, bytes, (nuint)lengthBytes, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT | flags);
+            if (sent >= 0)
+            {
+                return (int)sent;
+            }
+            switch (Marshal.GetLastPInvokeError())
+            {
+                case Libc.EINTR:
+                    continue;
+                case Libc.EAGAIN:
+                    return 0;
+                case Libc.ENOBUFS when flags == Libc.MSG_ZEROCOPY:
+                    return -1;
+                case int errno:
+                    throw new SocketException(errno);
+            }
+        }
+    }
+
+    // The first bytes of _answer.
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
+    private async ValueTask SendAnswerAsync(int lengthBytes, int flags)
+    {
+        int done = 0;
+        while (true)
+        {
+            done += SendPinned(done, lengthBytes - done, flags);
+            if (done == lengthBytes)
+            {
+                return;
+            }
+            await WaitAsync(Libc.EPOLLOUT).ConfigureAwait(false);
+        }
+    }
+
+    private unsafe int SendPinned(int start, int lengthBytes, int flags)
+        => Send((void*)Marshal.UnsafeAddrOfPinnedArrayElement(_answer, start), lengthBytes, flags);
+
     private async ValueTask<bool> RefuseAsync(DataHeader header)
     {
         if (header.IsAcknowledged)
@@ -174,27 +322,34 @@ internal sealed class TcpDataConnection : IDisposable
         return false;
     }
 
+    private ValueTask SendStatusAsync(ulong status)
+    {
+        BinaryPrimitives.WriteUInt64LittleEndian(_answer, status);
+        return SendAnswerAsync(DataHeader.StatusSize, 0);
+    }
+
     // 32 bytes of the client's nonce; ours and our proof; its proof; a status.
     private async ValueTask<bool> AnswerChallengeAsync(AccessToken token)
     {
         byte[] clientNonce = new byte[TokenChallenge.NonceBytes];
+        byte[] serverNonce = RandomNumberGenerator.GetBytes(TokenChallenge.NonceBytes);
+        if (!await ReceiveAsync(clientNonce.Length).ConfigureAwait(false))
+        {
+            return false;
+        }
+        Take(clientNonce);
+        BinaryPrimitives.WriteUInt64LittleEndian(_answer, DataHeader.StatusOk);
+        serverNonce.CopyTo(_answer, DataHeader.StatusSize);
+        TokenChallenge.Prove(token, TokenChallenge.Purpose.TcpLane, asServer: true, clientNonce, serverNonce,
+            _answer.AsSpan(DataHeader.StatusSize + TokenChallenge.NonceBytes));
+        await SendAnswerAsync(_answer.Length, 0).ConfigureAwait(false);
         byte[] proof = new byte[TokenChallenge.ProofBytes];
-        byte[] answer = new byte[DataHeader.StatusSize + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes];
-        if (!await ReadExactlyAsync(clientNonce).ConfigureAwait(false))
+        if (!await ReceiveAsync(proof.Length).ConfigureAwait(false))
         {
             return false;
         }
-        Memory<byte> serverNonce = answer.AsMemory(DataHeader.StatusSize, TokenChallenge.NonceBytes);
-        RandomNumberGenerator.Fill(serverNonce.Span);
-        BinaryPrimitives.WriteUInt64LittleEndian(answer, DataHeader.StatusOk);
-        TokenChallenge.Prove(token, TokenChallenge.Purpose.TcpLane, asServer: true, clientNonce, serverNonce.Span,
-            answer.AsSpan(DataHeader.StatusSize + TokenChallenge.NonceBytes));
-        await SocketTools.SendAllAsync(_socket, answer).ConfigureAwait(false);
-        if (!await ReadExactlyAsync(proof).ConfigureAwait(false))
-        {
-            return false;
-        }
-        _admitted = TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: false, clientNonce, serverNonce.Span, proof);
+        Take(proof);
+        _admitted = TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: false, clientNonce, serverNonce, proof);
         await SendStatusAsync(_admitted ? DataHeader.StatusOk : DataHeader.StatusRejected).ConfigureAwait(false);
         if (!_admitted)
         {
@@ -203,26 +358,117 @@ internal sealed class TcpDataConnection : IDisposable
         return _admitted;
     }
 
-    private async ValueTask<bool> ReadExactlyAsync(byte[] destination)
+    private void Take(Span<byte> destination)
     {
-        ReadResult result = await _reader.ReadAtLeastAsync(destination.Length).ConfigureAwait(false);
-        if (result.Buffer.Length < destination.Length)
-        {
-            return false;
-        }
-        result.Buffer.Slice(0, destination.Length).CopyTo(destination);
-        _reader.AdvanceTo(result.Buffer.GetPosition(destination.Length));
+        _received.AsSpan(_receivedStart, destination.Length).CopyTo(destination);
+        _receivedStart += destination.Length;
         StartBusy();
+    }
+
+    // Waits until that many bytes have come, at the start of what was received. False when the peer has closed before.
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder<>))]
+    private async ValueTask<bool> ReceiveAsync(int count)
+    {
+        while (_receivedEnd - _receivedStart < count)
+        {
+            if (_receivedStart != 0)
+            {
+                _received.AsSpan(_receivedStart, _receivedEnd - _receivedStart).CopyTo(_received);
+                _receivedEnd -= _receivedStart;
+                _receivedStart = 0;
+            }
+            int received = Receive();
+            if (received == 0)
+            {
+                return false;
+            }
+            if (received > 0)
+            {
+                _receivedEnd += received;
+                continue;
+            }
+            if (_receivedEnd != 0 && BusySince is null)
+            {
+                StartBusy();      // a header has begun: all of it has one stall timeout, or a byte a minute would last for ever
+            }
+            await WaitAsync(Libc.EPOLLIN).ConfigureAwait(false);
+        }
         return true;
     }
 
-    private ValueTask SendStatusAsync(ulong status)
+    // Bytes received, 0 at the end, -1 when there is nothing yet.
+    private unsafe int Receive()
     {
-        BinaryPrimitives.WriteUInt64LittleEndian(_status, status);
-        return SocketTools.SendAllAsync(_socket, _status);
+        while (true)
+        {
+            nint received = Libc.recv(_fd, (void*)Marshal.UnsafeAddrOfPinnedArrayElement(_received, _receivedEnd), (nuint)(ReceiveBytes - _receivedEnd), Libc.MSG_DONTWAIT);
+            if (received >= 0)
+            {
+                return (int)received;
+            }
+            switch (Marshal.GetLastPInvokeError())
+            {
+                case Libc.EINTR:
+                    continue;
+                case Libc.EAGAIN:
+                    return -1;
+                case int errno:
+                    throw new SocketException(errno);
+            }
+        }
+    }
+
+    // Lets the others have their turn until there is something to do; may come back without.
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
+    private async ValueTask WaitAsync(uint events)
+    {
+        await _readiness.For(events);
+        _turnLeft = TurnBytes;
+        TakeCompletions();
+    }
+
+    private void TakeCompletions()
+    {
+        if (_zeroCopy is { UnderWay: > 0 } && _zeroCopy.TakeCompletions(_fd) && BusySince is not null)
+        {
+            StartBusy();
+            if (_zeroCopy.UnderWay == 0 && CurrentRange is null && _receivedEnd == _receivedStart)
+            {
+                StopBusy();
+            }
+        }
+    }
+
+    private static unsafe bool TryAllowZeroCopy(Socket socket)
+    {
+        try
+        {
+            int on = 1;
+            socket.SetRawSocketOption(Libc.SOL_SOCKET, Libc.SO_ZEROCOPY, new ReadOnlySpan<byte>(&on, sizeof(int)));
+            return true;
+        }
+        catch (SocketException)
+        {
+            return false;       // a kernel before 4.14
+        }
+    }
+
+    // Drops what waits to be sent, and with it the kernel's hold on our memory; closing would go on sending.
+    private unsafe void Disconnect()
+    {
+        byte* nowhere = stackalloc byte[16];
+        new Span<byte>(nowhere, 16).Clear();        // its family is AF_UNSPEC, which is 0
+        _ = Libc.connect(_fd, nowhere, 16);
     }
 
     private void StartBusy() => Volatile.Write(ref _busySince, Environment.TickCount64 | 1);
 
-    private void StopBusy() => Volatile.Write(ref _busySince, 0);
+    private void StopBusy()
+    {
+        // A peer that does not take what was sent without a copy holds our memory: it still owes us progress.
+        if (_zeroCopy is not { UnderWay: > 0 })
+        {
+            Volatile.Write(ref _busySince, 0);
+        }
+    }
 }

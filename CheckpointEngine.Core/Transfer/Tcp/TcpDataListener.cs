@@ -21,18 +21,22 @@ internal sealed class TcpDataListenerOptions
 
     /// <summary>How long a peer may take to send the rest of a header, or to take any byte of an answer.</summary>
     internal TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(60);
+
+    /// <summary>Whether large pieces are sent without a copy.</summary>
+    internal ZeroCopyMode ZeroCopy { get; init; } = ZeroCopyMode.Auto;
 }
 
 /// <summary>The data port: answers reads of registered memory in Mooncake's framing, both versions.</summary>
 /// <remarks>
-/// One task per connection, no thread while it is idle. Reads only: a WRITE is refused. Source: Mooncake's TCP transport on the wire.
+/// One task per connection, and as many threads for all of them as there are cores. Reads only: a WRITE is refused. Source: Mooncake's TCP transport on
+/// the wire.
 /// </remarks>
 internal sealed partial class TcpDataListener : IAsyncDisposable
 {
     private readonly MemoryRegistry _registry;
     private readonly TcpDataListenerOptions _options;
     private readonly ILogger _logger;
-    private readonly SenderThreads _senders = new(Math.Clamp(2 * Environment.ProcessorCount, 4, 64));
+    private readonly ServingThreads _threads = new(Math.Clamp(Environment.ProcessorCount, 2, 64));
     private readonly Socket _listener;
     private readonly Lock _lock = new();
     private readonly HashSet<TcpDataConnection> _connections = [];
@@ -57,7 +61,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
     /// <summary>Where it listens.</summary>
     internal IPEndPoint LocalEndPoint { get; }
 
-    /// <summary>Connections open now.</summary>
+    /// <summary>How many connections are open now.</summary>
     internal int ConnectionCount
     {
         get
@@ -69,12 +73,15 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         }
     }
 
+    /// <summary>Threads that serve them now.</summary>
+    internal int ThreadCount => _threads.Count;
+
     /// <summary>Cuts every connection that is reading from <paramref name="range"/>.</summary>
     internal void CutReadersOf(RegisteredRange range)
     {
         foreach (TcpDataConnection connection in Snapshot())
         {
-            if (connection.CurrentRange == range)
+            if (connection.Reads(range))
             {
                 LogCut(connection.RemoteAddress, "its memory is being unregistered");
                 connection.Cut();
@@ -105,7 +112,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         }
         await _acceptLoop.ConfigureAwait(false);
         await _allClosed.Task.ConfigureAwait(false);
-        _senders.Dispose();
+        _threads.Dispose();
     }
 
     private async Task AcceptAsync()
@@ -130,7 +137,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             TcpDataConnection connection;
             try
             {
-                connection = new TcpDataConnection(socket, _registry, _senders, _options);
+                connection = new TcpDataConnection(socket, _registry, _threads, _options);
             }
             catch (Exception failure) when (failure is SocketException or IOException or ObjectDisposedException)
             {
@@ -138,23 +145,24 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
                 socket.Dispose();
                 continue;
             }
+            bool isTaken;
             lock (_lock)
             {
-                if (_disposed || _connections.Count >= _options.MaxConnections)
-                {
-                    socket.Dispose();
-                    continue;
-                }
-                _connections.Add(connection);
+                isTaken = !_disposed && _connections.Count < _options.MaxConnections && _connections.Add(connection);
             }
-            _ = ServeAsync(connection);
+            if (isTaken)
+            {
+                _ = ServeAsync(connection);
+            }
+            else
+            {
+                connection.Dispose();
+            }
         }
     }
 
     private async Task ServeAsync(TcpDataConnection connection)
     {
-        // Requests that are all there are answered without a wait: the first connection would keep the accept loop for itself.
-        await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding);
         try
         {
             await connection.ServeAsync().ConfigureAwait(false);
@@ -173,6 +181,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             {
                 LogRefused(connection.RemoteAddress, refusal);
             }
+            await connection.LetGoAsync().ConfigureAwait(false);
             connection.Dispose();
             lock (_lock)
             {
@@ -198,7 +207,8 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         }
     }
 
-    private TcpDataConnection[] Snapshot()
+    /// <summary>Connections open now.</summary>
+    internal TcpDataConnection[] Snapshot()
     {
         lock (_lock)
         {

@@ -57,6 +57,8 @@ internal sealed partial class Engine : IAsyncDisposable
         ? named
         : Path.Combine(AppContext.BaseDirectory, "checkpoint-engine");
 
+    public int ProcessId => _process.Id;
+
     public static Engine Start(params string[] arguments) => Start(new Dictionary<string, string>(), arguments);
 
     public static Engine Start(Dictionary<string, string> environment, params string[] arguments)

@@ -2,8 +2,12 @@
  * Remake: cc libc-layout.c -o /tmp/layout && /tmp/layout > libc-layout.txt */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/errqueue.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -44,6 +48,12 @@ int main(void)
     FIELD(struct ucred, "UCred", pid);
     FIELD(struct ucred, "UCred", uid);
     FIELD(struct ucred, "UCred", gid);
+    printf("SockExtendedErr - 0 %zu\n", sizeof(struct sock_extended_err));
+    FIELD(struct sock_extended_err, "SockExtendedErr", ee_errno);
+    FIELD(struct sock_extended_err, "SockExtendedErr", ee_origin);
+    FIELD(struct sock_extended_err, "SockExtendedErr", ee_code);
+    FIELD(struct sock_extended_err, "SockExtendedErr", ee_info);
+    FIELD(struct sock_extended_err, "SockExtendedErr", ee_data);
     VALUE(MAP_SHARED); VALUE(MAP_PRIVATE); VALUE(MAP_FIXED); VALUE(MAP_ANONYMOUS); VALUE(MAP_NORESERVE);
     VALUE(MADV_WILLNEED); VALUE(MADV_HUGEPAGE); VALUE(MLOCK_ONFAULT); VALUE(MFD_CLOEXEC); VALUE(MFD_ALLOW_SEALING);
     VALUE(F_ADD_SEALS); VALUE(F_SEAL_SEAL); VALUE(F_SEAL_SHRINK); VALUE(F_SEAL_GROW); VALUE(F_SEAL_FUTURE_WRITE);
@@ -51,5 +61,10 @@ int main(void)
     VALUE(SOL_SOCKET); VALUE(SO_PEERCRED); VALUE(SCM_RIGHTS); VALUE(MSG_CTRUNC); VALUE(MSG_CMSG_CLOEXEC); VALUE(PR_SET_PTRACER);
     VALUE(F_SEAL_WRITE); VALUE(MADV_POPULATE_READ); VALUE(STATX_MODE); VALUE(STATX_UID);
     VALUE(S_IFMT); VALUE(S_IFREG); VALUE(S_IFDIR); VALUE(RLIMIT_MEMLOCK);
+    VALUE(ENOBUFS); VALUE(SOL_SOCKET); VALUE(SO_ZEROCOPY); VALUE(AF_UNSPEC);
+    VALUE(MSG_DONTWAIT); VALUE(MSG_ERRQUEUE); VALUE(MSG_NOSIGNAL); VALUE(MSG_MORE); VALUE(MSG_ZEROCOPY);
+    VALUE(SO_EE_ORIGIN_ZEROCOPY); VALUE(SO_EE_CODE_ZEROCOPY_COPIED);
+    VALUE(EPOLLIN); VALUE(EPOLLOUT); VALUE(EPOLLERR); VALUE(EPOLLHUP); VALUE(EPOLLONESHOT); VALUE(EPOLL_CLOEXEC);
+    VALUE(EPOLL_CTL_ADD); VALUE(EPOLL_CTL_DEL); VALUE(EPOLL_CTL_MOD); VALUE(EFD_CLOEXEC);
     return 0;
 }

@@ -12,8 +12,8 @@ namespace CheckpointEngine.Tests;
 /// <summary>A data port with a registry of its own.</summary>
 internal sealed class DataPort : IAsyncDisposable
 {
-    internal DataPort(TcpDataListenerOptions? options = null)
-        => Listener = new TcpDataListener(new IPEndPoint(IPAddress.Loopback, 0), Registry, options ?? new TcpDataListenerOptions(), NullLogger.Instance);
+    internal DataPort(TcpDataListenerOptions? options = null, IPAddress? address = null)
+        => Listener = new TcpDataListener(new IPEndPoint(address ?? IPAddress.Loopback, 0), Registry, options ?? new TcpDataListenerOptions(), NullLogger.Instance);
 
     internal MemoryRegistry Registry { get; } = new();
 

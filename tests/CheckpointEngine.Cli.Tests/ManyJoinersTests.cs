@@ -1,0 +1,120 @@
+using System.Diagnostics;
+using System.Text.Json;
+using CheckpointEngine.Cli.Tests.Support;
+
+namespace CheckpointEngine.Cli.Tests;
+
+/// <summary>One holder and 64 joiners at once, each a process of its own.</summary>
+public sealed class ManyJoinersTests
+{
+    private const int Joiners = 64;
+    private const int CheckpointBytes = 64 << 20;
+    private const long MostOwnBytes = 64 << 20;
+
+    // A joiner has lanes, a conversation with the peer service, and for a moment a handshake and a request for the metas.
+    private const int MostDescriptorsOfAJoiner = 6;
+
+    // The pool's threads come and go with what the host lets it do at a time; one for each joiner is what must not be.
+    private const int MostThreadsMore = 32;
+
+    private static readonly TimeSpan s_slowestAnswer = TimeSpan.FromMilliseconds(50);
+
+    [Fact]
+    public async Task Join_64AtOnceOverTcp_AllSucceedAndTheHolderStaysSmallAndAnswers()
+    {
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSingle(temp["model"], CheckpointBytes);
+        await using Holder holder = await Holder.ServeAsync(temp["model"]);
+        await using Holder idle = await Holder.ServeAsync(temp["model"]);
+        (await Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--to", "null", "--transport", "tcp")).Succeeded();
+        Figures before = Figures.Read(holder.Engine.ProcessId, temp.Path);
+        using var end = new CancellationTokenSource();
+        Task<Figures> watching = WatchAsync(holder, temp.Path, end.Token);
+        Task<TimeSpan> probing = ProbeHealthAsync(holder, end.Token);
+        Task<TimeSpan> probingIdle = ProbeHealthAsync(idle, end.Token);
+
+        Outcome[] outcomes = await Task.WhenAll(Enumerable.Range(0, Joiners).Select(
+            _ => Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--to", "null", "--transport", "tcp", "--require-verify", "--json")));
+        await end.CancelAsync();
+        Figures most = await watching;
+        TimeSpan slowest = await probing;
+        TimeSpan slowestOfIdle = await probingIdle;
+
+        foreach (Outcome outcome in outcomes)
+        {
+            using JsonDocument report = JsonDocument.Parse(outcome.Succeeded().Output);
+            Assert.Equal(CheckpointBytes, report.RootElement.GetProperty("bytes").GetInt64());
+            Assert.True(report.RootElement.GetProperty("verified").GetBoolean());
+            Assert.Equal(CheckpointBytes, report.RootElement.GetProperty("transports").GetProperty("tcp").GetInt64());
+        }
+        // Compiled as it runs, the command is large by itself: what counts is what the joiners add.
+        Assert.InRange(most.OwnBytes - before.OwnBytes, long.MinValue, MostOwnBytes);
+        Assert.InRange(most.Threads, 1, before.Threads + MostThreadsMore);
+        Assert.InRange(most.Descriptors, 1, before.Descriptors + MostDescriptorsOfAJoiner * Joiners);
+        // Beside 64 processes that are being compiled everybody waits for a core: a holder that nobody joins shows how long.
+        Assert.InRange(slowest, TimeSpan.Zero, s_slowestAnswer + 2 * slowestOfIdle);
+
+        Figures after = Figures.Read(holder.Engine.ProcessId, temp.Path);
+        for (long start = Stopwatch.GetTimestamp(); after.Descriptors > before.Descriptors + 2 && Stopwatch.GetElapsedTime(start) < Engine.Patience;)
+        {
+            await Task.Yield();         // connections of processes that are gone close by themselves
+            after = Figures.Read(holder.Engine.ProcessId, temp.Path);
+        }
+        Assert.InRange(after.Descriptors, 1, before.Descriptors + 2);
+        holder.Engine.Signal(Engine.SigTerm);
+        (await holder.Engine.EndAsync()).Succeeded();
+    }
+
+    private static async Task<Figures> WatchAsync(Holder holder, string checkpoint, CancellationToken end)
+    {
+        Figures most = Figures.Read(holder.Engine.ProcessId, checkpoint);
+        using var timer = new PeriodicTimer(TimeSpan.FromMilliseconds(100));
+        while (!end.IsCancellationRequested)
+        {
+            await timer.WaitForNextTickAsync(CancellationToken.None);
+            Figures now = Figures.Read(holder.Engine.ProcessId, checkpoint);
+            most = new Figures(Math.Max(most.OwnBytes, now.OwnBytes), Math.Max(most.Threads, now.Threads), Math.Max(most.Descriptors, now.Descriptors));
+        }
+        return most;
+    }
+
+    // The slowest answer.
+    private static async Task<TimeSpan> ProbeHealthAsync(Holder holder, CancellationToken end)
+    {
+        using var client = new HttpClient();
+        using var timer = new PeriodicTimer(TimeSpan.FromMilliseconds(20));
+        TimeSpan slowest = TimeSpan.Zero;
+        while (!end.IsCancellationRequested)
+        {
+            long start = Stopwatch.GetTimestamp();
+            (await client.GetAsync(new Uri(holder.Http + "/v1/healthz"), CancellationToken.None)).EnsureSuccessStatusCode();
+            TimeSpan answer = Stopwatch.GetElapsedTime(start);
+            slowest = answer > slowest ? answer : slowest;
+            await timer.WaitForNextTickAsync(CancellationToken.None);
+        }
+        return slowest;
+    }
+
+    /// <summary>What a process has: resident memory that is not of files below a directory, threads, descriptors.</summary>
+    private sealed record Figures(long OwnBytes, int Threads, int Descriptors)
+    {
+        internal static Figures Read(int process, string directory)
+        {
+            long own = 0;
+            bool counts = true;
+            foreach (string line in File.ReadLines($"/proc/{process}/smaps"))
+            {
+                string[] words = line.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+                if (!words[0].EndsWith(':'))
+                {
+                    counts = !line.Contains(directory, StringComparison.Ordinal);
+                }
+                else if (counts && words[0] == "Rss:")
+                {
+                    own += long.Parse(words[1], null) << 10;
+                }
+            }
+            return new Figures(own, Directory.GetDirectories($"/proc/{process}/task").Length, Directory.GetFileSystemEntries($"/proc/{process}/fd").Length);
+        }
+    }
+}
