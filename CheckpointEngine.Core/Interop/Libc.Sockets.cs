@@ -19,6 +19,8 @@ internal static unsafe partial class Libc
     internal const byte SO_EE_ORIGIN_ZEROCOPY = 5;
     internal const byte SO_EE_CODE_ZEROCOPY_COPIED = 1;
 
+    internal const short POLLOUT = 4;
+
     internal const uint EPOLLIN = 0x01;
     internal const uint EPOLLOUT = 0x04;
     internal const uint EPOLLERR = 0x08;
@@ -38,6 +40,19 @@ internal static unsafe partial class Libc
     /// <summary>Receives bytes, recv(2). Bytes, 0 at the end, or -1 and errno.</summary>
     [LibraryImport(Library, SetLastError = true)]
     internal static partial nint recv(int socket, void* bytes, nuint length, int flags);
+
+    /// <summary>Waits for a descriptor, poll(2). 1 when something happened, 0 after the time, or -1 and errno.</summary>
+    [LibraryImport(Library, SetLastError = true)]
+    internal static partial int poll(PollFd* descriptors, nuint count, int timeoutMilliseconds);
+
+    /// <summary><c>struct pollfd</c>; poll.h.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    internal struct PollFd
+    {
+        internal int fd;
+        internal short events;
+        internal short revents;
+    }
 
     /// <summary>Receives a message with what the kernel says about it, recvmsg(2). Bytes, or -1 and errno: EAGAIN when there is none.</summary>
     [LibraryImport(Library, SetLastError = true)]
