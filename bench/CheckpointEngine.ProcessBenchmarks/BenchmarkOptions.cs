@@ -5,7 +5,7 @@ namespace CheckpointEngine.ProcessBenchmarks;
 /// <summary>What the command line asks for.</summary>
 internal sealed record BenchmarkOptions
 {
-    private static readonly string[] s_all = ["join-vs-pump", "kimi-metas", "start-up", "join-latency", "c-interface"];
+    private static readonly string[] s_all = ["join-vs-pump", "kimi-metas", "start-up", "join-latency", "c-interface", "registration"];
 
     internal required IReadOnlyList<string> Benchmarks { get; init; }
 

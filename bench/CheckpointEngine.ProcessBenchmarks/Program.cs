@@ -10,6 +10,7 @@ const string Usage = """
       start-up       --version, and serve of a mapped checkpoint until it is ready
       join-latency   what a join costs before the first byte
       c-interface    what the C interface costs: loading, calls, a join through it
+      registration   files mapped; copied from the page cache beside memcpy; copied from a cold disk beside plain reads
       all            all of them
     options:
       --check            end with status 1 when a figure misses its limit
@@ -39,6 +40,7 @@ try
             "join-vs-pump" => JoinVersusPump.RunAsync(bench, scoreboard),
             "kimi-metas" => KimiMetas.RunAsync(bench, scoreboard),
             "c-interface" => CInterface.RunAsync(bench, scoreboard),
+            "registration" => Registration.RunAsync(bench, scoreboard),
             "start-up" => StartUp.RunAsync(bench, scoreboard),
             _ => JoinLatency.RunAsync(bench, scoreboard),
         });

@@ -1,0 +1,268 @@
+using System.Diagnostics;
+using System.Runtime.InteropServices;
+using CheckpointEngine.Checkpoints;
+using Microsoft.Win32.SafeHandles;
+
+namespace CheckpointEngine.ProcessBenchmarks;
+
+/// <summary>
+/// What it costs to hold a checkpoint: mapped in place; copied from the page cache, beside memcpy into equally fresh memory; copied from a disk,
+/// beside plain reads of the same files. Everything alternates within a pass; a ratio is the median of the passes' own ratios.
+/// </summary>
+internal static partial class Registration
+{
+    private const int PieceBytes = 8 << 20;
+    private const long MappedGib = 8;
+    private const int MapRuns = 11;
+    private const int Alignment = 4096;
+    private const int O_DIRECT = 0x4000;
+    private const int O_CLOEXEC = 0x80000;
+    private const int DontNeed = 4;         // POSIX_FADV_DONTNEED
+
+    internal static async Task RunAsync(Workbench bench, Scoreboard scoreboard)
+    {
+        await MapAsync(bench, scoreboard);
+        Copy(bench, scoreboard);
+        FromDisk(bench, scoreboard);
+    }
+
+    private static async Task MapAsync(Workbench bench, Scoreboard scoreboard)
+    {
+        string path = Path.Combine(bench.ScratchDirectory, "mapped.safetensors");
+        WriteAllocated(path, MappedGib << 30);
+        var milliseconds = new List<double>();
+        await using var server = new ParameterServer(new ParameterServerOptions { Pin = PinMode.None, Digest = DigestAlgorithm.None });
+        await server.StartAsync();
+        for (int run = 0; run <= MapRuns; run++)
+        {
+            long begin = Stopwatch.GetTimestamp();
+            await server.RegisterAsync("mapped", [path]);
+            if (run != 0)               // the first compiles
+            {
+                milliseconds.Add(Stopwatch.GetElapsedTime(begin).TotalMilliseconds);
+            }
+            await server.UnregisterAsync("mapped");
+        }
+        File.Delete(path);
+        scoreboard.Below($"{MappedGib} GiB in tmpfs mapped in place, locking and digests apart", Statistics.Median(milliseconds), 5, "ms",
+            $"median of {MapRuns}, {Statistics.Range(milliseconds, "0.00")}");
+    }
+
+    private static void Copy(Workbench bench, Scoreboard scoreboard)
+    {
+        string checkpoint = bench.GetCheckpoint();
+        using HeldCheckpoint source = CheckpointLoader.Load("source", checkpoint, HoldMode.Anonymous, PinMode.None);
+        foreach (HoldMode mode in (HoldMode[])[HoldMode.Anonymous, HoldMode.Memfd])
+        {
+            string name = mode == HoldMode.Memfd ? "memfd" : "anon";
+            var rates = new Samples(source.DataBytes);
+            for (int pass = -1; pass < bench.Options.Passes; pass++)
+            {
+                (string Name, Action Step)[] steps =
+                [
+                    ("memcpy", () => MemcpyFresh(source, mode)),
+                    ("copied", () => CheckpointLoader.Load("copy", checkpoint, mode, PinMode.None).Dispose()),
+                    ("copied and hashed", () => RegisterAndRelease(checkpoint, mode)),
+                ];
+                rates.Take(steps, pass);
+            }
+            rates.Note(scoreboard, $"{bench.Options.Gib:0.#} GiB into fresh {name}, ");
+            scoreboard.AtLeast($"copied / memcpy into fresh {name}", rates.Ratio("copied", "memcpy", out string range), 0.85, range);
+            scoreboard.AtLeast($"copied and hashed / copied, {name}", rates.Ratio("copied and hashed", "copied", out range), 0.74, range + ": digests cost under 35 %");
+        }
+    }
+
+    private static void FromDisk(Workbench bench, Scoreboard scoreboard)
+    {
+        string directory = Directory.CreateTempSubdirectory("checkpoint-engine-bench.").FullName;
+        try
+        {
+            var files = new List<string>();
+            foreach (string file in Directory.GetFiles(bench.GetCheckpoint(), "*.safetensors"))
+            {
+                files.Add(Path.Combine(directory, Path.GetFileName(file)));
+                File.Copy(file, files[^1]);
+            }
+            if (!files.TrueForAll(Drop))
+            {
+                scoreboard.Note("from a cold disk", "skipped", $"the page cache keeps the files of {directory}; name a directory on a disk in TMPDIR");
+                return;
+            }
+            long bytes = files.Sum(file => new FileInfo(file).Length);
+            var rates = new Samples(bytes);
+            for (int pass = -1; pass < bench.Options.Passes; pass++)
+            {
+                (string Name, Action Step)[] steps =
+                [
+                    ("pread, one thread", () => PreadFresh(files)),
+                    ("O_DIRECT, one thread", () => ReadDirect(files)),
+                    ("copied", () => CheckpointLoader.LoadFiles("copy", files, HoldMode.Anonymous, PinMode.None).Dispose()),
+                    ("copied and hashed", () => RegisterAndRelease(directory, HoldMode.Anonymous)),
+                ];
+                rates.Take(steps, pass, before: () => files.ForEach(file => Drop(file)));
+            }
+            rates.Note(scoreboard, $"{bench.Options.Gib:0.#} GiB from a cold disk, ");
+            scoreboard.AtLeast("copied / pread, cold disk", rates.Ratio("copied", "pread, one thread", out string range), 1, range);
+            scoreboard.AtLeast("copied / O_DIRECT, cold disk", rates.Ratio("copied", "O_DIRECT, one thread", out range), 0.95, range);
+            scoreboard.AtLeast("copied and hashed / copied, cold disk", rates.Ratio("copied and hashed", "copied", out range), 0.74, range);
+        }
+        finally
+        {
+            Directory.Delete(directory, recursive: true);
+        }
+    }
+
+    private static void RegisterAndRelease(string checkpoint, HoldMode mode)
+    {
+        var server = new ParameterServer(new ParameterServerOptions { Hold = mode, Pin = PinMode.None, Digest = DigestAlgorithm.Xxh3 });
+        server.RegisterAsync("copy", [checkpoint]).GetAwaiter().GetResult();
+        server.DisposeAsync().AsTask().GetAwaiter().GetResult();
+    }
+
+    // As many threads as the copy has, pieces of the same size; out of warm memory in huge pages.
+    private static unsafe void MemcpyFresh(HeldCheckpoint source, HoldMode mode)
+    {
+        foreach (HeldBuffer buffer in source.Buffers.ToArray())
+        {
+            using MemoryBuffer fresh = mode == HoldMode.Memfd ? MemoryBuffer.AllocateMemfd(buffer.SizeBytes, "fresh") : MemoryBuffer.AllocateAnonymous(buffer.SizeBytes);
+            long next = -PieceBytes;
+            InThreads(Math.Min(Environment.ProcessorCount, 8), () =>
+            {
+                for (long at; (at = Interlocked.Add(ref next, PieceBytes)) < buffer.SizeBytes;)
+                {
+                    memcpy((byte*)fresh.Address + at, (byte*)buffer.Address + at, (nuint)Math.Min(PieceBytes, buffer.SizeBytes - at));
+                }
+            });
+        }
+    }
+
+    private static void PreadFresh(List<string> files)
+    {
+        foreach (string file in files)
+        {
+            using SafeFileHandle handle = File.OpenHandle(file);
+            using MemoryBuffer fresh = MemoryBuffer.AllocateAnonymous(RandomAccess.GetLength(handle));
+            for (long at = 0; at < fresh.LengthBytes;)
+            {
+                at += RandomAccess.Read(handle, fresh.GetSpan(at, (int)Math.Min(PieceBytes, fresh.LengthBytes - at)), at);
+            }
+        }
+    }
+
+    // As dd bs=8M iflag=direct of=/dev/null: the bytes come and go nowhere.
+    private static unsafe void ReadDirect(List<string> files)
+    {
+        byte* block = (byte*)NativeMemory.AlignedAlloc(PieceBytes, Alignment);
+        foreach (string file in files)
+        {
+            using var handle = new SafeFileHandle(open(file, O_DIRECT | O_CLOEXEC), ownsHandle: true);
+            if (handle.IsInvalid)
+            {
+                throw new BenchmarkFailedException($"{file} cannot be read past the page cache; name a directory on a disk in TMPDIR");
+            }
+            for (long at = 0; RandomAccess.Read(handle, new Span<byte>(block, PieceBytes), at) is > 0 and int read;)
+            {
+                at += read;
+            }
+        }
+        NativeMemory.AlignedFree(block);
+    }
+
+    private static void InThreads(int count, Action work)
+    {
+        Thread[] threads = [.. Enumerable.Range(0, count).Select(_ => new Thread(() => work()))];
+        Array.ForEach(threads, thread => thread.Start());
+        Array.ForEach(threads, thread => thread.Join());
+    }
+
+    // A header, and data that has pages and no content.
+    private static void WriteAllocated(string path, long dataBytes)
+    {
+        byte[] header = [.. $$$"""{"w":{"dtype":"U8","shape":[{{{dataBytes}}}],"data_offsets":[0,{{{dataBytes}}}]}}"""u8];
+        using SafeFileHandle file = File.OpenHandle(path, FileMode.Create, FileAccess.Write);
+        RandomAccess.Write(file, BitConverter.GetBytes((long)header.Length), 0);
+        RandomAccess.Write(file, header, 8);
+        if (posix_fallocate(file, 0, 8 + header.Length + dataBytes) != 0)
+        {
+            throw new BenchmarkFailedException($"{path}: there is no room for {dataBytes:N0} bytes");
+        }
+    }
+
+    private static unsafe bool Drop(string path)
+    {
+        using SafeFileHandle file = File.OpenHandle(path, FileMode.Open, FileAccess.ReadWrite);
+        RandomAccess.FlushToDisk(file);
+        _ = posix_fadvise(file, 0, 0, DontNeed);
+        byte probe;
+        var vector = new IoVector { Address = &probe, Length = 1 };
+        const int NoWait = 8;
+        return preadv2(file, &vector, 1, RandomAccess.GetLength(file) / 2, NoWait) < 0;
+    }
+
+    private sealed class Samples(long bytes)
+    {
+        private readonly List<(string Name, List<double> Rates)> _rates = [];
+
+        internal void Take((string Name, Action Step)[] steps, int pass, Action? before = null)
+        {
+            // Every other pass backwards, so that nothing always comes behind the same thing; the pass before the first compiles and warms up.
+            foreach ((string name, Action step) in pass % 2 == 0 ? steps : steps.Reverse())
+            {
+                before?.Invoke();
+                long begin = Stopwatch.GetTimestamp();
+                step();
+                double rate = bytes / Stopwatch.GetElapsedTime(begin).TotalSeconds / (1L << 30);
+                if (pass >= 0)
+                {
+                    Of(name).Add(rate);
+                }
+            }
+        }
+
+        internal void Note(Scoreboard scoreboard, string prefix)
+        {
+            foreach ((string name, List<double> rates) in _rates)
+            {
+                scoreboard.Note(prefix + name, $"{Statistics.Median(rates):0.00} GiB/s", Statistics.Range(rates, "0.00"));
+            }
+        }
+
+        internal double Ratio(string ours, string limit, out string range)
+        {
+            double[] ratios = [.. Of(ours).Zip(Of(limit), (a, b) => a / b)];
+            range = Statistics.Range(ratios, "0.00");
+            return Statistics.Median(ratios);
+        }
+
+        private List<double> Of(string name)
+        {
+            if (_rates.Find(entry => entry.Name == name).Rates is not { } rates)
+            {
+                _rates.Add((name, rates = []));
+            }
+            return rates;
+        }
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    private unsafe struct IoVector
+    {
+        internal void* Address;
+        internal nuint Length;
+    }
+
+    [LibraryImport("libc")]
+    private static unsafe partial void* memcpy(void* to, void* from, nuint length);
+
+    [LibraryImport("libc", StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int open(string path, int flags);
+
+    [LibraryImport("libc")]
+    private static partial int posix_fadvise(SafeFileHandle file, long offset, long length, int advice);
+
+    [LibraryImport("libc")]
+    private static partial int posix_fallocate(SafeFileHandle file, long offset, long length);
+
+    [LibraryImport("libc")]
+    private static unsafe partial nint preadv2(SafeFileHandle file, IoVector* vectors, int count, long offset, int flags);
+}
