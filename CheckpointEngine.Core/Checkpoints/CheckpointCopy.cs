@@ -16,7 +16,7 @@ internal sealed class CheckpointCopy : IDisposable
     // Reading from the page cache fills memory bandwidth with fewer.
     private const int MaxThreads = 8;
 
-    // What keeps an NVMe drive busy; these threads wait, whatever the number of cores. 8 MiB of memory each.
+    // What keeps an NVMe drive busy: each has a read of several megabytes under way, and waits, whatever the number of cores. 8 MiB of memory each.
     private const int ThreadsForDisk = 8;
 
     private const int ProgressMilliseconds = 50;
@@ -30,6 +30,7 @@ internal sealed class CheckpointCopy : IDisposable
     private int _next = -1;
     private long _copiedBytes;
     private long _directBytes;
+    private volatile bool _waitsForDisk;
     private Exception? _failure;
 
     /// <param name="files">Open files.</param>
@@ -83,6 +84,9 @@ internal sealed class CheckpointCopy : IDisposable
     /// <summary>The file's descriptor that reads past the page cache; null when there can be none.</summary>
     internal DirectFile? DirectOf(in CopyPiece piece) => _direct[piece.File].Value;
 
+    /// <summary>Says that reads may wait for a disk or a network: more of them should be under way.</summary>
+    internal void WaitForDisk() => _waitsForDisk = true;
+
     /// <summary>Counts what was copied.</summary>
     internal void Add(int bytes, bool isDirect)
     {
@@ -107,7 +111,7 @@ internal sealed class CheckpointCopy : IDisposable
                 while (!threads[ended].Join(ProgressMilliseconds))
                 {
                     progress?.Report(new LoadProgress(Volatile.Read(ref _copiedBytes), _totalBytes));
-                    if (DirectBytes != 0)
+                    if (_waitsForDisk)
                     {
                         StartThreads(threads, ThreadsForDisk, cancellationToken);
                     }

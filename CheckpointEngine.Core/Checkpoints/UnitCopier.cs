@@ -23,9 +23,14 @@ internal sealed unsafe class UnitCopier(CheckpointCopy copy) : IDisposable
     {
         ReadOnlySpan<CopyPiece> pieces = copy.PiecesOf(unit);
         SafetensorsFile file = copy.FileOf(pieces[0]);
-        if (!IsCached(file, pieces) && copy.DirectOf(pieces[0]) is DirectFile direct && TryCopy(direct, pieces))
+        bool? cached = IsCached(file, pieces);
+        if (cached is not true)
         {
-            return;
+            copy.WaitForDisk();
+            if (cached is false && copy.DirectOf(pieces[0]) is DirectFile direct && TryCopy(direct, pieces))
+            {
+                return;
+            }
         }
         foreach (ref readonly CopyPiece piece in pieces)
         {
@@ -42,14 +47,13 @@ internal sealed unsafe class UnitCopier(CheckpointCopy copy) : IDisposable
 
     public void Dispose() => _bounce?.Dispose();
 
-    // By its first, middle and last byte: exact counts cost more than a wrong guess, and older kernels have none.
-    private static bool IsCached(SafetensorsFile file, ReadOnlySpan<CopyPiece> pieces)
+    // By its first, middle and last byte: an exact count costs more than a wrong guess, and older kernels have none. Null where nobody can tell.
+    private static bool? IsCached(SafetensorsFile file, ReadOnlySpan<CopyPiece> pieces)
     {
         long first = pieces[0].FileOffset;
         long last = pieces[^1].FileOffset + pieces[^1].Bytes - 1;
-        return RegularFile.IsCached(file.Handle, first) is not false
-            && RegularFile.IsCached(file.Handle, first + (last - first) / 2) is not false
-            && RegularFile.IsCached(file.Handle, last) is not false;
+        bool? cached = RegularFile.IsCached(file.Handle, first);
+        return cached is true ? RegularFile.IsCached(file.Handle, first + (last - first) / 2) is true && RegularFile.IsCached(file.Handle, last) is true : cached;
     }
 
     private bool TryCopy(DirectFile direct, ReadOnlySpan<CopyPiece> pieces)

@@ -57,7 +57,9 @@ public sealed class ParameterServerTests
         CancellationToken cancel = TestContext.Current.CancellationToken;
         using var files = SmallCheckpoint.OfManySizes();
         await using ParameterServer holder = await StartAsync(options => (options.Hold, options.Digest) = (hold, digest));
-        HeldCheckpoint held = await holder.RegisterAsync("model", [files.Path], null, cancel);
+        var told = new Told();
+        HeldCheckpoint held = await holder.RegisterAsync("model", [files.Path], told, cancel);
+        Assert.Equal(new LoadProgress(held.DataBytes, held.DataBytes), told.Last);
         CheckpointMetas metas = holder.GetMetas("model").Metas;
         for (int tensor = 0; tensor < held.Tensors.Count; tensor++)
         {
@@ -214,5 +216,12 @@ public sealed class ParameterServerTests
         Assert.Equal(CheckpointError.AlreadyExists, failure.Error);
         Assert.True(await holder.UnregisterAsync("model", cancel));
         await holder.RegisterAsync("model", [files.Path], cancel);
+    }
+
+    private sealed class Told : IProgress<LoadProgress>
+    {
+        internal LoadProgress Last { get; private set; }
+
+        public void Report(LoadProgress value) => Last = value;
     }
 }
