@@ -84,7 +84,7 @@ internal sealed class CheckpointCopy : IDisposable
     /// <summary>The file's descriptor that reads past the page cache; null when there can be none.</summary>
     internal DirectFile? DirectOf(in CopyPiece piece) => _direct[piece.File].Value;
 
-    /// <summary>Says that reads may wait for a disk or a network: more of them should be under way.</summary>
+    /// <summary>Says that reads wait for a disk: more of them should be under way.</summary>
     internal void WaitForDisk() => _waitsForDisk = true;
 
     /// <summary>Counts what was copied.</summary>

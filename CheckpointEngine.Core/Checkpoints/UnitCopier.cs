@@ -23,11 +23,10 @@ internal sealed unsafe class UnitCopier(CheckpointCopy copy) : IDisposable
     {
         ReadOnlySpan<CopyPiece> pieces = copy.PiecesOf(unit);
         SafetensorsFile file = copy.FileOf(pieces[0]);
-        bool? cached = IsCached(file, pieces);
-        if (cached is not true)
+        if (!IsCached(file, pieces))
         {
             copy.WaitForDisk();
-            if (cached is false && copy.DirectOf(pieces[0]) is DirectFile direct && TryCopy(direct, pieces))
+            if (copy.DirectOf(pieces[0]) is DirectFile direct && TryCopy(direct, pieces))
             {
                 return;
             }
@@ -47,13 +46,15 @@ internal sealed unsafe class UnitCopier(CheckpointCopy copy) : IDisposable
 
     public void Dispose() => _bounce?.Dispose();
 
-    // By its first, middle and last byte: an exact count costs more than a wrong guess, and older kernels have none. Null where nobody can tell.
-    private static bool? IsCached(SafetensorsFile file, ReadOnlySpan<CopyPiece> pieces)
+    // By its first, middle and last byte: an exact count costs more than a wrong guess, and older kernels have none. What cannot tell is taken for
+    // cached: tmpfs, which always is, and network file systems, whose servers read ahead.
+    private static bool IsCached(SafetensorsFile file, ReadOnlySpan<CopyPiece> pieces)
     {
         long first = pieces[0].FileOffset;
         long last = pieces[^1].FileOffset + pieces[^1].Bytes - 1;
-        bool? cached = RegularFile.IsCached(file.Handle, first);
-        return cached is true ? RegularFile.IsCached(file.Handle, first + (last - first) / 2) is true && RegularFile.IsCached(file.Handle, last) is true : cached;
+        return RegularFile.IsCached(file.Handle, first) is not false
+            && RegularFile.IsCached(file.Handle, first + (last - first) / 2) is not false
+            && RegularFile.IsCached(file.Handle, last) is not false;
     }
 
     private bool TryCopy(DirectFile direct, ReadOnlySpan<CopyPiece> pieces)

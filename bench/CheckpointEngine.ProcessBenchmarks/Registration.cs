@@ -16,8 +16,9 @@ internal static partial class Registration
     private const long MappedGib = 8;
     private const int MapRuns = 11;
     private const int Alignment = 4096;
-    // Both sides have the same threads and wait for nothing: on a shared machine only the processor's time compares them.
-    private const string ByProcessor = ", by processor time";
+    // Both sides have the same threads and wait for nothing, so on a shared machine only the processor's time compares them; and of that the best of
+    // each, since what a virtual machine's host does to fresh memory (it brings the pages at their first touch) slows a sample tenfold, never speeds it.
+    private const string ByProcessor = " pass by pass; the best of each by processor time";
 
     private const int O_DIRECT = 0x4000;
     private const int O_CLOEXEC = 0x80000;
@@ -247,7 +248,7 @@ internal static partial class Registration
         {
             double[] ratios = [.. Of(ours).Zip(Of(limit), (a, b) => byProcessor ? a.Processor / b.Processor : a.Elapsed / b.Elapsed)];
             range = Statistics.Range(ratios, "0.00");
-            return Statistics.Median(ratios);
+            return byProcessor ? Of(ours).Max(rate => rate.Processor) / Of(limit).Max(rate => rate.Processor) : Statistics.Median(ratios);
         }
 
         private double ToRate(TimeSpan time) => bytes / time.TotalSeconds / (1L << 30);
