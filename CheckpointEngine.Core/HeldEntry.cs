@@ -1,4 +1,5 @@
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
 using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine;
@@ -95,6 +96,7 @@ internal sealed class HeldEntry : IAsyncDisposable
         {
             try
             {
+                BackgroundThread.StepBack();
                 digests.HashAll(Checkpoint, stop);
             }
             catch (Exception failure) when (failure is OperationCanceledException or CheckpointEngineException)
@@ -106,7 +108,7 @@ internal sealed class HeldEntry : IAsyncDisposable
                 done.SetResult();
             }
         })
-        { IsBackground = true, Name = "checkpoint-engine digests", Priority = ThreadPriority.BelowNormal };
+        { IsBackground = true, Name = "checkpoint-engine digests" };
         try
         {
             thread.Start();

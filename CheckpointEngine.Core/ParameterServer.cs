@@ -119,17 +119,26 @@ public sealed partial class ParameterServer : IAsyncDisposable
     /// <param name="cancellationToken">Ends a copy; nothing is left.</param>
     /// <returns>The checkpoint; owned by the server, valid until it is unregistered.</returns>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
-    public async Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken = default)
+    public Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken)
+        => RegisterAsync(name, paths, null, cancellationToken);
+
+    /// <summary>As <see cref="RegisterAsync(string, IReadOnlyList{string}, CancellationToken)"/>, and tells how far a copy is.</summary>
+    /// <param name="name">1 to 255 bytes as UTF-8.</param>
+    /// <param name="paths">One path with its side files, or several .safetensors files.</param>
+    /// <param name="progress">Told about twenty times a second, from a thread of the pool; files that are mapped in place are told once, when they are.</param>
+    /// <param name="cancellationToken">Ends a copy; nothing is left.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
+    public async Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, IProgress<LoadProgress>? progress = null, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(paths);
         ArgumentOutOfRangeException.ThrowIfZero(paths.Count, nameof(paths));
         Reserve(name);
         try
         {
-            HeldCheckpoint held = await Task.Run(() => paths.Count == 1
-                ? CheckpointLoader.Load(name, paths[0], Options.Hold, Options.Pin, cancellationToken: cancellationToken)
-                : CheckpointLoader.LoadFiles(name, paths, Options.Hold, Options.Pin, cancellationToken: cancellationToken), cancellationToken).ConfigureAwait(false);
-            await PublishAsync(held, null).ConfigureAwait(false);
+            CheckpointDigests? digests = null;
+            HeldCheckpoint held = await Task.Run(
+                () => CheckpointLoader.Load(name, paths, Options.Hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests), cancellationToken).ConfigureAwait(false);
+            await PublishAsync(held, digests).ConfigureAwait(false);
             LogRegistered(name, held.Tensors.Count, held.DataBytes);
             return held;
         }

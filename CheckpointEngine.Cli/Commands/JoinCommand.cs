@@ -125,7 +125,7 @@ internal sealed class JoinCommand : DocumentedCommand
             await server.StartAsync(stop).ConfigureAwait(false);   // before the bytes come: an address that cannot be had is told at once
         }
         JoinOptions options = CreateJoinOptions(parsed, limit, fetched);
-        JoinReport report = await JoinDisplay.Create(_common.Json(parsed))
+        JoinReport report = await ProgressDisplay.OfJoin(_common.Json(parsed))
             .RunAsync(progress => server.JoinAsync(metas, options, progress, stop)).ConfigureAwait(false);
         JoinPrinter.Print(report, fetched.TotalSeconds, _common.Json(parsed));
         if (serve)

@@ -96,7 +96,8 @@ internal sealed class ServeCommand : DocumentedCommand
         foreach (string checkpoint in parsed.GetValue(_checkpoints) ?? [])
         {
             int equals = checkpoint.IndexOf('=');
-            HeldCheckpoint held = await server.RegisterAsync(checkpoint[..equals], [checkpoint[(equals + 1)..]], stop).ConfigureAwait(false);
+            HeldCheckpoint held = await ProgressDisplay.OfRegistration(server.Options.Hold, _common.Json(parsed))
+                .RunAsync(progress => server.RegisterAsync(checkpoint[..equals], [checkpoint[(equals + 1)..]], progress, stop)).ConfigureAwait(false);
             foreach (string warning in held.Warnings)
             {
                 Stderr.Warning(warning);

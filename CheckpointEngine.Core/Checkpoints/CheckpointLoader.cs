@@ -11,15 +11,15 @@ public static class CheckpointLoader
     /// <param name="path">A directory, a .safetensors file, or an index.</param>
     /// <param name="mode">How files become memory.</param>
     /// <param name="pin">Whether memory is locked.</param>
-    /// <param name="progress">Told the bytes that are in place so far, rising, from the calling thread.</param>
+    /// <param name="progress">Told how far it is, rising, from the calling thread.</param>
     /// <param name="cancellationToken">Ends a copy after the pieces in hand.</param>
     /// <exception cref="CheckpointEngineException">NotFound, Io, InvalidData (also for a tensor name in two files), OutOfMemory, Native.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public static HeldCheckpoint Load(string name, string path, HoldMode mode = HoldMode.Map, PinMode pin = PinMode.Auto,
-        IProgress<long>? progress = null, CancellationToken cancellationToken = default)
+        IProgress<LoadProgress>? progress = null, CancellationToken cancellationToken = default)
     {
         CheckpointFiles files = CheckpointFiles.Discover(path);
-        return Load(name, files.Files, files, mode, pin, progress, cancellationToken);
+        return Load(name, files.Files, files, mode, pin, DigestAlgorithm.None, progress, cancellationToken, out _);
     }
 
     /// <summary>Loads safetensors files, without side files.</summary>
@@ -27,17 +27,34 @@ public static class CheckpointLoader
     /// <param name="files">Paths.</param>
     /// <param name="mode">How files become memory.</param>
     /// <param name="pin">Whether memory is locked.</param>
-    /// <param name="progress">Told the bytes that are in place so far, rising, from the calling thread.</param>
+    /// <param name="progress">Told how far it is, rising, from the calling thread.</param>
     /// <param name="cancellationToken">Ends a copy after the pieces in hand.</param>
     /// <exception cref="CheckpointEngineException">NotFound, Io, InvalidData (also for a tensor name in two files), OutOfMemory, Native.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public static HeldCheckpoint LoadFiles(string name, IReadOnlyList<string> files, HoldMode mode = HoldMode.Map, PinMode pin = PinMode.Auto,
-        IProgress<long>? progress = null, CancellationToken cancellationToken = default)
-        => Load(name, files, null, mode, pin, progress, cancellationToken);
+        IProgress<LoadProgress>? progress = null, CancellationToken cancellationToken = default)
+        => Load(name, files, null, mode, pin, DigestAlgorithm.None, progress, cancellationToken, out _);
 
-    private static HeldCheckpoint Load(string name, IReadOnlyList<string> paths, CheckpointFiles? found, HoldMode mode, PinMode pin,
-        IProgress<long>? progress, CancellationToken cancellationToken)
+    /// <summary>As <see cref="Load(string, string, HoldMode, PinMode, IProgress{LoadProgress}?, CancellationToken)"/> of one path, or <see cref="LoadFiles"/> of several.</summary>
+    /// <param name="name">The checkpoint's name.</param>
+    /// <param name="paths">One path with its side files, or several .safetensors files.</param>
+    /// <param name="mode">How files become memory.</param>
+    /// <param name="pin">Whether memory is locked.</param>
+    /// <param name="algorithm">The digests that are wanted.</param>
+    /// <param name="progress">Told how far it is, rising, from the calling thread.</param>
+    /// <param name="cancellationToken">Ends a copy after the pieces in hand.</param>
+    /// <param name="digests">All digests, when they could be made beside the copy; else null.</param>
+    internal static HeldCheckpoint Load(string name, IReadOnlyList<string> paths, HoldMode mode, PinMode pin, DigestAlgorithm algorithm,
+        IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests)
     {
+        CheckpointFiles? found = paths.Count == 1 ? CheckpointFiles.Discover(paths[0]) : null;
+        return Load(name, found?.Files ?? paths, found, mode, pin, algorithm, progress, cancellationToken, out digests);
+    }
+
+    private static HeldCheckpoint Load(string name, IReadOnlyList<string> paths, CheckpointFiles? found, HoldMode mode, PinMode pin, DigestAlgorithm algorithm,
+        IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests)
+    {
+        digests = null;
         ArgumentException.ThrowIfNullOrEmpty(name);
         ArgumentNullException.ThrowIfNull(paths);
         var files = new List<SafetensorsFile>(paths.Count);
@@ -55,11 +72,11 @@ public static class CheckpointLoader
             TensorTable tensors = mode switch
             {
                 HoldMode.Map => MapFiles(files, pin, buffers, warnings, cancellationToken),
-                HoldMode.Memfd or HoldMode.Anonymous => CopyFiles(name, files, mode, pin, buffers, warnings, progress, cancellationToken),
+                HoldMode.Memfd or HoldMode.Anonymous => CopyFiles(name, files, mode, pin, algorithm, buffers, warnings, progress, cancellationToken, out digests),
                 _ => throw new ArgumentOutOfRangeException(nameof(mode)),
             };
             var held = new HeldCheckpoint(name, tensors, [.. buffers], sideFiles, warnings);
-            progress?.Report(held.DataBytes);
+            progress?.Report(new LoadProgress(held.DataBytes, held.DataBytes));
             return held;
         }
         catch
@@ -122,8 +139,8 @@ public static class CheckpointLoader
         return tensors;
     }
 
-    private static TensorTable CopyFiles(string name, List<SafetensorsFile> files, HoldMode mode, PinMode pin, List<HeldBuffer> buffers,
-        List<string> warnings, IProgress<long>? progress, CancellationToken cancellationToken)
+    private static TensorTable CopyFiles(string name, List<SafetensorsFile> files, HoldMode mode, PinMode pin, DigestAlgorithm algorithm,
+        List<HeldBuffer> buffers, List<string> warnings, IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests)
     {
         var packing = CheckpointPacking.Plan(files, CheckpointPacking.BufferBytes);
         ThrowIfDuplicate(packing.Tensors, files);
@@ -134,10 +151,14 @@ public static class CheckpointLoader
                 ? MemoryBuffer.AllocateMemfd(packed.SizeBytes, $"checkpoint-engine:{name}")
                 : MemoryBuffer.AllocateAnonymous(packed.SizeBytes);
             buffers.Add(new HeldBuffer(memory, 0, packed.SizeBytes, packed.FirstTensor, packed.TensorCount));
+            NumaPlacement.Spread(memory.Address, memory.LengthBytes);
         }
         // Before the copy, so that a limit is told before a terabyte was read; the copy touches every page, and that locks it.
         MemoryPinning.Lock(buffers, pin, onFault: true, warnings);
-        new CheckpointCopy(files, packing, buffers).Run(progress, cancellationToken);
+        // SHA-256 is several times slower than the copy: it is for the background.
+        digests = algorithm == DigestAlgorithm.Xxh3 && Xxh3State.IsSupported ? new CheckpointDigests(packing.Tensors, algorithm) : null;
+        using var copy = new CheckpointCopy(files, packing, buffers, digests);
+        copy.Run(progress, cancellationToken);
         buffers.ForEach(buffer => buffer.Memory.Freeze());
         return packing.Tensors;
     }

@@ -55,6 +55,9 @@ internal static class HostMemory
         return $"the limit on locked memory is {limitText} KiB; run with 'ulimit -l {neededKiB.ToString(CultureInfo.InvariantCulture)}' or more (systemd: LimitMEMLOCK, docker: --ulimit memlock)";
     }
 
+    /// <summary>What stands behind a name in a file of /proc, with all that follows; empty when it is not there.</summary>
+    internal static ReadOnlySpan<byte> ProcField(string path, ReadOnlySpan<byte> name) => Field(ReadProc(path), name);
+
     private static long FieldKiB(ReadOnlySpan<byte> text, ReadOnlySpan<byte> name)
         => Utf8Parser.TryParse(Field(text, name), out long value, out _) ? value : 0;
 

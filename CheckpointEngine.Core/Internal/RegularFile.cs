@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using System.Runtime.InteropServices;
 using System.Text;
 using CheckpointEngine.Interop;
@@ -113,12 +114,32 @@ internal static unsafe class RegularFile
             }
             if (read == 0)
             {
-                ThrowHelper.Throw(CheckpointError.Io, $"read {path}: it ends at byte {offset:N0}, {destination.Length:N0} before what its size promised; was it truncated?");
+                ThrowTruncated(path, offset, destination.Length);
             }
             destination = destination[read..];
             offset += read;
         }
     }
+
+    /// <summary>Whether the page cache has a byte; never waits for a disk. Allocates nothing.</summary>
+    /// <returns>Null where the file system cannot tell.</returns>
+    /// <remarks>Newer kernels (6.14) start to read the byte's page when it is not there. A page that is to start the next read-ahead may pass for missing.</remarks>
+    internal static bool? IsCached(SafeFileHandle handle, long offset)
+    {
+        byte probe;
+        var vector = new Libc.IoVec { iov_base = &probe, iov_len = 1 };
+        nint read;
+        do
+        {
+            read = Libc.preadv2(handle, &vector, 1, offset, Libc.RWF_NOWAIT);
+        }
+        while (read < 0 && Marshal.GetLastPInvokeError() == Libc.EINTR);
+        return read < 0 && Marshal.GetLastPInvokeError() is Libc.EOPNOTSUPP or Libc.ENOSYS ? null : read == 1;
+    }
+
+    [DoesNotReturn]
+    internal static void ThrowTruncated(string path, long end, long missingBytes)
+        => ThrowHelper.Throw(CheckpointError.Io, $"read {path}: it ends at byte {end:N0}, {missingBytes:N0} before what its size promised; was it truncated?");
 
     /// <summary>The whole of a small file.</summary>
     /// <exception cref="CheckpointEngineException">NotFound, Io, or InvalidData when it is larger than <paramref name="maxBytes"/>.</exception>

@@ -27,10 +27,6 @@ internal static unsafe partial class Libc
     [LibraryImport(Library, SetLastError = true)]
     internal static partial nint sendmsg(int socket, MsgHdr* message, int flags);
 
-    /// <summary>Reads a file at a place, pread(2). Bytes, 0 at its end, or -1 and errno.</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    internal static partial nint pread(int fd, void* bytes, nuint length, long offset);
-
     /// <summary>Copies memory of another process, process_vm_readv(2). Bytes copied, maybe fewer; or -1 and errno: EPERM, ESRCH, EFAULT.</summary>
     [LibraryImport(Library, SetLastError = true)]
     internal static partial nint process_vm_readv(int process, IoVec* local, nuint localCount, IoVec* remote, nuint remoteCount, nuint flags);

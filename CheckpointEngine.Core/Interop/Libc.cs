@@ -14,6 +14,8 @@ internal static unsafe partial class Libc
     internal const int EAGAIN = 11;
     internal const int ENOMEM = 12;
     internal const int EINVAL = 22;
+    internal const int ENOSYS = 38;
+    internal const int EOPNOTSUPP = 95;
 
     internal const int PROT_NONE = 0;
     internal const int PROT_READ = 1;
@@ -125,6 +127,14 @@ internal static unsafe partial class Libc
 
         [FieldOffset(40)]
         internal ulong stx_size;
+
+        /// <summary>With <see cref="STATX_DIOALIGN"/> in <see cref="stx_mask"/>: what the memory of a read past the page cache is to be a multiple of; 0 where there is none.</summary>
+        [FieldOffset(152)]
+        internal uint stx_dio_mem_align;
+
+        /// <summary>As <see cref="stx_dio_mem_align"/>, for offset and length.</summary>
+        [FieldOffset(156)]
+        internal uint stx_dio_offset_align;
     }
 
     /// <summary><c>struct rlimit</c>; bits/resource.h.</summary>

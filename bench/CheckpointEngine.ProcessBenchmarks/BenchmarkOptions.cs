@@ -7,7 +7,7 @@ internal sealed record BenchmarkOptions
 {
     internal const string Compare = "compare";
 
-    private static readonly string[] s_all = ["join-vs-pump", "kimi-metas", "start-up", "join-latency", "c-interface", "local-plane", "many-joiners"];
+    private static readonly string[] s_all = ["join-vs-pump", "kimi-metas", "start-up", "join-latency", "c-interface", "local-plane", "many-joiners", "registration"];
 
     private int? _passes;
     private double? _gib;

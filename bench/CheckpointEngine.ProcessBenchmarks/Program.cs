@@ -14,6 +14,7 @@ const string Usage = """
       c-interface    what the C interface costs: loading, calls, a join through it
       local-plane    joins within a host: attached, copied beside memcpy, read from a process beside process_vm_readv
       many-joiners   64 joiners of one holder at once: their rates in sum, how even they are, what the holder needs for them
+      registration   files mapped; copied from the page cache beside memcpy; copied from a cold disk beside plain reads
       all            all of the above
       compare        our planes beside a bare pump, iperf3, UCX, memcpy, process_vm_readv and Mooncake, at 64 KiB, 1 MiB, 16 MiB, 1 GiB
     options:
@@ -54,6 +55,7 @@ try
             "c-interface" => CInterface.RunAsync(bench, scoreboard),
             "local-plane" => LocalPlane.RunAsync(bench, scoreboard),
             "many-joiners" => ManyJoiners.RunAsync(bench, scoreboard),
+            "registration" => Registration.RunAsync(bench, scoreboard),
             "start-up" => StartUp.RunAsync(bench, scoreboard),
             BenchmarkOptions.Compare => Comparison.RunAsync(bench, scoreboard, machine),
             _ => JoinLatency.RunAsync(bench, scoreboard),

@@ -48,6 +48,33 @@ public sealed class ParameterServerTests
         SmallCheckpoint.AssertEqual(files.Tensors, second.FindCheckpoint("join-checkpoint")!);
     }
 
+    [Theory]
+    [InlineData(HoldMode.Map, DigestAlgorithm.Xxh3, false)]
+    [InlineData(HoldMode.Memfd, DigestAlgorithm.Xxh3, true)]
+    [InlineData(HoldMode.Anonymous, DigestAlgorithm.Xxh3, true)]
+    [InlineData(HoldMode.Anonymous, DigestAlgorithm.Sha256, false)]
+    [InlineData(HoldMode.Anonymous, DigestAlgorithm.None, false)]
+    public async Task Register_CopiedFiles_PublishesTheirDigests(HoldMode hold, DigestAlgorithm digest, bool atOnce)
+    {
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        using var files = SmallCheckpoint.OfManySizes();
+        await using ParameterServer holder = await StartAsync(options => (options.Hold, options.Digest) = (hold, digest));
+        var told = new Told();
+        HeldCheckpoint held = await holder.RegisterAsync("model", [files.Path], told, cancel);
+        Assert.Equal(new LoadProgress(held.DataBytes, held.DataBytes), told.Last);
+        CheckpointMetas metas = holder.GetMetas("model").Metas;
+        for (int tensor = 0; tensor < held.Tensors.Count; tensor++)
+        {
+            Assert.Equal(atOnce ? digest : DigestAlgorithm.None, metas.GetDigestAlgorithm(tensor));
+            if (atOnce)
+            {
+                byte[] root = System.IO.Hashing.XxHash128.Hash([.. files.Tensors[metas.Tensors.GetName(tensor)].Chunk(TensorDigest.ChunkBytes)
+                    .SelectMany(chunk => System.IO.Hashing.XxHash128.Hash(chunk))]);
+                Assert.Equal(root, metas.GetDigest(tensor).ToArray());
+            }
+        }
+    }
+
     [Fact]
     public async Task Join_ToDirectory_WritesWhatLoadsEqual()
     {
@@ -191,5 +218,12 @@ public sealed class ParameterServerTests
         Assert.Equal(CheckpointError.AlreadyExists, failure.Error);
         Assert.True(await holder.UnregisterAsync("model", cancel));
         await holder.RegisterAsync("model", [files.Path], cancel);
+    }
+
+    private sealed class Told : IProgress<LoadProgress>
+    {
+        internal LoadProgress Last { get; private set; }
+
+        public void Report(LoadProgress value) => Last = value;
     }
 }

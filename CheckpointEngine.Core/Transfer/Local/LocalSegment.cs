@@ -119,7 +119,7 @@ internal sealed unsafe class LocalSegment : IDisposable
         while (lengthBytes != 0)
         {
             nint read = _file is not null
-                ? Libc.pread((int)_file.DangerousGetHandle(), (void*)destination, (nuint)lengthBytes, OffsetInMapping(address))
+                ? Libc.pread(_file, (void*)destination, (nuint)lengthBytes, OffsetInMapping(address))
                 : ReadProcess(_ownerProcess, address, (void*)destination, (nuint)lengthBytes);
             if (read <= 0)
             {

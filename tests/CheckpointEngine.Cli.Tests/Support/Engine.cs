@@ -104,8 +104,6 @@ internal sealed partial class Engine : IAsyncDisposable
         }
     }
 
-    public int ProcessId => _process.Id;
-
     public void Signal(int signal) => Assert.Equal(0, kill(_process.Id, signal));
 
     /// <summary>Waits for its end.</summary>

@@ -138,8 +138,9 @@ public sealed class CheckpointLoaderTests : IDisposable
     {
         var told = new Progress();
         using HeldCheckpoint held = Load(HoldMode.Anonymous, PinMode.None, told);
-        Assert.Equal(told.Values.Order(), told.Values);
-        Assert.Equal(held.DataBytes, told.Values[^1]);
+        Assert.Equal(told.Values.OrderBy(value => value.BytesDone), told.Values);
+        Assert.All(told.Values, value => Assert.Equal(held.DataBytes, value.BytesTotal));
+        Assert.Equal(held.DataBytes, told.Values[^1].BytesDone);
     }
 
     [Fact]
@@ -162,7 +163,7 @@ public sealed class CheckpointLoaderTests : IDisposable
         using SafetensorsFile file = SafetensorsFile.Open(path);
         CheckpointPacking packing = CheckpointPacking.Plan([file], CheckpointPacking.BufferBytes);
         using MemoryBuffer memory = MemoryBuffer.AllocateAnonymous(packing.Buffers[0].SizeBytes);
-        var copy = new CheckpointCopy([file], packing, [new HeldBuffer(memory, 0, memory.LengthBytes, 0, packing.Tensors.Count)]);
+        using var copy = new CheckpointCopy([file], packing, [new HeldBuffer(memory, 0, memory.LengthBytes, 0, packing.Tensors.Count)]);
         using var source = new CancellationTokenSource();
         if (cancel)
         {
@@ -253,13 +254,13 @@ public sealed class CheckpointLoaderTests : IDisposable
         Assert.Equal(5, held.GetTensorBytes(0, (3L << 30) - 5, 5).Length);
     }
 
-    private HeldCheckpoint Load(HoldMode mode, PinMode pin, IProgress<long>? progress = null)
+    private HeldCheckpoint Load(HoldMode mode, PinMode pin, IProgress<LoadProgress>? progress = null)
         => CheckpointLoader.Load("c", _directory.Path, mode, pin, progress, TestContext.Current.CancellationToken);
 
-    private sealed class Progress : IProgress<long>
+    private sealed class Progress : IProgress<LoadProgress>
     {
-        internal List<long> Values { get; } = [];
+        internal List<LoadProgress> Values { get; } = [];
 
-        public void Report(long value) => Values.Add(value);
+        public void Report(LoadProgress value) => Values.Add(value);
     }
 }

@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <linux/mempolicy.h>
 
 #define FIELD(type, name, field) printf(name " " #field " %zu %zu\n", offsetof(type, field), sizeof(((type *)0)->field))
 #define VALUE(name) printf("const " #name " %lld\n", (long long)(name))
@@ -26,6 +27,8 @@ int main(void)
     FIELD(struct statx, "Statx", stx_mode);
     FIELD(struct statx, "Statx", stx_ino);
     FIELD(struct statx, "Statx", stx_size);
+    FIELD(struct statx, "Statx", stx_dio_mem_align);
+    FIELD(struct statx, "Statx", stx_dio_offset_align);
     printf("RLimit - 0 %zu\n", sizeof(struct rlimit));
     FIELD(struct rlimit, "RLimit", rlim_cur);
     FIELD(struct rlimit, "RLimit", rlim_max);
@@ -66,5 +69,6 @@ int main(void)
     VALUE(SO_EE_ORIGIN_ZEROCOPY); VALUE(SO_EE_CODE_ZEROCOPY_COPIED);
     VALUE(EPOLLIN); VALUE(EPOLLOUT); VALUE(EPOLLERR); VALUE(EPOLLHUP); VALUE(EPOLLONESHOT); VALUE(EPOLL_CLOEXEC);
     VALUE(EPOLL_CTL_ADD); VALUE(EPOLL_CTL_DEL); VALUE(EPOLL_CTL_MOD); VALUE(EFD_CLOEXEC);
+    VALUE(RWF_NOWAIT); VALUE(STATX_DIOALIGN); VALUE(PRIO_PROCESS); VALUE(MPOL_DEFAULT); VALUE(MPOL_INTERLEAVE);
     return 0;
 }

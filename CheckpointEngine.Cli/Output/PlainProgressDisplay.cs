@@ -2,16 +2,19 @@ using System.Diagnostics;
 
 namespace CheckpointEngine.Cli.Output;
 
-/// <summary>Progress as lines, for logs: at most one every two seconds, none for a join that is over sooner.</summary>
-internal sealed class PlainJoinDisplay : JoinDisplay
+/// <summary>Progress as lines, for logs: at most one every two seconds, none for what is over sooner.</summary>
+internal sealed class PlainProgressDisplay(TextWriter output, TimeSpan interval) : ProgressDisplay
 {
-    private static readonly TimeSpan s_interval = TimeSpan.FromSeconds(2);
-
-    public override async Task<JoinReport> RunAsync(Func<IProgress<JoinProgress>, Task<JoinReport>> join)
+    public PlainProgressDisplay(TextWriter output)
+        : this(output, TimeSpan.FromSeconds(2))
     {
-        Task<JoinReport> running = join(this);
+    }
+
+    public override async Task<T> RunAsync<T>(Func<ProgressDisplay, Task<T>> work)
+    {
+        Task<T> running = work(this);
         var rate = new TransferRate();
-        using var timer = new PeriodicTimer(s_interval);
+        using var timer = new PeriodicTimer(interval);
         Task<bool> tick = timer.WaitForNextTickAsync().AsTask();
         while (await Task.WhenAny(running, tick).ConfigureAwait(false) == tick)
         {
@@ -21,17 +24,18 @@ internal sealed class PlainJoinDisplay : JoinDisplay
         return await running.ConfigureAwait(false);
     }
 
-    private static void Print(in JoinProgress now, TransferRate rate)
+    private void Print(in JoinProgress now, TransferRate rate)
     {
         double bytesPerSecond = rate.Update(now.BytesDone, Stopwatch.GetTimestamp());
         if (now.BytesTotal <= 0)
         {
-            Console.Out.WriteLine(string.IsNullOrEmpty(now.Phase) ? "starting" : now.Phase);
+            output.WriteLine(string.IsNullOrEmpty(now.Phase) ? "starting" : now.Phase);
             return;
         }
         string left = bytesPerSecond > 0 ? $", {(now.BytesTotal - now.BytesDone) / bytesPerSecond:0} s left" : "";
-        Console.Out.WriteLine($"{now.Phase}: {Quantity.Bytes(now.BytesDone)} of {Quantity.Bytes(now.BytesTotal)} ({100.0 * now.BytesDone / now.BytesTotal:0} %), "
-            + $"{Quantity.Bytes(bytesPerSecond)}/s{left}, {LanesText(now.Lanes)}");
+        string lanes = now.Lanes > 0 ? ", " + LanesText(now.Lanes) : "";
+        output.WriteLine($"{now.Phase}: {Quantity.Bytes(now.BytesDone)} of {Quantity.Bytes(now.BytesTotal)} ({100.0 * now.BytesDone / now.BytesTotal:0} %), "
+            + $"{Quantity.Bytes(bytesPerSecond)}/s{left}{lanes}");
     }
 
     private sealed class TransferRate

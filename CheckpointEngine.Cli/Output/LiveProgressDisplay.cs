@@ -4,13 +4,13 @@ using Spectre.Console.Rendering;
 namespace CheckpointEngine.Cli.Output;
 
 /// <summary>Progress as a live bar on a terminal: phase, bytes, rate, time left, lanes.</summary>
-internal sealed class LiveJoinDisplay : JoinDisplay
+internal sealed class LiveProgressDisplay(TextWriter output) : ProgressDisplay
 {
     private static readonly TimeSpan s_interval = TimeSpan.FromMilliseconds(100);
 
-    public override Task<JoinReport> RunAsync(Func<IProgress<JoinProgress>, Task<JoinReport>> join)
+    public override Task<T> RunAsync<T>(Func<ProgressDisplay, Task<T>> work)
     {
-        Progress bar = AnsiConsole.Progress()
+        Progress bar = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(output) }).Progress()
             .AutoClear(true)
             .Columns(
                 new TaskDescriptionColumn(),
@@ -20,12 +20,12 @@ internal sealed class LiveJoinDisplay : JoinDisplay
                 new TransferSpeedColumn { Base = FileSizeBase.Binary },
                 new RemainingTimeColumn(),
                 new LanesColumn(this));
-        return bar.StartAsync(context => FollowAsync(context, join(this)));
+        return bar.StartAsync(context => FollowAsync(context, work(this)));
     }
 
-    private async Task<JoinReport> FollowAsync(ProgressContext context, Task<JoinReport> running)
+    private async Task<T> FollowAsync<T>(ProgressContext context, Task<T> running)
     {
-        ProgressTask task = context.AddTask("metas");
+        ProgressTask task = context.AddTask("starting");
         task.IsIndeterminate = true;
         using var timer = new PeriodicTimer(s_interval);
         Task<bool> tick = timer.WaitForNextTickAsync().AsTask();
@@ -45,9 +45,9 @@ internal sealed class LiveJoinDisplay : JoinDisplay
         return await running.ConfigureAwait(false);
     }
 
-    private sealed class LanesColumn(LiveJoinDisplay display) : ProgressColumn
+    private sealed class LanesColumn(LiveProgressDisplay display) : ProgressColumn
     {
         public override IRenderable Render(RenderOptions options, ProgressTask task, TimeSpan deltaTime)
-            => new Text(display.Latest.Lanes is > 0 and int lanes ? LanesText(lanes) : "");
+            => new Text(LanesText(display.Latest.Lanes));
     }
 }

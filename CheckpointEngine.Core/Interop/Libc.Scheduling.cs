@@ -1,0 +1,36 @@
+using System.Runtime.InteropServices;
+
+namespace CheckpointEngine.Interop;
+
+internal static unsafe partial class Libc
+{
+    internal const int PRIO_PROCESS = 0;
+
+    internal const int MPOL_DEFAULT = 0;
+    internal const int MPOL_INTERLEAVE = 3;
+
+    /// <summary>The calling thread's id in the kernel, gettid(2); glibc 2.30.</summary>
+    [LibraryImport(Library)]
+    internal static partial int gettid();
+
+    /// <summary>The nice value of a thread, setpriority(2); with <see cref="PRIO_PROCESS"/> Linux takes a thread's id. 0, or -1 and errno.</summary>
+    [LibraryImport(Library, SetLastError = true)]
+    internal static partial int setpriority(int which, uint who, int nice);
+
+    /// <summary>As <see cref="setpriority"/>; the value, for which -1 is one as well.</summary>
+    [LibraryImport(Library, SetLastError = true)]
+    internal static partial int getpriority(int which, uint who);
+
+    /// <summary>Says on which NUMA nodes untouched pages will come to lie, mbind(2). 0, or -1 and errno: ENOSYS in a kernel without NUMA, EPERM in some containers.</summary>
+    internal static int mbind(void* address, nuint length, int mode, ulong* nodes, nuint maxNode)
+        => (int)syscall(IsArm64 ? 235 : 237, (nint)address, (nint)length, mode, (nint)nodes, (nint)maxNode, 0);
+
+    /// <summary>The calling thread's own memory policy, get_mempolicy(2). 0, or -1 and errno as <see cref="mbind"/>.</summary>
+    internal static int get_mempolicy(int* mode) => (int)syscall(IsArm64 ? 236 : 239, (nint)mode, 0, 0, 0, 0, 0);
+
+    private static bool IsArm64 => RuntimeInformation.ProcessArchitecture == Architecture.Arm64;
+
+    // The calls on NUMA are in libnuma and not in the C library.
+    [LibraryImport(Library, SetLastError = true)]
+    private static partial nint syscall(nint number, nint a, nint b, nint c, nint d, nint e, nint f);
+}
