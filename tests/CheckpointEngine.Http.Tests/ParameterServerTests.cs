@@ -60,7 +60,7 @@ public sealed class ParameterServerTests : IAsyncLifetime
 
         await using (var joiner = new ParameterServer(new ParameterServerOptions()))
         {
-            JoinReport report = await joiner.JoinAsync(metas, new JoinOptions(), null, Cancellation);
+            JoinReport report = await joiner.JoinAsync(metas, new JoinOptions { RequireVerify = true }, null, Cancellation);
             Assert.True(report.Verified);
             Assert.Equal(1024, report.Bytes);
         }

@@ -9,5 +9,5 @@ await holder.RegisterAsync("small", [args[0]]);
 
 await using var joiner = new ParameterServer(new ParameterServerOptions { Address = IPAddress.Loopback });
 using var client = new MetasClient();
-JoinReport report = await joiner.JoinAsync(await client.FetchAsync($"{holder.PeerUrl}/small"), new JoinOptions { CheckpointName = "copy" });
+JoinReport report = await joiner.JoinAsync(await client.FetchAsync($"{holder.PeerUrl}/small"), new JoinOptions { CheckpointName = "copy", RequireVerify = true });
 Console.WriteLine($"verified={report.Verified} {Convert.ToHexString(joiner.FindCheckpoint("copy")!.GetTensorBytes(args[1]))}");

@@ -17,5 +17,5 @@ await application.StartAsync();
 
 await using var joiner = new ParameterServer(new ParameterServerOptions { Address = IPAddress.Loopback });
 using var client = new MetasClient();
-JoinReport report = await joiner.JoinAsync(await client.FetchAsync($"{application.Urls.Single()}/v1/metas"), new JoinOptions { CheckpointName = "copy" });
+JoinReport report = await joiner.JoinAsync(await client.FetchAsync($"{application.Urls.Single()}/v1/metas"), new JoinOptions { CheckpointName = "copy", RequireVerify = true });
 Console.WriteLine($"verified={report.Verified} {Convert.ToHexString(joiner.FindCheckpoint("copy")!.GetTensorBytes(args[1]))}");
