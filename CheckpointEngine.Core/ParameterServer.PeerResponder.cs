@@ -1,3 +1,4 @@
+using System.Security.Cryptography;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Interop;
@@ -13,6 +14,8 @@ public sealed partial class ParameterServer
     /// <summary>Answers the peer service from what the server holds.</summary>
     private sealed class PeerResponder(ParameterServer server) : IPeerResponder
     {
+        public string Instance { get; } = Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16));
+
         public DigestAlgorithm Digest => server.Options.Digest;
 
         public PublishedMetas GetMetas(string name) => server.GetMetas(name);
@@ -66,7 +69,7 @@ public sealed partial class ParameterServer
                 return MemoryAccess.Attach;
             }
             RegularFile.Status status = RegularFile.GetStatus(file, "a mapped file");
-            return status.UserId == Libc.geteuid() && !status.IsWritableByOthers ? MemoryAccess.Attach : MemoryAccess.Read;
+            return (status.UserId == Libc.geteuid() || status.UserId == 0) && !status.IsWritableByOthers ? MemoryAccess.Attach : MemoryAccess.Read;
         }
 
         public IReadOnlyList<SideFile>? FindSideFiles(ulong address)

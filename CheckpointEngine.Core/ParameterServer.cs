@@ -219,7 +219,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         await Task.Yield();                                 // away from the lock
         if (_engine is not null)
         {
-            await _engine.UnregisterAsync(entry.Ranges).ConfigureAwait(false);
+            await _engine.UnregisterAsync(entry.Ranges, range => _localPeers?.CutHoldersOf(range)).ConfigureAwait(false);
         }
         await entry.StopHashingAsync().ConfigureAwait(false);
         lock (_lock)
@@ -569,7 +569,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         await entry.UpdateBegin.ConfigureAwait(false);
         if (_engine is not null)
         {
-            await _engine.UnregisterAsync(entry.Ranges).ConfigureAwait(false);
+            await _engine.UnregisterAsync(entry.Ranges, range => _localPeers?.CutHoldersOf(range)).ConfigureAwait(false);
         }
         await entry.DisposeAsync().ConfigureAwait(false);
     }

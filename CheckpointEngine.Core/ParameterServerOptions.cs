@@ -47,7 +47,7 @@ public sealed class ParameterServerOptions
         return LocalSocketName.IsValid(name);
     }
 
-    /// <summary>Which users of this host may have the memory itself when no token is set; default the own one and root.</summary>
+    /// <summary>Which users of this host may have the memory itself, and may be taken memory from, when no token is set; default the own one and root.</summary>
     public LocalPeers LocalPeers { get; set; } = LocalPeers.Own;
 
     /// <summary>Offer mapped files for attaching even if others than this user may write them.</summary>

@@ -48,14 +48,14 @@ internal sealed class HoldingOptions
 
     private readonly Option<string> _localPeers = new("--local-peers")
     {
-        Description = "Which users of this host may have the memory itself when there is no token: own (and root; default), all, or numbers",
+        Description = "Users of this host who may have the memory itself, or be taken it from, without a token: own (and root; default), all, or numbers",
         HelpName = "own|all|UID,…",
     };
 
     public HoldingOptions(Command command)
     {
-        TransportGroup = new OptionGroup("Transfer", [_transport, _attachFiles]);
-        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket, _localPeers]);
+        TransportGroup = new OptionGroup("Transfer", [_transport, _attachFiles, _localPeers]);
+        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket]);
         command.Validators.Add(result =>
         {
             if (result.GetValue(_address) is { } address && (!IPAddress.TryParse(address, out IPAddress? parsed) || IsAny(parsed)))

@@ -159,7 +159,12 @@ public static class CheckpointLoader
         digests = algorithm == DigestAlgorithm.Xxh3 && Xxh3State.IsSupported ? new CheckpointDigests(packing.Tensors, algorithm) : null;
         using var copy = new CheckpointCopy(files, packing, buffers, digests);
         copy.Run(progress, cancellationToken);
+        bool wereLocked = buffers.TrueForAll(buffer => buffer.Memory.IsLocked);
         buffers.ForEach(buffer => buffer.Memory.Freeze());
+        if (mode == HoldMode.Memfd && wereLocked)
+        {
+            MemoryPinning.Lock(buffers, pin, onFault: false, warnings);      // the pages are there: none is touched a first time any more
+        }
         return packing.Tensors;
     }
 

@@ -98,7 +98,7 @@ public sealed unsafe class MemoryBuffer : IDisposable
     internal static MemoryBuffer Attach(SafeFileHandle file, string name)
         => Map(file, name, leaveOpen: false, IsSealed(file) ? MemoryBufferKind.Memfd : MemoryBufferKind.MappedFile);
 
-    /// <summary>Whether nobody can make a file shorter or map it anew for writing: so for a memfd with seals.</summary>
+    /// <summary>Whether nobody can make a file shorter or change it: so for a memfd with seals.</summary>
     internal static bool IsSealed(SafeFileHandle file)
     {
         bool held = false;
@@ -106,7 +106,7 @@ public sealed unsafe class MemoryBuffer : IDisposable
         {
             file.DangerousAddRef(ref held);
             int seals = Libc.fcntl((int)file.DangerousGetHandle(), Libc.F_GET_SEALS, 0);
-            return seals > 0 && (seals & Libc.F_SEAL_SHRINK) != 0 && (seals & (Libc.F_SEAL_WRITE | Libc.F_SEAL_FUTURE_WRITE)) != 0;
+            return seals > 0 && (seals & Libc.F_SEAL_SHRINK) != 0 && (seals & Libc.F_SEAL_WRITE) != 0;
         }
         finally
         {
@@ -199,7 +199,7 @@ public sealed unsafe class MemoryBuffer : IDisposable
     /// Ends the filling of a memfd: from here on its bytes can be changed by nobody, this process included, and its descriptor is one for reading. Does
     /// nothing for other memory, or again.
     /// </summary>
-    /// <remarks>Nobody else may use the memory during the call: it is away for a moment, since the kernel seals nothing that is mapped for writing.</remarks>
+    /// <remarks>What was locked is so no more. Nobody else may use the memory during the call: it is away for a moment, since the kernel seals nothing that is mapped for writing.</remarks>
     /// <exception cref="CheckpointEngineException">The kernel refused; the memory is of no more use.</exception>
     internal void Freeze()
     {
@@ -229,10 +229,7 @@ public sealed unsafe class MemoryBuffer : IDisposable
         _frozen = true;
         writable.Dispose();
         AdviseHugePages(_region, LengthBytes);
-        if (IsLocked && !TryLock(onFault: true, out _))      // a lock goes with its mapping
-        {
-            Volatile.Write(ref _locked, 0);
-        }
+        Volatile.Write(ref _locked, 0);      // a lock goes with its mapping
     }
 
     /// <summary>Wraps memory that the caller owns and keeps until the buffer is disposed and no transfer uses it.</summary>

@@ -28,6 +28,7 @@ internal sealed partial class JoinOperation
     private readonly JoinOptions _options;
     private readonly AccessToken? _token;
     private readonly DigestAlgorithm _ownDigest;
+    private readonly LocalPeers _localPeers;
     private readonly PinMode _pin;
     private readonly HoldMode _hold;
     private readonly ILogger _logger;
@@ -41,6 +42,7 @@ internal sealed partial class JoinOperation
         _options = options;
         _token = server.Token;
         _ownDigest = server.Digest;
+        _localPeers = server.LocalPeers;
         _pin = server.Pin;
         _hold = server.Hold;
         _logger = server.LoggerFactory.CreateLogger("CheckpointEngine.Join");
@@ -100,7 +102,7 @@ internal sealed partial class JoinOperation
         {
             await link.BeginAsync(FirstAddress(plan, owner), cancellationToken).ConfigureAwait(false);
             await link.OpenLocalAsync(plan.Ranges.ToArray().Where(range => range.Owner == owner).Select(range => (range.RemoteAddress, (ulong)range.LengthBytes)),
-                _options.Transport, attach: _options is { Destination: JoinDestinationKind.Memory, Copy: false }, _options.AttachFiles, _token, _options.StallTimeout, cancellationToken).ConfigureAwait(false);
+                _options.Transport, attach: _options is { Destination: JoinDestinationKind.Memory, Copy: false }, _options.AttachFiles, _token, _localPeers, _options.StallTimeout, cancellationToken).ConfigureAwait(false);
             return link;
         }
         catch

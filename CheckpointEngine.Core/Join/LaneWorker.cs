@@ -3,6 +3,7 @@ using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Planning;
 using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Local;
 
 namespace CheckpointEngine.Join;
 
@@ -193,7 +194,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
                     throw Refused(link, plan, slot.Unit);
                 default:
                     GiveBackAll(work);
-                    CheckpointEngineException loss = Lost(link, plan, slot.Unit, completion.Status);
+                    CheckpointEngineException loss = Lost(lane, link, plan, slot.Unit, completion.Status);
                     if (completion.Status == ReadStatus.Broken && link.FallsBackFrom(lane))
                     {
                         return bytesDone;   // the next lane takes the next plane
@@ -291,13 +292,13 @@ internal sealed unsafe class LaneWorker : IReadProgress
     private static CheckpointEngineException Refused(OwnerLink link, TransferPlan plan, in ReadUnit unit) => new(CheckpointError.Refused,
         $"read {Describe(plan, unit)} from {link.Name}: it refuses that range; it no longer holds this checkpoint there, or demands a token: fetch the metas anew");
 
-    private static CheckpointEngineException Lost(OwnerLink link, TransferPlan plan, in ReadUnit unit, ReadStatus status)
+    private static CheckpointEngineException Lost(IReadLane lane, OwnerLink link, TransferPlan plan, in ReadUnit unit, ReadStatus status)
     {
         (CheckpointError error, string reason) = status switch
         {
             ReadStatus.Stalled => (CheckpointError.Timeout, "it sends nothing any more"),
             ReadStatus.Garbled => (CheckpointError.ProtocolViolation, "it answers something that is no status"),
-            _ => (CheckpointError.Unreachable, link.Local?.Failure ?? "the connection broke"),
+            _ => (CheckpointError.Unreachable, (lane is LocalReadLane ? link.Local?.Failure : null) ?? "the connection broke"),
         };
         return new CheckpointEngineException(error, $"read {Describe(plan, unit)} from {link.Name}: {reason}; check that the owner still runs, then join again");
     }

@@ -72,25 +72,34 @@ internal sealed class MemoryDestination : IJoinDestination
         var held = new List<HeldBuffer>();
         var own = new List<HeldBuffer>();
         using var attachedTable = Array.Exists(_links, link => link is { IsAttached: true }) ? new TensorTableBuilder() : null;
-        for (int i = 0; i < _buffers!.Length; i++)
+        try
         {
-            PlannedBuffer planned = _plan.Buffers[i];
-            if (_buffers[i] is not MemoryBuffer memory)
+            for (int i = 0; i < _buffers!.Length; i++)
             {
-                AddAttached(i, held, attachedTable!);
-                continue;
+                PlannedBuffer planned = _plan.Buffers[i];
+                if (_buffers[i] is not MemoryBuffer memory)
+                {
+                    AddAttached(i, held, attachedTable!);
+                    continue;
+                }
+                memory.Freeze();
+                held.Add(new HeldBuffer(memory, 0, planned.SizeBytes, planned.FirstTensor, planned.TensorCount));
+                own.Add(held[^1]);
+                for (int tensor = planned.FirstTensor; attachedTable is not null && tensor < planned.FirstTensor + planned.TensorCount; tensor++)
+                {
+                    attachedTable.AddFrom(_plan.Tensors, tensor, _plan.Tensors.GetSlotBytes(tensor), _plan.Tensors.GetOffset(tensor));
+                }
             }
-            memory.Freeze();
-            held.Add(new HeldBuffer(memory, 0, planned.SizeBytes, planned.FirstTensor, planned.TensorCount));
-            own.Add(held[^1]);
-            for (int tensor = planned.FirstTensor; attachedTable is not null && tensor < planned.FirstTensor + planned.TensorCount; tensor++)
-            {
-                attachedTable.AddFrom(_plan.Tensors, tensor, _plan.Tensors.GetSlotBytes(tensor), _plan.Tensors.GetOffset(tensor));
-            }
+            MemoryPinning.Lock(own, pin, onFault: false, warnings);      // what is attached to is its owner's to lock
+            var checkpoint = new HeldCheckpoint(name, attachedTable?.Build() ?? _plan.Tensors, [.. held], sideFiles, warnings);
+            _buffers = null;
+            return checkpoint;
         }
-        MemoryPinning.Lock(own, pin, onFault: false, warnings);      // what is attached to is its owner's to lock
-        _buffers = null;
-        return new HeldCheckpoint(name, attachedTable?.Build() ?? _plan.Tensors, [.. held], sideFiles, warnings);
+        catch
+        {
+            held.ForEach(buffer => buffer.Memory.Dispose());      // what was taken from the owners' segments has no other owner now
+            throw;
+        }
     }
 
     // Each run of the owner's memory becomes a buffer of its own; empty tensors before a run, or behind the last one, go with it.

@@ -88,11 +88,12 @@ internal sealed class OwnerLink : IDisposable
     /// <param name="attach">Make the owner's memory itself the destination, if it may be.</param>
     /// <param name="attachFiles">Attach to files that others may write, too.</param>
     /// <param name="token">The token, if one is demanded.</param>
+    /// <param name="localPeers">Whose memory is taken when no token proves who it is.</param>
     /// <param name="stallTimeout">For each answer.</param>
     /// <param name="cancellationToken">Ends it.</param>
     /// <exception cref="CheckpointEngineException">The plane was named by the user and cannot be had.</exception>
     internal async Task OpenLocalAsync(IEnumerable<(ulong Address, ulong LengthBytes)> runs, TransportChoice choice, bool attach, bool attachFiles,
-        AccessToken? token, TimeSpan stallTimeout, CancellationToken cancellationToken)
+        AccessToken? token, LocalPeers localPeers, TimeSpan stallTimeout, CancellationToken cancellationToken)
     {
         if (choice == TransportChoice.Tcp)
         {
@@ -109,8 +110,18 @@ internal sealed class OwnerLink : IDisposable
             {
                 ThrowHelper.Throw(CheckpointError.NotSupported, Peer is null ? "it is no CheckpointEngine" : "it offers no local plane (it was started with --transport tcp, or is older)");
             }
-            using PeerClient peer = await PeerClient.ConnectLocallyAsync(_localSocket, token, stallTimeout, cancellationToken).ConfigureAwait(false);
-            LocalMemory memory = await LocalMemory.OpenAsync(peer, runs, attachFiles, cancellationToken).ConfigureAwait(false);
+            PeerClient peer = await PeerClient.ConnectLocallyAsync(_localSocket, token, stallTimeout, cancellationToken).ConfigureAwait(false);
+            LocalMemory memory;
+            try
+            {
+                ThrowIfStranger(peer, localPeers);
+                memory = await LocalMemory.OpenAsync(peer, runs, attachFiles, cancellationToken).ConfigureAwait(false);
+            }
+            catch
+            {
+                peer.Dispose();
+                throw;
+            }
             try
             {
                 IsAttached = attach && memory.NoAttachReason is null;
@@ -132,6 +143,24 @@ internal sealed class OwnerLink : IDisposable
                 throw new CheckpointEngineException(reason.Error, $"read from {Name} by the local plane: {reason.Message}", reason.NativeCode, reason);
             }
             _localReason = reason.Message;
+        }
+    }
+
+    // The name of the socket is a stranger's word, and another process may listen there: in the joiner's namespaces it can be anybody's.
+    private void ThrowIfStranger(PeerClient local, LocalPeers allowed)
+    {
+        if (Peer!.Server.TokenRequired && !local.Server.TokenRequired)
+        {
+            ThrowHelper.Throw(CheckpointError.Refused, $"who listens at {_localSocket} does not know the token: it is another process");
+        }
+        if (local.Server.Instance != Peer.Server.Instance)
+        {
+            ThrowHelper.Throw(CheckpointError.Refused, $"who listens at {_localSocket} is another process than the owner");
+        }
+        if (!Peer.Server.TokenRequired && !allowed.Allows(local.Credentials.UserId))
+        {
+            ThrowHelper.Throw(CheckpointError.Refused,
+                $"it runs as user {local.Credentials.UserId}, and this process takes memory from its own user and root alone: set a token on both sides, or allow the user (--local-peers)");
         }
     }
 

@@ -23,6 +23,7 @@ internal sealed class TransferRun
     private readonly DigestVerifier? _verifier;
     private readonly int _fixedLanes;
     private readonly long _totalBytes;
+    private readonly long _attachedBytes;      // there from the start
     private readonly Lock _lock = new();
     private readonly object _room = new();
     private readonly HashSet<LaneWorker> _workers = [];
@@ -43,7 +44,11 @@ internal sealed class TransferRun
         int owners = 0;
         for (int owner = 0; owner < links.Length; owner++)
         {
-            if (links[owner] is not null && isRead(owner))
+            if (links[owner] is not null && !isRead(owner))
+            {
+                _attachedBytes += plan.OwnerBytes[owner];
+            }
+            else if (links[owner] is not null)
             {
                 _works[owner] = new OwnerWork(plan, owner, destination);
                 _totalBytes += _works[owner]!.RemainingBytes;
@@ -79,14 +84,14 @@ internal sealed class TransferRun
             try
             {
                 long start = Stopwatch.GetTimestamp();
-                progress?.Report(new JoinProgress(0, _plan.DataBytes, lanes.Initial, "transfer"));      // before the first byte, so that who consumes it knows of how many
+                progress?.Report(new JoinProgress(_attachedBytes, _plan.DataBytes, lanes.Initial, "transfer"));      // before the first byte, so that who consumes it knows of how many
                 SetTarget(lanes.Initial);
                 Task all = Task.WhenAll(_done.Task, consumed);
                 while (!all.IsCompleted && _failure is null)
                 {
                     await Task.WhenAny(_done.Task.IsCompleted ? all : _done.Task, Task.Delay(s_tick, CancellationToken.None)).ConfigureAwait(false);
                     long done = _bytesDone.Value;
-                    progress?.Report(new JoinProgress(Math.Min(done, _plan.DataBytes), _plan.DataBytes, _targetLanes, "transfer"));
+                    progress?.Report(new JoinProgress(Math.Min(_attachedBytes + done, _plan.DataBytes), _plan.DataBytes, _targetLanes, "transfer"));
                     if (!_done.Task.IsCompleted)
                     {
                         SetTarget(lanes.Next(done, Stopwatch.GetElapsedTime(start)));

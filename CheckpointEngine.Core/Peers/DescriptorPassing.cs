@@ -1,5 +1,6 @@
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
+using CheckpointEngine.Internal;
 using CheckpointEngine.Interop;
 using Microsoft.Win32.SafeHandles;
 
@@ -106,6 +107,10 @@ internal static unsafe class DescriptorPassing
     private static SafeFileHandle? TakeDescriptor(in Libc.MsgHdr message)
     {
         var header = (Libc.CMsgHdr*)message.msg_control;
+        if ((message.msg_flags & Libc.MSG_CTRUNC) != 0 && message.msg_controllen < (nuint)(sizeof(Libc.CMsgHdr) + sizeof(int)))
+        {
+            ThrowHelper.Throw(CheckpointError.NotSupported, "a descriptor came and was dropped: this process may have no more; raise its limit of open files (ulimit -n)");
+        }
         if (message.msg_controllen < (nuint)sizeof(Libc.CMsgHdr) || header->cmsg_level != Libc.SOL_SOCKET || header->cmsg_type != Libc.SCM_RIGHTS)
         {
             return null;

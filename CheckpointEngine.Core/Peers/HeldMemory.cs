@@ -3,13 +3,18 @@ using Microsoft.Win32.SafeHandles;
 
 namespace CheckpointEngine.Peers;
 
-/// <summary>Memory that a peer of this host may reach, while the answer is on its way: counts as a read of its range, so its descriptor stays.</summary>
+/// <summary>
+/// Memory that a peer of this host may reach: counts as a read of its range while the answer is on its way, so that its descriptor stays, or while the
+/// conversation lasts, if the peer reads it out of this process.
+/// </summary>
 internal readonly struct HeldMemory(MemoryAnswer answer, SafeFileHandle? file, RegisteredRange range) : IDisposable
 {
     internal MemoryAnswer Answer => answer;
 
     /// <summary>The descriptor to pass; null without one.</summary>
     internal SafeFileHandle? File => file;
+
+    internal RegisteredRange Range => range;
 
     public void Dispose() => range.EndRead();
 }

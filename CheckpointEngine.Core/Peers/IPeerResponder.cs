@@ -6,6 +6,9 @@ namespace CheckpointEngine.Peers;
 /// <summary>What a <see cref="PeerListener"/> answers from.</summary>
 internal interface IPeerResponder
 {
+    /// <summary>What tells this server from every other: random, and the same at all its addresses.</summary>
+    string Instance { get; }
+
     /// <summary>The digest that is made here.</summary>
     DigestAlgorithm Digest { get; }
 

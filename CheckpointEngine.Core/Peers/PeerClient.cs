@@ -21,6 +21,9 @@ internal sealed class PeerClient : IDisposable
     // Of the reason that a peer gives for an error; ours are shorter.
     private const int MaxReasonChars = 1024;
 
+    private const int MostConnectTries = 100;
+    private static readonly TimeSpan s_connectPause = TimeSpan.FromMilliseconds(20);
+
     // An owner may have to read and hash what is asked for: 2 GiB in each timeout.
     private const int ChunksPerTimeout = 512;
 
@@ -70,22 +73,7 @@ internal sealed class PeerClient : IDisposable
     /// <exception cref="CheckpointEngineException">Unreachable, Timeout, Refused or ProtocolViolation.</exception>
     internal static async Task<PeerClient> ConnectLocallyAsync(string socketName, AccessToken? token, TimeSpan timeout, CancellationToken cancellationToken)
     {
-        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        try
-        {
-            await socket.ConnectAsync(LocalSocketName.ToEndPoint(socketName), cancellationToken).ConfigureAwait(false);
-        }
-        catch (SocketException failure)
-        {
-            socket.Dispose();
-            throw new CheckpointEngineException(CheckpointError.Unreachable,
-                $"its Unix socket {socketName} cannot be reached from here ({failure.Message}); it must be of the same network namespace, or a path that both see (--local-socket)", failure.NativeErrorCode, failure);
-        }
-        catch
-        {
-            socket.Dispose();
-            throw;
-        }
+        Socket socket = await ConnectLocallyAsync(LocalSocketName.ToEndPoint(socketName), socketName, cancellationToken).ConfigureAwait(false);
         var client = new PeerClient(socket, $"peer service {socketName}", timeout);
         try
         {
@@ -97,6 +85,51 @@ internal sealed class PeerClient : IDisposable
         {
             client.Dispose();
             throw;
+        }
+    }
+
+    private static async Task<Socket> ConnectLocallyAsync(UnixDomainSocketEndPoint endPoint, string socketName, CancellationToken cancellationToken)
+    {
+        for (int tries = 1; ; tries++)
+        {
+            var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+            try
+            {
+                await socket.ConnectAsync(endPoint, cancellationToken).ConfigureAwait(false);
+                return socket;
+            }
+            catch (SocketException full) when (full.SocketErrorCode == SocketError.WouldBlock && tries < MostConnectTries)
+            {
+                socket.Dispose();       // unlike TCP, a full queue of a Unix socket is told at once
+                await Task.Delay(s_connectPause, cancellationToken).ConfigureAwait(false);
+            }
+            catch (SocketException failure)
+            {
+                socket.Dispose();
+                throw new CheckpointEngineException(CheckpointError.Unreachable,
+                    $"its Unix socket {socketName} cannot be reached from here ({failure.Message}); it must be of the same network namespace, or a path that both see (--local-socket)", failure.NativeErrorCode, failure);
+            }
+            catch
+            {
+                socket.Dispose();
+                throw;
+            }
+        }
+    }
+
+    /// <summary>Whether the other end has ended the conversation. Never waits.</summary>
+    internal bool HasEnded
+    {
+        get
+        {
+            try
+            {
+                return _socket.Poll(0, SelectMode.SelectRead);     // nothing comes unasked: what can be read is the end
+            }
+            catch (Exception broken) when (broken is SocketException or ObjectDisposedException)
+            {
+                return true;
+            }
         }
     }
 

@@ -20,6 +20,10 @@ internal sealed record PeerHello
     [JsonPropertyName("host_id")]
     public string HostId { get; set; } = "";
 
+    /// <summary>What tells the sender, a server, from every other: random, and the same at all its addresses.</summary>
+    [JsonPropertyName("instance")]
+    public string Instance { get; set; } = "";
+
     /// <summary>32 random bytes in hexadecimal.</summary>
     [JsonPropertyName("nonce")]
     public string Nonce { get; set; } = "";

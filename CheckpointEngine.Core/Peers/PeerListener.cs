@@ -2,6 +2,7 @@ using System.Net;
 using System.Net.Sockets;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
+using CheckpointEngine.Transfer;
 using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Peers;
@@ -39,6 +40,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
     private readonly CancellationTokenSource _stop = new();
     private readonly Lock _lock = new();
     private readonly HashSet<Task> _sessions = [];
+    private readonly HashSet<PeerSession> _open = [];
     private readonly Task _acceptLoop;
 
     /// <summary>Listens at a TCP address.</summary>
@@ -78,6 +80,20 @@ internal sealed partial class PeerListener : IAsyncDisposable
             {
                 return _sessions.Count;
             }
+        }
+    }
+
+    /// <summary>Breaks the conversations whose peers may be reading that range out of this process.</summary>
+    internal void CutHoldersOf(RegisteredRange range)
+    {
+        PeerSession[] holders;
+        lock (_lock)
+        {
+            holders = [.. _open.Where(session => session.Holds(range))];
+        }
+        foreach (PeerSession session in holders)
+        {
+            session.Cut();
         }
     }
 
@@ -168,7 +184,21 @@ internal sealed partial class PeerListener : IAsyncDisposable
                 socket.NoDelay = true;
             }
             using var session = new PeerSession(socket, _responder, _token, _options);
-            await session.RunAsync(_stop.Token).ConfigureAwait(false);
+            lock (_lock)
+            {
+                _open.Add(session);
+            }
+            try
+            {
+                await session.RunAsync(_stop.Token).ConfigureAwait(false);
+            }
+            finally
+            {
+                lock (_lock)
+                {
+                    _open.Remove(session);
+                }
+            }
         }
         catch (CheckpointEngineException refused)
         {

@@ -11,6 +11,7 @@ using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Interop;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine.Peers;
 
@@ -26,6 +27,9 @@ internal sealed class PeerSession : IDisposable
     /// <summary>The most chunks of one digest request: 16 GiB of tensors, 512 KiB of SHA-256 digests.</summary>
     internal const int MaxChunksPerRequest = 4096;
 
+    // As many as a joiner asks for.
+    private const int MaxHeldRanges = 16_384;
+
     private readonly Socket _socket;
     private readonly NetworkStream _stream;
     private readonly PipeReader _reader;
@@ -35,6 +39,7 @@ internal sealed class PeerSession : IDisposable
     private readonly PeerListenerOptions _options;
     private readonly PeerCredentials? _credentials;      // of a Unix socket's peer
     private readonly string? _refusal;
+    private readonly List<HeldMemory> _held = [];       // what the peer may read out of this process until it leaves
 
     /// <param name="socket">The connection; the caller's to dispose.</param>
     /// <param name="responder">What is answered from.</param>
@@ -99,6 +104,11 @@ internal sealed class PeerSession : IDisposable
 
     public void Dispose()
     {
+        lock (_held)
+        {
+            _held.ForEach(memory => memory.Dispose());
+            _held.Clear();
+        }
         _reader.Complete();
         _writer.Complete();
         _stream.Dispose();
@@ -124,6 +134,7 @@ internal sealed class PeerSession : IDisposable
             Protocol = PeerHello.CurrentProtocol,
             Version = EngineVersion.Text,
             HostId = HostIdentity.BootId,
+            Instance = _responder.Instance,
             Nonce = Convert.ToHexStringLower(serverNonce),
             TokenRequired = _token is not null,
             Digest = DigestNames.ToWord(_responder.Digest),
@@ -268,17 +279,59 @@ internal sealed class PeerSession : IDisposable
             ThrowHelper.Throw(CheckpointError.NotSupported, "memory is told over a Unix socket only");
             return;
         }
-        using HeldMemory memory = _responder.AcquireMemory(BinaryPrimitives.ReadUInt64LittleEndian(payload), BinaryPrimitives.ReadUInt64LittleEndian(payload.AsSpan(8)), peer);
-        byte[] frame = new byte[PeerFrame.HeaderBytes + MemoryAnswer.Size];
-        new PeerFrame(PeerMessage.Memory, MemoryAnswer.Size).Encode(frame);
-        memory.Answer.Encode(frame.AsSpan(PeerFrame.HeaderBytes));
-        if (memory.File is null)
+        HeldMemory memory = _responder.AcquireMemory(BinaryPrimitives.ReadUInt64LittleEndian(payload), BinaryPrimitives.ReadUInt64LittleEndian(payload.AsSpan(8)), peer);
+        bool keep = false;
+        try
         {
-            await WriteAsync(PeerMessage.Memory, frame.AsMemory(PeerFrame.HeaderBytes), cancellationToken).ConfigureAwait(false);
-            return;
+            byte[] frame = new byte[PeerFrame.HeaderBytes + MemoryAnswer.Size];
+            new PeerFrame(PeerMessage.Memory, MemoryAnswer.Size).Encode(frame);
+            memory.Answer.Encode(frame.AsSpan(PeerFrame.HeaderBytes));
+            if (memory.File is null)
+            {
+                lock (_held)
+                {
+                    if (_held.Count == MaxHeldRanges)
+                    {
+                        ThrowHelper.Throw(CheckpointError.NotSupported, $"one conversation holds at most {MaxHeldRanges:N0} ranges");
+                    }
+                    _held.Add(memory);
+                    keep = true;
+                }
+                await WriteAsync(PeerMessage.Memory, frame.AsMemory(PeerFrame.HeaderBytes), cancellationToken).ConfigureAwait(false);
+                return;
+            }
+            await _writer.FlushAsync(cancellationToken).ConfigureAwait(false);      // what was written before goes before
+            DescriptorPassing.Send(_socket, frame, memory.File);
         }
-        await _writer.FlushAsync(cancellationToken).ConfigureAwait(false);      // what was written before goes before
-        DescriptorPassing.Send(_socket, frame, memory.File);
+        finally
+        {
+            if (!keep)
+            {
+                memory.Dispose();
+            }
+        }
+    }
+
+    /// <summary>Whether the peer may be reading that range out of this process.</summary>
+    internal bool Holds(RegisteredRange range)
+    {
+        lock (_held)
+        {
+            return _held.Exists(memory => memory.Range == range);
+        }
+    }
+
+    /// <summary>Breaks the conversation, from any thread.</summary>
+    internal void Cut()
+    {
+        try
+        {
+            _socket.Shutdown(SocketShutdown.Both);
+        }
+        catch (Exception broken) when (broken is SocketException or ObjectDisposedException)
+        {
+            // It is broken already, which is what was wanted.
+        }
     }
 
     private async ValueTask<(bool There, PeerFrame Frame, byte[] Payload)> ReadAsync(int maxBytes, CancellationToken cancellationToken)

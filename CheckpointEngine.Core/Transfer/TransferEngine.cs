@@ -65,7 +65,9 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     internal EndpointName Name { get; }
 
     /// <summary>Takes ranges away: waits for reads under way, and after <see cref="ParameterServerOptions.DrainTimeout"/> cuts who still reads.</summary>
-    internal async Task UnregisterAsync(IReadOnlyList<RegisteredRange> ranges)
+    /// <param name="ranges">The ranges.</param>
+    /// <param name="cutOthers">Cuts who reads a range in another way than over the data port.</param>
+    internal async Task UnregisterAsync(IReadOnlyList<RegisteredRange> ranges, Action<RegisteredRange> cutOthers)
     {
         await Registry.UnregisterAsync(ranges, _options.DrainTimeout).ConfigureAwait(false);
         Task drained = Task.WhenAll(ranges.Select(range => range.Drained));
@@ -76,6 +78,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
                 if (!range.Drained.IsCompleted)
                 {
                     _data.CutReadersOf(range);
+                    cutOthers(range);
                 }
             }
             // Again and again: a read counts a moment before its connection tells which range it reads.

@@ -123,6 +123,7 @@ static void join(const char *url) {
     options.verify = CE_VERIFY_REQUIRE;
     ce_join *join;
     ce_join_report report = { .struct_size = sizeof report };
+    options.transport = CE_TRANSPORT_TCP;      /* as the command beside it */
     check(CALL(ce_join_start)(server, &options, &join), "join");
     check(CALL(ce_join_wait)(join, CE_FOREVER), "wait");
     check(CALL(ce_join_get_report)(join, &report), "report");

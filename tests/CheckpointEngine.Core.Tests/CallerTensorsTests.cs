@@ -195,7 +195,7 @@ public sealed class CallerTensorsTests : IDisposable
         Task joins = Task.Run(async () =>
         {
             await using var joiner = new ParameterServer(new ParameterServerOptions());
-            for (int i = 0; i < 60; i++)
+            for (int i = 0; i < 60 || Volatile.Read(ref joined) == 0; i++)
             {
                 try
                 {

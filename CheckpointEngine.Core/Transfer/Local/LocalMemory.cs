@@ -12,10 +12,15 @@ internal sealed class LocalMemory : IDisposable
     // Each costs a question and maybe a descriptor; a checkpoint has a few for each of its files.
     private const int MaxSegments = 16_384;
 
+    private readonly PeerClient? _hold;             // open while memory of a process is read: the owner changes and frees nothing under it
     private readonly LocalSegment[] _segments;      // by rising address
     private string? _failure;
 
-    private LocalMemory(LocalSegment[] segments) => _segments = segments;
+    private LocalMemory(LocalSegment[] segments, PeerClient? hold)
+    {
+        _segments = segments;
+        _hold = hold;
+    }
 
     /// <summary>Why not all of it can be attached to; null when it can.</summary>
     internal string? NoAttachReason => Array.Find(_segments, segment => segment.NoAttachReason is not null)?.NoAttachReason;
@@ -24,10 +29,10 @@ internal sealed class LocalMemory : IDisposable
     internal string? Failure => Volatile.Read(ref _failure);
 
     /// <summary>One segment alone, owned from here on.</summary>
-    internal static LocalMemory Of(LocalSegment segment) => new([segment]);
+    internal static LocalMemory Of(LocalSegment segment) => new([segment], null);
 
     /// <summary>Asks the owner for all memory that holds <paramref name="runs"/>.</summary>
-    /// <param name="peer">The conversation, over a Unix socket.</param>
+    /// <param name="peer">The conversation, over a Unix socket; taken over when this returns.</param>
     /// <param name="runs">Address and length in the owner's process.</param>
     /// <param name="attachFiles">Attach to files that others may write, too.</param>
     /// <param name="cancellationToken">Ends it.</param>
@@ -51,7 +56,12 @@ internal sealed class LocalMemory : IDisposable
                 (MemoryAnswer answer, SafeFileHandle? file) = await peer.GetMemoryAsync(address, lengthBytes, cancellationToken).ConfigureAwait(false);
                 segments.Insert(at, LocalSegment.Open(answer, file, peer.Credentials, attachFiles));
             }
-            return new LocalMemory([.. segments]);
+            if (segments.Exists(segment => segment.IsOfProcess))
+            {
+                return new LocalMemory([.. segments], peer);
+            }
+            peer.Dispose();
+            return new LocalMemory([.. segments], null);
         }
         catch
         {
@@ -102,11 +112,15 @@ internal sealed class LocalMemory : IDisposable
         return low;
     }
 
+    /// <summary>Whether the owner has ended the conversation, and with it the time in which its memory may be read.</summary>
+    internal bool IsTakenBack => _hold is { HasEnded: true };
+
     /// <summary>Notes why it cannot be read any more.</summary>
     internal void Fail(string reason) => Interlocked.CompareExchange(ref _failure, reason, null);
 
     public void Dispose()
     {
+        _hold?.Dispose();
         foreach (LocalSegment segment in _segments)
         {
             segment.Dispose();

@@ -52,6 +52,11 @@ internal sealed class LocalReadLane : IReadLane
             Prepare(source, _request.LengthBytes);
             return new ReadCompletion(_request.Tag, ReadStatus.Done, source);
         }
+        if (_memory.IsTakenBack)
+        {
+            _memory.Fail("the owner has taken its memory back");
+            return new ReadCompletion(_request.Tag, ReadStatus.Broken);
+        }
         for (int done = 0; done < _request.LengthBytes;)
         {
             int piece = progress is null ? _request.LengthBytes : Math.Min(PieceBytes, _request.LengthBytes - done);
@@ -78,7 +83,7 @@ internal sealed class LocalReadLane : IReadLane
         return new ReadCompletion(_request.Tag, ReadStatus.Done);
     }
 
-    // Makes the page tables of what is read next in one call: by faults it costs a third of a first copy. Linux 5.14; without it the faults do it.
+    // Makes the page tables of what is read next in one call, a twelfth cheaper than by faults. Linux 5.14; before, the faults do it.
     private static unsafe void Prepare(nint source, int lengthBytes)
     {
         nint start = source & ~((nint)Environment.SystemPageSize - 1);

@@ -37,6 +37,9 @@ internal sealed unsafe class LocalSegment : IDisposable
     /// <summary>Whether nobody can change or shorten it: then it may be read through a mapping.</summary>
     internal bool IsSealed { get; }
 
+    /// <summary>Whether it is read out of the owner's process.</summary>
+    internal bool IsOfProcess => _ownerProcess != 0;
+
     /// <summary>Why it cannot be attached to; null when it can.</summary>
     internal string? NoAttachReason { get; }
 

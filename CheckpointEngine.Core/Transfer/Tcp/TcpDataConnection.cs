@@ -236,6 +236,10 @@ internal sealed class TcpDataConnection : IDisposable
         while (address < end)
         {
             bool turnIsOver = _turnLeft <= 0 && _readiness.OthersWait;
+            if (_turnLeft <= 0 && !turnIsOver)
+            {
+                _turnLeft = TurnBytes;      // nobody wanted the turn: the next one begins
+            }
             int sent = turnIsOver ? 0 : SendPiece(address, (int)Math.Min(SendBytes, end - address));
             if (sent == 0)
             {

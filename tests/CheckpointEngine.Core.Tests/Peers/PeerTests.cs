@@ -24,6 +24,8 @@ public sealed class PeerSessionTests
 
         internal CheckpointMetas Metas { get; init; } = MetasSamples.KimiK2(100, 2);
 
+        public string Instance => "test";
+
         public DigestAlgorithm Digest => DigestAlgorithm.Xxh3;
 
         public PublishedMetas GetMetas(string name) => name == "model" ? new PublishedMetas(Metas, "\"1\"")

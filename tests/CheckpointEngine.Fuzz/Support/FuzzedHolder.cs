@@ -41,6 +41,8 @@ internal sealed class FuzzedHolder : IPeerResponder, IDisposable
         _range = NewRange();
     }
 
+    public string Instance => "fuzzed";
+
     public DigestAlgorithm Digest => DigestAlgorithm.Xxh3;
 
     public PublishedMetas GetMetas(string name)

@@ -307,6 +307,58 @@ public sealed class LocalPlaneTests
     }
 
     [Fact]
+    public async Task AnotherProcessAtTheOwnersSocket_IsNotTaken()
+    {
+        using var files = SmallCheckpoint.OfManySizes();
+        using var place = new TempDirectory();
+        string path = Path.Combine(place.Path, "engine.sock");
+        await using ParameterServer holder = await StartAsync(options => options.LocalSocket = path);
+        await holder.RegisterAsync("model", [files.Path], Cancel);
+        await using ParameterServer squatter = await StartAsync(options => options.LocalSocket = path + ".2");
+        File.Move(path + ".2", path, overwrite: true);
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        JoinReport report = await joiner.JoinAsync(holder.GetMetas("model").Metas, new JoinOptions { RequireVerify = true }, null, Cancel);
+        Assert.Equal(["tcp"], report.Transports.Keys);
+        Assert.Contains("another process than the owner", Assert.Single(report.Planes).Reason, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task AnUpdate_WaitsForWhoReadsOutOfTheProcessAndThenCutsIt(bool cut)
+    {
+        using var tensors = new CallerTensors();
+        using var memory = MemoryBuffer.AllocateAnonymous(16 << 20);
+        tensors.Add("a", TensorDtype.U8, [8 << 20], memory.Address);
+        tensors.Add("b", TensorDtype.U8, [8 << 20], memory.Address + (8 << 20));
+        await using ParameterServer holder = await StartAsync(options => options.DrainTimeout = cut ? TimeSpan.FromMilliseconds(100) : TimeSpan.FromMinutes(5));
+        holder.RegisterTensors("live", tensors);
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        Task? begin = null;
+        var completed = new List<bool>();
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(holder.GetMetas("live").Metas, new JoinOptions
+        {
+            Transport = TransportChoice.Local,
+            Destination = JoinDestinationKind.Buckets,
+            BucketBytes = 1,
+            Verify = false,
+            OnBucket = _ =>
+            {
+                begin ??= holder.BeginUpdateAsync("live");
+                if (cut)
+                {
+                    begin.Wait(TimeSpan.FromSeconds(60), Cancel);      // the reader is cut: it does not wait for it for ever
+                }
+                completed.Add(begin.IsCompleted);
+            },
+        }, null, Cancel));
+        Assert.True(failure.Error is CheckpointError.Superseded or CheckpointError.Refused or CheckpointError.Unreachable, failure.ToString());
+        Assert.All(completed, done => Assert.Equal(cut, done));
+        await begin!.WaitAsync(TimeSpan.FromSeconds(60), Cancel);
+        await holder.UnregisterAsync("live", Cancel);
+    }
+
+    [Fact]
     public async Task AMemfdOfAJoiner_CanBeAttachedToByOthers()
     {
         using var files = SmallCheckpoint.OfManySizes();
