@@ -4,7 +4,6 @@ using System.Diagnostics.CodeAnalysis;
 using System.Net.Sockets;
 using System.Security.Cryptography;
 using System.Text;
-using System.Text.Json;
 using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
@@ -325,16 +324,9 @@ internal sealed class PeerClient : IDisposable
     {
         byte[] clientNonce = RandomNumberGenerator.GetBytes(TokenChallenge.NonceBytes);
         var hello = new PeerHello { Protocol = PeerHello.CurrentProtocol, Version = EngineVersion.Text, HostId = HostIdentity.BootId, Nonce = Convert.ToHexStringLower(clientNonce) };
-        byte[] answer = await AskAsync(PeerMessage.Hello, JsonSerializer.SerializeToUtf8Bytes(hello, PeerJsonContext.Default.PeerHello), PeerFrame.MaxSmallBytes, "say hello", cancellationToken).ConfigureAwait(false);
+        byte[] answer = await AskAsync(PeerMessage.Hello, hello.ToJson(), PeerFrame.MaxSmallBytes, "say hello", cancellationToken).ConfigureAwait(false);
         byte[] serverNonce = new byte[TokenChallenge.NonceBytes];
-        try
-        {
-            Server = JsonSerializer.Deserialize(answer, PeerJsonContext.Default.PeerHello) ?? Server;
-        }
-        catch (JsonException)
-        {
-            Violated("its hello is malformed");
-        }
+        Server = PeerHello.TryParse(answer, out PeerHello? told) ? told : Violated<PeerHello>("its hello is malformed");
         if (Server.Protocol < 1 || Convert.FromHexString(Server.Nonce, serverNonce, out _, out int nonceBytes) != OperationStatus.Done || nonceBytes != serverNonce.Length)
         {
             Violated("its hello is malformed");

@@ -1,43 +1,123 @@
-using System.Text.Json.Serialization;
+using System.Buffers;
+using System.Diagnostics.CodeAnalysis;
+using System.Text.Json;
 
 namespace CheckpointEngine.Peers;
 
 /// <summary>The payload of <see cref="PeerMessage.Hello"/>, JSON: unknown members are ignored, so that later versions can say more.</summary>
-/// <remarks>Nobody sets a member later. Not <c>init</c>: generated code gives such a member null, not its default, where it is missing.</remarks>
+/// <remarks>Read and written member by member: a serializer would be a hundred kilobytes of the C library.</remarks>
 internal sealed record PeerHello
 {
     /// <summary>The version of this conversation.</summary>
     internal const int CurrentProtocol = 1;
 
-    [JsonPropertyName("protocol")]
-    public int Protocol { get; set; }
+    internal int Protocol { get; init; }
 
     /// <summary>The sender's engine version.</summary>
-    [JsonPropertyName("version")]
-    public string Version { get; set; } = "";
+    internal string Version { get; init; } = "";
 
     /// <summary>The sender's boot id: two processes with the same one share a host.</summary>
-    [JsonPropertyName("host_id")]
-    public string HostId { get; set; } = "";
+    internal string HostId { get; init; } = "";
 
     /// <summary>What tells the sender, a server, from every other: random, and the same at all its addresses.</summary>
-    [JsonPropertyName("instance")]
-    public string Instance { get; set; } = "";
+    internal string Instance { get; init; } = "";
 
     /// <summary>32 random bytes in hexadecimal.</summary>
-    [JsonPropertyName("nonce")]
-    public string Nonce { get; set; } = "";
+    internal string Nonce { get; init; } = "";
 
     /// <summary>Whether the sender (a server) wants the token proved.</summary>
-    [JsonPropertyName("token_required")]
-    public bool TokenRequired { get; set; }
+    internal bool TokenRequired { get; init; }
 
     /// <summary>The digest that the sender (a server) makes: <c>xxh3</c>, <c>sha256</c> or <c>none</c>.</summary>
-    [JsonPropertyName("digest")]
-    public string Digest { get; set; } = "none";
-}
+    internal string Digest { get; init; } = "none";
 
-/// <summary>JSON of the peer conversation; null for a text is malformed.</summary>
-[JsonSourceGenerationOptions(RespectNullableAnnotations = true)]
-[JsonSerializable(typeof(PeerHello))]
-internal sealed partial class PeerJsonContext : JsonSerializerContext;
+    internal byte[] ToJson()
+    {
+        var output = new ArrayBufferWriter<byte>(512);
+        using (var writer = new Utf8JsonWriter(output))
+        {
+            writer.WriteStartObject();
+            writer.WriteNumber("protocol"u8, Protocol);
+            writer.WriteString("version"u8, Version);
+            writer.WriteString("host_id"u8, HostId);
+            writer.WriteString("instance"u8, Instance);
+            writer.WriteString("nonce"u8, Nonce);
+            writer.WriteBoolean("token_required"u8, TokenRequired);
+            writer.WriteString("digest"u8, Digest);
+            writer.WriteEndObject();
+        }
+        return output.WrittenSpan.ToArray();
+    }
+
+    /// <summary>Reads one; false when it is no JSON object, or a member has another type, null among them.</summary>
+    internal static bool TryParse(ReadOnlySpan<byte> json, [NotNullWhen(true)] out PeerHello? hello)
+    {
+        hello = null;
+        var read = new PeerHello();
+        var reader = new Utf8JsonReader(json);
+        try
+        {
+            if (!reader.Read() || reader.TokenType != JsonTokenType.StartObject)
+            {
+                return false;
+            }
+            while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+            {
+                read = ReadMember(ref reader, read);
+            }
+            if (reader.Read())
+            {
+                return false;
+            }
+        }
+        catch (Exception malformed) when (malformed is JsonException or InvalidOperationException or FormatException)
+        {
+            return false;       // InvalidOperationException: a value of another type, or text that is not UTF-8
+        }
+        hello = read;
+        return true;
+    }
+
+    private static PeerHello ReadMember(ref Utf8JsonReader reader, PeerHello read)
+    {
+        if (reader.ValueTextEquals("protocol"u8))
+        {
+            reader.Read();
+            return read with { Protocol = reader.GetInt32() };
+        }
+        if (reader.ValueTextEquals("version"u8))
+        {
+            return read with { Version = ReadText(ref reader) };
+        }
+        if (reader.ValueTextEquals("host_id"u8))
+        {
+            return read with { HostId = ReadText(ref reader) };
+        }
+        if (reader.ValueTextEquals("instance"u8))
+        {
+            return read with { Instance = ReadText(ref reader) };
+        }
+        if (reader.ValueTextEquals("nonce"u8))
+        {
+            return read with { Nonce = ReadText(ref reader) };
+        }
+        if (reader.ValueTextEquals("token_required"u8))
+        {
+            reader.Read();
+            return read with { TokenRequired = reader.GetBoolean() };
+        }
+        if (reader.ValueTextEquals("digest"u8))
+        {
+            return read with { Digest = ReadText(ref reader) };
+        }
+        reader.Read();
+        reader.Skip();
+        return read;
+    }
+
+    private static string ReadText(ref Utf8JsonReader reader)
+    {
+        reader.Read();
+        return reader.GetString() ?? throw new JsonException("null");
+    }
+}

@@ -5,7 +5,6 @@ using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
-using System.Text.Json;
 using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
@@ -121,9 +120,8 @@ internal sealed class PeerSession : IDisposable
         {
             return false;
         }
-        PeerHello? hello = frame.Type == PeerMessage.Hello ? Parse(payload) : null;
         byte[] clientNonce = new byte[TokenChallenge.NonceBytes];
-        if (hello is null || hello.Protocol < 1
+        if (frame.Type != PeerMessage.Hello || !PeerHello.TryParse(payload, out PeerHello? hello) || hello.Protocol < 1
             || Convert.FromHexString(hello.Nonce, clientNonce, out _, out int nonceBytes) != OperationStatus.Done || nonceBytes != clientNonce.Length)
         {
             ThrowHelper.Throw(CheckpointError.ProtocolViolation, "its first frame is no hello");
@@ -139,7 +137,7 @@ internal sealed class PeerSession : IDisposable
             TokenRequired = _token is not null,
             Digest = DigestNames.ToWord(_responder.Digest),
         };
-        await WriteAsync(PeerMessage.Hello, JsonSerializer.SerializeToUtf8Bytes(answer, PeerJsonContext.Default.PeerHello), cancellationToken).ConfigureAwait(false);
+        await WriteAsync(PeerMessage.Hello, answer.ToJson(), cancellationToken).ConfigureAwait(false);
         if (_token is null)
         {
             return true;
@@ -381,17 +379,5 @@ internal sealed class PeerSession : IDisposable
         BinaryPrimitives.WriteUInt16LittleEndian(payload, (ushort)error);
         Encoding.UTF8.GetBytes(message, payload.AsSpan(2));
         return WriteAsync(PeerMessage.Error, payload, cancellationToken);
-    }
-
-    private static PeerHello? Parse(byte[] payload)
-    {
-        try
-        {
-            return JsonSerializer.Deserialize(payload, PeerJsonContext.Default.PeerHello);
-        }
-        catch (JsonException)
-        {
-            return null;
-        }
     }
 }

@@ -1,6 +1,5 @@
 using System.Buffers.Binary;
 using System.Net.Sockets;
-using System.Text.Json;
 using CheckpointEngine.Peers;
 
 namespace CheckpointEngine.Fuzz.Support;
@@ -20,9 +19,7 @@ internal static class PeerBytes
     }
 
     internal static byte[] Hello(ReadOnlySpan<byte> nonce, bool tokenRequired, string digest)
-        => Frame(PeerMessage.Hello, JsonSerializer.SerializeToUtf8Bytes(
-            new PeerHello { Protocol = 1, Version = "fuzz", HostId = "fuzz", Nonce = Convert.ToHexStringLower(nonce), TokenRequired = tokenRequired, Digest = digest },
-            PeerJsonContext.Default.PeerHello));
+        => Frame(PeerMessage.Hello, (new PeerHello { Protocol = 1, Version = "fuzz", HostId = "fuzz", Nonce = Convert.ToHexStringLower(nonce), TokenRequired = tokenRequired, Digest = digest }).ToJson());
 
     /// <summary>Receives the payload of one frame; null when the other side ends before.</summary>
     internal static byte[]? Receive(Socket socket)
@@ -37,7 +34,7 @@ internal static class PeerBytes
     }
 
     /// <summary>The nonce in the payload of a hello.</summary>
-    internal static byte[] NonceOf(byte[] hello) => Convert.FromHexString(JsonSerializer.Deserialize(hello, PeerJsonContext.Default.PeerHello)!.Nonce);
+    internal static byte[] NonceOf(byte[] hello) => Convert.FromHexString(PeerHello.TryParse(hello, out PeerHello? parsed) ? parsed.Nonce : throw new FindingException("its own hello is not read"));
 
     /// <summary>Receives until the other side ends, in order or not.</summary>
     internal static byte[] ReceiveToEnd(Socket socket)
