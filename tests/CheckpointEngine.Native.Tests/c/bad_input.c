@@ -1,6 +1,7 @@
 /* Everything that a caller can get wrong, each with the outcome that the header defines. Built plainly, with AddressSanitizer, and run under
  * valgrind; so what is handed in lies in heap blocks of its exact size where that could show a read beyond it.
  * usage: bad_input DIRECTORY   an empty directory, for files that are no checkpoints */
+#include <sched.h>
 #include "test.h"
 
 #include <arpa/inet.h>
@@ -1013,6 +1014,22 @@ static void *destroy_server(void *argument) {
     return NULL;
 }
 
+/* A destroy takes the handle away first, and then ends what it stood for. */
+static void until_join_is_gone(ce_join *join) {
+    ce_join_progress progress = { .struct_size = sizeof progress };
+    while (ce_join_poll(join, &progress) != CE_E_HANDLE) {
+        sched_yield();
+    }
+}
+
+static void until_server_is_gone(ce_server *server) {
+    size_t size = 0;
+    while (ce_server_peer_url(server, NULL, &size) != CE_E_HANDLE) {
+        size = 0;
+        sched_yield();
+    }
+}
+
 static void interruptions(struct pair *pair) {
     ce_join_progress progress = { .struct_size = sizeof progress };
     ce_join_report report = { .struct_size = sizeof report };
@@ -1048,6 +1065,7 @@ static void interruptions(struct pair *pair) {
     gate_wait(&held.entered);
     one = thread_start(wait_for_end, held.join);
     two = thread_start(destroy_join, &held);
+    until_join_is_gone(held.join);
     CHECK(!__atomic_load_n(&held.ended, __ATOMIC_SEQ_CST));      /* it cannot be through: the callback runs */
     gate_open(&held.go_on);
     thread_end(one);
@@ -1065,6 +1083,7 @@ static void interruptions(struct pair *pair) {
     held.join = start_held(pair, &held);
     gate_wait(&held.entered);
     two = thread_start(destroy_server, &held);
+    until_server_is_gone(held.server);
     gate_open(&held.go_on);
     thread_end(two);
     IS(CE_E_CANCELLED, ce_join_wait(held.join, CE_FOREVER));      /* the join's own handle is still there */
