@@ -9,50 +9,18 @@
  * warm: each thread into one block's room that was written before. fresh: into BYTES of memory that nobody has touched; mmap, madvise and the
  * page faults are inside the time, munmap is not. Anonymous memory is in huge pages where the kernel has them.
  */
-#define _GNU_SOURCE
-#include <errno.h>
+#include "../Shared/region.h"
+
 #include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { HUGE_PAGE = 2 << 20, MAX_THREADS = 256 };
+enum { MAX_THREADS = 256 };
 
 static pid_t holder;                    /* 0: memcpy */
 static uint64_t block, share_bytes;     /* of one thread */
 static int fresh;
-
-static void fail(const char *what) {
-    fprintf(stderr, "copy: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-typedef struct {
-    char *mapping, *start;
-    size_t mapped_bytes;
-} region;
-
-/* Anonymous memory that begins at a huge page, so that all of it can be such. */
-static region map_region(size_t bytes) {
-    region r = {.mapped_bytes = bytes + HUGE_PAGE};
-    r.mapping = mmap(NULL, r.mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (r.mapping == MAP_FAILED) fail("mmap");
-    r.start = (char *)(((uintptr_t)r.mapping + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
-    madvise(r.start, bytes, MADV_HUGEPAGE);
-    return r;
-}
 
 static void fill(char *memory, size_t bytes) {
     for (size_t i = 0; i + 8 <= bytes; i += 8) *(uint64_t *)(memory + i) = i * 0x9E3779B97F4A7C15ull;

@@ -12,50 +12,18 @@
  * cold: fresh connections and fresh memory each round; mmap, madvise and the page faults are inside the time, connect and munmap are not.
  * Several connections share the bytes evenly.
  */
-#define _GNU_SOURCE
-#include <errno.h>
+#include "../Shared/region.h"
+
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { CALL_BYTES = 1 << 20, HUGE_PAGE = 2 << 20, MAX_CONNECTIONS = 64 };
+enum { CALL_BYTES = 1 << 20, MAX_CONNECTIONS = 64 };
 
 static char *source;
 static size_t source_bytes;
-
-static void fail(const char *what) {
-    fprintf(stderr, "pump: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-typedef struct {
-    char *mapping, *start;
-    size_t mapped_bytes;
-} region;
-
-/* Anonymous memory that begins at a huge page, so that all of it can be such. */
-static region map_region(size_t bytes) {
-    region r = {.mapped_bytes = bytes + HUGE_PAGE};
-    r.mapping = mmap(NULL, r.mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (r.mapping == MAP_FAILED) fail("mmap");
-    r.start = (char *)(((uintptr_t)r.mapping + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
-    madvise(r.start, bytes, MADV_HUGEPAGE);
-    return r;
-}
 
 /* How many bytes, in messages of what size. */
 typedef struct {
