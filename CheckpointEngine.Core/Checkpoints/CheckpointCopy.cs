@@ -171,7 +171,15 @@ internal sealed class CheckpointCopy : IDisposable
         while (threads.Count < Math.Min(count, UnitCount))
         {
             var thread = new Thread(() => Work(cancellationToken)) { IsBackground = true, Name = "checkpoint copy" };
-            thread.Start();
+            try
+            {
+                thread.Start();
+            }
+            catch (Exception none) when (none is OutOfMemoryException or ThreadStartException && threads.Count != 0)
+            {
+                _waitsForDisk = false;      // the host gives no more: those that run copy everything
+                return;
+            }
             threads.Add(thread);
         }
     }

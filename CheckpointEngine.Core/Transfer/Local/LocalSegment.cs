@@ -172,7 +172,7 @@ internal sealed unsafe class LocalSegment : IDisposable
         {
             Libc.EPERM => $"the kernel does not let this process read the memory of process {process} (EPERM): both must be of one user, and neither Yama (kernel.yama.ptrace_scope) nor seccomp may forbid it",
             Libc.ESRCH => $"process {process} is gone, or hidden from this user (hidepid)",
-            38 => "this kernel or container has no process_vm_readv (ENOSYS)",
+            Libc.ENOSYS => "this kernel or container has no process_vm_readv (ENOSYS)",
             _ => $"process_vm_readv of process {process}: {Marshal.GetPInvokeErrorMessage(errno)}",
         });
     }
