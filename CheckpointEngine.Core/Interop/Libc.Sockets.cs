@@ -58,6 +58,11 @@ internal static unsafe partial class Libc
     [LibraryImport(Library, SetLastError = true)]
     internal static partial nint recvmsg(int socket, MsgHdr* message, int flags);
 
+    /// <inheritdoc cref="recvmsg(int, MsgHdr*, int)"/>
+    /// <remarks>The handle keeps the descriptor from being closed meanwhile.</remarks>
+    [LibraryImport(Library, SetLastError = true)]
+    internal static partial nint recvmsg(SafeHandle socket, MsgHdr* message, int flags);
+
     /// <summary>With an address of the family <see cref="AF_UNSPEC"/>: breaks a TCP connection and drops what waits to be sent, connect(2). 0, or -1 and errno.</summary>
     [LibraryImport(Library, SetLastError = true)]
     internal static partial int connect(int socket, void* address, uint lengthBytes);

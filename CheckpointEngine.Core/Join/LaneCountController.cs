@@ -46,6 +46,9 @@ internal sealed class LaneCountController
     /// <summary>With how many to begin.</summary>
     internal int Initial => _least;
 
+    /// <summary>Whether there is one count only.</summary>
+    internal bool IsFixed => _least == _most;
+
     /// <summary>How many there should be from now on.</summary>
     /// <param name="bytesDone">Bytes that have arrived so far.</param>
     /// <param name="elapsed">Time since the start.</param>

@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Planning;
@@ -11,7 +10,8 @@ namespace CheckpointEngine.Join;
 /// <remarks>In the steady state a unit allocates nothing.</remarks>
 internal sealed unsafe class LaneWorker : IReadProgress
 {
-    private const int MaxDepth = 8;
+    private const int MaxDepth = 64;
+    private const int MaxStaged = 8;
     private const int StackBytes = 256 << 10;
 
     // How often this lane may break in a row before its owner counts as gone, and the pause before the next try.
@@ -22,7 +22,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
     private readonly Slot[] _slots = new Slot[MaxDepth];
     private readonly Lock _abortLock = new();
     private IReadLane? _lane;
-    private byte* _staging;
+    private MemoryBuffer? _staging;
     private int _breaksInRow;
     private bool _aborted;
 
@@ -85,7 +85,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
         }
         finally
         {
-            NativeMemory.AlignedFree(_staging);
+            _staging?.Dispose();
             _run.Ended(this);
         }
     }
@@ -159,15 +159,19 @@ internal sealed unsafe class LaneWorker : IReadProgress
     {
         TransferPlan plan = _run.Plan;
         int inFlight = 0;
+        long bytesInFlight = 0;
         long bytesDone = 0;
         while (true)
         {
-            while (inFlight < Math.Min(lane.QueueDepth, MaxDepth) && !_run.ShouldEnd(this) && work.TryTake(out ReadUnit unit))
+            while (inFlight < Math.Min(lane.QueueDepth, lane.WritesInTurn ? MaxDepth : MaxStaged) && bytesInFlight < lane.QueueBytes
+                && !_run.ShouldEnd(this) && work.TryTake(out ReadUnit unit))
             {
                 int free = FreeSlot();
                 nint destination = _run.Destination.AddressOf(unit);
-                _slots[free] = new Slot { Unit = unit, Destination = destination != 0 ? destination : Staging(free), IsStaged = destination == 0, InFlight = true };
+                bool isStaged = destination == 0;
+                _slots[free] = new Slot { Unit = unit, Destination = isStaged ? Staging(lane.WritesInTurn ? 0 : free) : destination, IsStaged = isStaged, InFlight = true };
                 inFlight++;
+                bytesInFlight += unit.LengthBytes;
                 lane.Submit(new ReadRequest(plan.Ranges[unit.Range].RemoteAddress + (ulong)unit.OffsetInRange, _slots[free].Destination, unit.LengthBytes, free));
             }
             if (inFlight == 0)
@@ -186,6 +190,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
                     TakeIn(ref slot, completion.Source);
                     slot.InFlight = false;
                     inFlight--;
+                    bytesInFlight -= slot.Unit.LengthBytes;
                     bytesDone += slot.Unit.LengthBytes;
                     _breaksInRow = 0;
                     _run.Completed(slot.Unit.LengthBytes);
@@ -280,13 +285,11 @@ internal sealed unsafe class LaneWorker : IReadProgress
         throw new InvalidOperationException("more requests in flight than slots");
     }
 
+    // Pages that are not asked for are not there.
     private nint Staging(int slot)
     {
-        if (_staging == null)
-        {
-            _staging = (byte*)NativeMemory.AlignedAlloc((nuint)MaxDepth * TensorDigest.ChunkBytes, 1 << 21);
-        }
-        return (nint)(_staging + (long)slot * TensorDigest.ChunkBytes);
+        _staging ??= MemoryBuffer.AllocateAnonymous((long)MaxStaged * TensorDigest.ChunkBytes);
+        return _staging.Address + (nint)slot * TensorDigest.ChunkBytes;
     }
 
     private static CheckpointEngineException Refused(OwnerLink link, TransferPlan plan, in ReadUnit unit) => new(CheckpointError.Refused,

@@ -16,6 +16,9 @@ internal sealed class TransferRun
 
     private static readonly TimeSpan s_tick = TimeSpan.FromMilliseconds(50);
 
+    // When there is nobody to tell and nothing to decide, and only a lane that was lost to be made up for.
+    private static readonly TimeSpan s_idleTick = TimeSpan.FromSeconds(1);
+
     private readonly TransferPlan _plan;
     private readonly OwnerLink?[] _links;
     private readonly OwnerWork?[] _works;
@@ -87,9 +90,10 @@ internal sealed class TransferRun
                 progress?.Report(new JoinProgress(_attachedBytes, _plan.DataBytes, lanes.Initial, "transfer"));      // before the first byte, so that who consumes it knows of how many
                 SetTarget(lanes.Initial);
                 Task all = Task.WhenAll(_done.Task, consumed);
+                TimeSpan tick = progress is null && lanes.IsFixed ? s_idleTick : s_tick;
                 while (!all.IsCompleted && _failure is null)
                 {
-                    await Task.WhenAny(_done.Task.IsCompleted ? all : _done.Task, Task.Delay(s_tick, CancellationToken.None)).ConfigureAwait(false);
+                    await Task.WhenAny(_done.Task.IsCompleted ? all : _done.Task, Task.Delay(tick, CancellationToken.None)).ConfigureAwait(false);
                     long done = _bytesDone.Value;
                     progress?.Report(new JoinProgress(Math.Min(_attachedBytes + done, _plan.DataBytes), _plan.DataBytes, _targetLanes, "transfer"));
                     if (!_done.Task.IsCompleted)

@@ -57,6 +57,12 @@ internal interface IReadLane : IDisposable
     /// <summary>The most reads that may be in flight at this moment; it may rise as the lane learns what its peer can do.</summary>
     int QueueDepth { get; }
 
+    /// <summary>The most bytes that are worth having in flight; one read may be larger.</summary>
+    int QueueBytes { get; }
+
+    /// <summary>Whether destinations are written one after the other, each in the <see cref="Wait"/> that completes it: reads in flight may share one.</summary>
+    bool WritesInTurn { get; }
+
     /// <summary>Opens the way to the peer and proves the token if one is demanded; blocks until that is done, failed or aborted. Once, before anything else.</summary>
     /// <exception cref="CheckpointEngineException">Unreachable, Timeout or Refused.</exception>
     void Connect();

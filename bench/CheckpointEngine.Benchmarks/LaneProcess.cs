@@ -100,18 +100,21 @@ internal static unsafe class LaneProcess
     private static void ReadBlocks(TcpReadLane lane, ulong address, nint destination, long block, long bytes)
     {
         long submitted = 0;
+        long done = 0;
         int inFlight = 0;
         while (submitted < bytes || inFlight != 0)
         {
-            while (submitted < bytes && inFlight < lane.QueueDepth)
+            while (submitted < bytes && inFlight < lane.QueueDepth && submitted - done < lane.QueueBytes)
             {
                 long inBlock = submitted % block;
                 int length = (int)Math.Min(LargestRequestBytes, Math.Min(block - inBlock, bytes - submitted));
-                lane.Submit(new ReadRequest(address + (ulong)inBlock, destination + (nint)inBlock, length, 0));
+                lane.Submit(new ReadRequest(address + (ulong)inBlock, destination + (nint)inBlock, length, length));
                 submitted += length;
                 inFlight++;
             }
-            if (lane.Wait(null).Status != ReadStatus.Done)
+            ReadCompletion completion = lane.Wait(null);
+            done += completion.Tag;
+            if (completion.Status != ReadStatus.Done)
             {
                 throw new InvalidOperationException("a read failed");
             }

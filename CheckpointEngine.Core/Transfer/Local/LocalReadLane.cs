@@ -24,6 +24,10 @@ internal sealed class LocalReadLane : IReadLane
     // There is nobody to wait for.
     public int QueueDepth => 1;
 
+    public int QueueBytes => int.MaxValue;
+
+    public bool WritesInTurn => true;
+
     public void Connect()
     {
     }

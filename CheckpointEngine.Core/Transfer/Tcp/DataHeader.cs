@@ -5,7 +5,7 @@ namespace CheckpointEngine.Transfer.Tcp;
 /// <summary>The 24 bytes that begin a request on Mooncake's data port: size, address, opcode, seven bytes that mean nothing.</summary>
 /// <param name="LengthBytes">Payload bytes.</param>
 /// <param name="Address">Virtual address in the target.</param>
-/// <param name="Opcode">Low seven bits <see cref="Read"/> or <see cref="Write"/> or, between our own, <see cref="Challenge"/>; <see cref="Acknowledged"/> asks for version 2 framing.</param>
+/// <param name="Opcode">Low seven bits <see cref="Read"/> or <see cref="Write"/> or, between our own, <see cref="LineRead"/> or <see cref="Challenge"/>; <see cref="Acknowledged"/> asks for version 2 framing.</param>
 internal readonly record struct DataHeader(ulong LengthBytes, ulong Address, byte Opcode)
 {
     internal const int Size = 24;
@@ -15,11 +15,22 @@ internal readonly record struct DataHeader(ulong LengthBytes, ulong Address, byt
     /// <summary>Ours: proves a token before the first request. Sent only to a peer that announced itself as one of ours.</summary>
     internal const byte Challenge = 0x43;
 
+    /// <summary>Ours: a read whose status is <see cref="LineStatusSize"/> long. Sent only to a peer that announced itself as one of ours, with <see cref="Acknowledged"/>.</summary>
+    internal const byte LineRead = 0x52;
+
     /// <summary>Version 2: the answer begins with a status.</summary>
     internal const byte Acknowledged = 0x80;
 
     /// <summary>Bytes of a status.</summary>
     internal const int StatusSize = 8;
+
+    /// <summary>Bytes of the status of a <see cref="LineRead"/>: the status and zeros.</summary>
+    /// <remarks>
+    /// The kernel copies what is sent to the head of a page. Eight bytes of status make it copy memory that lies at a page's start to eight bytes behind
+    /// one, and <c>rep movsb</c>, which it copies with, falls from 44 to 3 GiB/s on AMD's Zen when the destination lies 1 to 15 bytes behind the source
+    /// modulo 4096 (to half up to 31). With a cache line between them that cannot be, for sources that are aligned to one.
+    /// </remarks>
+    internal const int LineStatusSize = 64;
 
     private const ulong StatusMagic = 0x4D43_5456UL << 32;    // "MCTV"
 
@@ -29,6 +40,9 @@ internal readonly record struct DataHeader(ulong LengthBytes, ulong Address, byt
     internal byte Operation => (byte)(Opcode & 0x7f);
 
     internal bool IsAcknowledged => (Opcode & Acknowledged) != 0;
+
+    /// <summary>Bytes before the payload of the answer, or in its place.</summary>
+    internal int AnswerStatusSize => !IsAcknowledged ? 0 : Operation == LineRead ? LineStatusSize : StatusSize;
 
     internal void Encode(Span<byte> destination)
     {

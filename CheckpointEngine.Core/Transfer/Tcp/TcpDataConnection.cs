@@ -206,12 +206,8 @@ internal sealed class TcpDataConnection : IDisposable
         CurrentRange = range;
         try
         {
-            if (header.IsAcknowledged)
-            {
-                BinaryPrimitives.WriteUInt64LittleEndian(_answer, DataHeader.StatusOk);
-                await SendAnswerAsync(DataHeader.StatusSize, Libc.MSG_MORE).ConfigureAwait(false);     // in one packet with what follows
-            }
-            await SendMemoryAsync(header.Address, header.LengthBytes).ConfigureAwait(false);
+            PutStatus(DataHeader.StatusOk, header.AnswerStatusSize);
+            await SendMemoryAsync(header.AnswerStatusSize, header.Address, header.LengthBytes).ConfigureAwait(false);
             return true;
         }
         finally
@@ -228,10 +224,12 @@ internal sealed class TcpDataConnection : IDisposable
         }
     }
 
+    // The first bytes of _answer, and memory behind them: one call where that can be.
     [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
-    private async ValueTask SendMemoryAsync(ulong address, ulong lengthBytes)
+    private async ValueTask SendMemoryAsync(int statusBytes, ulong address, ulong lengthBytes)
     {
         ulong end = address + lengthBytes;
+        int statusLeft = statusBytes;
         _turnLeft -= TurnBytesOfARequest;
         while (address < end)
         {
@@ -240,7 +238,7 @@ internal sealed class TcpDataConnection : IDisposable
             {
                 _turnLeft = TurnBytes;      // nobody wanted the turn: the next one begins
             }
-            int sent = turnIsOver ? 0 : SendPiece(address, (int)Math.Min(SendBytes, end - address));
+            int sent = turnIsOver ? 0 : SendPiece(_answer.AsSpan(statusBytes - statusLeft, statusLeft), address, (int)Math.Min(SendBytes, end - address));
             if (sent == 0)
             {
                 if (!turnIsOver && HasRoomSoon())
@@ -251,7 +249,9 @@ internal sealed class TcpDataConnection : IDisposable
                 await WaitAsync(Libc.EPOLLOUT).ConfigureAwait(false);
                 continue;
             }
-            address += (ulong)sent;
+            int ofStatus = Math.Min(sent, statusLeft);
+            statusLeft -= ofStatus;
+            address += (ulong)(sent - ofStatus);
             _turnLeft -= sent;
             StartBusy();
         }
@@ -268,18 +268,22 @@ internal sealed class TcpDataConnection : IDisposable
         return Libc.poll(&descriptor, 1, PollMilliseconds) > 0 && !_cut;
     }
 
-    // Bytes taken, 0 when there is no room.
-    private unsafe int SendPiece(ulong address, int lengthBytes)
+    // Bytes taken of both, 0 when there is no room.
+    private unsafe int SendPiece(ReadOnlySpan<byte> status, ulong address, int lengthBytes)
     {
         if (lengthBytes >= LeastForZeroCopy && IsZeroCopy)
         {
+            if (!status.IsEmpty)
+            {
+                return Send(status, null, 0, Libc.MSG_MORE);     // in one packet with what follows
+            }
             if (!_zeroCopy!.HasRoom)
             {
                 TakeCompletions();
             }
             if (_zeroCopy.HasRoom)
             {
-                int sent = Send((void*)address, lengthBytes, Libc.MSG_ZEROCOPY);
+                int sent = Send(default, (void*)address, lengthBytes, Libc.MSG_ZEROCOPY);
                 if (sent >= 0)
                 {
                     if (sent > 0)
@@ -290,15 +294,21 @@ internal sealed class TcpDataConnection : IDisposable
                 }
             }
         }
-        return Send((void*)address, lengthBytes, 0);
+        return Send(status, (void*)address, lengthBytes, 0);
     }
 
-    // Bytes taken, 0 when there is no room, -1 when the kernel may not pin more memory for sends without a copy.
-    private unsafe int Send(void* bytes, int lengthBytes, int flags)
+    // A part of _answer and what lies behind it. Bytes taken of both, 0 when there is no room, -1 when the kernel may not pin more memory for sends without a copy.
+    private unsafe int Send(ReadOnlySpan<byte> answer, void* bytes, int lengthBytes, int flags)
     {
+        Libc.IoVec* parts = stackalloc Libc.IoVec[2];
+        parts[0] = new Libc.IoVec { iov_base = Unsafe.AsPointer(ref MemoryMarshal.GetReference(answer)), iov_len = (nuint)answer.Length };
+        parts[1] = new Libc.IoVec { iov_base = bytes, iov_len = (nuint)lengthBytes };
+        var message = new Libc.MsgHdr { msg_iov = parts, msg_iovlen = 2 };
         while (true)
         {
-            nint sent = Libc.send(_fd, bytes, (nuint)lengthBytes, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT | flags);
+            nint sent = answer.IsEmpty
+                ? Libc.send(_fd, bytes, (nuint)lengthBytes, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT | flags)
+                : Libc.sendmsg(_fd, &message, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT | flags);
             if (sent >= 0)
             {
                 return (int)sent;
@@ -319,12 +329,12 @@ internal sealed class TcpDataConnection : IDisposable
 
     // The first bytes of _answer.
     [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
-    private async ValueTask SendAnswerAsync(int lengthBytes, int flags)
+    private async ValueTask SendAnswerAsync(int lengthBytes)
     {
         int done = 0;
         while (true)
         {
-            done += SendPinned(done, lengthBytes - done, flags);
+            done += SendAnswer(done, lengthBytes - done);
             if (done == lengthBytes)
             {
                 return;
@@ -333,22 +343,30 @@ internal sealed class TcpDataConnection : IDisposable
         }
     }
 
-    private unsafe int SendPinned(int start, int lengthBytes, int flags)
-        => Send((void*)Marshal.UnsafeAddrOfPinnedArrayElement(_answer, start), lengthBytes, flags);
+    private unsafe int SendAnswer(int start, int lengthBytes) => Send(_answer.AsSpan(start, lengthBytes), null, 0, 0);
 
     private async ValueTask<bool> RefuseAsync(DataHeader header)
     {
         if (header.IsAcknowledged)
         {
-            await SendStatusAsync(DataHeader.StatusRejected).ConfigureAwait(false);
+            await SendStatusAsync(DataHeader.StatusRejected, header.AnswerStatusSize).ConfigureAwait(false);
         }
         return false;
     }
 
-    private ValueTask SendStatusAsync(ulong status)
+    private ValueTask SendStatusAsync(ulong status, int sizeBytes)
+    {
+        PutStatus(status, sizeBytes);
+        return SendAnswerAsync(sizeBytes);
+    }
+
+    private void PutStatus(ulong status, int sizeBytes)
     {
         BinaryPrimitives.WriteUInt64LittleEndian(_answer, status);
-        return SendAnswerAsync(DataHeader.StatusSize, 0);
+        if (sizeBytes > DataHeader.StatusSize)
+        {
+            _answer.AsSpan(DataHeader.StatusSize, sizeBytes - DataHeader.StatusSize).Clear();
+        }
     }
 
     // 32 bytes of the client's nonce; ours and our proof; its proof; a status.
@@ -365,7 +383,7 @@ internal sealed class TcpDataConnection : IDisposable
         serverNonce.CopyTo(_answer, DataHeader.StatusSize);
         TokenChallenge.Prove(token, TokenChallenge.Purpose.TcpLane, asServer: true, clientNonce, serverNonce,
             _answer.AsSpan(DataHeader.StatusSize + TokenChallenge.NonceBytes));
-        await SendAnswerAsync(_answer.Length, 0).ConfigureAwait(false);
+        await SendAnswerAsync(_answer.Length).ConfigureAwait(false);
         byte[] proof = new byte[TokenChallenge.ProofBytes];
         if (!await ReceiveAsync(proof.Length).ConfigureAwait(false))
         {
@@ -373,7 +391,7 @@ internal sealed class TcpDataConnection : IDisposable
         }
         Take(proof);
         _admitted = TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: false, clientNonce, serverNonce, proof);
-        await SendStatusAsync(_admitted ? DataHeader.StatusOk : DataHeader.StatusRejected).ConfigureAwait(false);
+        await SendStatusAsync(_admitted ? DataHeader.StatusOk : DataHeader.StatusRejected, DataHeader.StatusSize).ConfigureAwait(false);
         if (!_admitted)
         {
             Refusal = "its token is not ours";

@@ -99,7 +99,7 @@ internal sealed class FakeOwner : IAsyncDisposable
             await beforeAnswer(request);
             if (header.IsAcknowledged)
             {
-                await stream.WriteAsync(DataPort.Status(DataHeader.StatusOk), cancellationToken);
+                await stream.WriteAsync(DataPort.Status(DataHeader.StatusOk, header.AnswerStatusSize), cancellationToken);
             }
             await stream.WriteAsync(owner().Memory.AsMemory((long)(header.Address - (ulong)owner().Memory.Address), (int)header.LengthBytes), cancellationToken);
         }

@@ -41,9 +41,9 @@ internal sealed class DataPort : IAsyncDisposable
         return header;
     }
 
-    internal static byte[] Status(ulong status)
+    internal static byte[] Status(ulong status, int sizeBytes = DataHeader.StatusSize)
     {
-        byte[] bytes = new byte[8];
+        byte[] bytes = new byte[sizeBytes];
         BinaryPrimitives.WriteUInt64LittleEndian(bytes, status);
         return bytes;
     }
