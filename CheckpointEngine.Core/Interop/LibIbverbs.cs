@@ -9,7 +9,7 @@ namespace CheckpointEngine.Interop;
 /// <para>Every call but <see cref="TryLoad"/> needs that to have succeeded before.</para>
 /// <para>A call fails in one of two ways, and its summary says which. <b>Returns errno</b>: 0, or the number itself. <b>Sets errno</b>: null or -1, and the
 /// number is then in <see cref="Marshal.GetLastPInvokeError"/>, as with <see cref="Libc"/>.</para>
-/// <para>Verbs may be called by any thread; what one object does is put in order by its provider. Destroying an object while others use it is the caller's fault.</para>
+/// <para>Any thread may call; who destroys an object sees to it that nobody uses it.</para>
 /// <para>Values are Linux's on 64-bit little-endian machines. Source: infiniband/verbs.h of rdma-core 44 and the man pages named as the calls are, section 3.</para>
 /// </remarks>
 internal static unsafe partial class LibIbverbs
@@ -166,7 +166,7 @@ internal static unsafe partial class LibIbverbs
     /// <summary>The GUID of a device's node, in network order; 0 where the kernel does not say.</summary>
     internal static ulong ibv_get_device_guid(IbvDevice* device) => s_get_device_guid(device);
 
-    /// <summary>Opens a device; to be closed by <see cref="ibv_close_device"/>. Null sets errno: EACCES for /dev/infiniband/uverbsN, ENOENT where that is missing.</summary>
+    /// <summary>Opens a device. Null sets errno: EACCES for /dev/infiniband/uverbsN, ENOENT where that is missing.</summary>
     internal static IbvContext* ibv_open_device(IbvDevice* device)
     {
         Marshal.SetLastSystemError(0);
@@ -266,7 +266,7 @@ internal static unsafe partial class LibIbverbs
         return region;
     }
 
-    /// <summary>Registers memory behind a dma-buf. Null sets errno: EOPNOTSUPP or EPROTONOSUPPORT where library, kernel or device cannot, EBADF for the descriptor.</summary>
+    /// <summary>Registers memory behind a dma-buf. Null sets errno: EOPNOTSUPP or EPROTONOSUPPORT where library, kernel or device cannot, EBADF.</summary>
     internal static IbvMr* ibv_reg_dmabuf_mr(IbvPd* pd, ulong offset, nuint length, ulong iova, int fd, int access)
     {
         if (s_reg_dmabuf_mr == null)

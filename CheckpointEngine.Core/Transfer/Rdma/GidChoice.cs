@@ -100,11 +100,13 @@ internal sealed class GidChoice
         {
             if (entry.Index == index && !entry.IsNull)
             {
-                string? poor = entry.Type == GidTableType.RoceV1 ? $"{variable}={index} is a RoCE v1 GID, which no router passes on" : null;
-                return new GidChoice([entry], isAutomatic: false, string.Create(CultureInfo.InvariantCulture, $"{variable}={index}"), warning ?? poor);
+                string named = string.Create(CultureInfo.InvariantCulture, $"{variable}={index}");
+                string? poor = entry.Type == GidTableType.RoceV1 ? $"{named} is a RoCE v1 GID, which no router passes on" : null;
+                return new GidChoice([entry], isAutomatic: false, named, warning ?? poor);
             }
         }
-        string reason = string.Create(CultureInfo.InvariantCulture, $"{variable}={index} names an empty place of the GID table; unset it, or name one of: {List(table)}");
+        string reason = string.Create(CultureInfo.InvariantCulture,
+            $"{variable}={index} names an empty place of the GID table; unset it, or name one of: {List(table)}");
         return new GidChoice([], isAutomatic: false, reason, warning ?? reason);
     }
 
@@ -194,7 +196,7 @@ internal sealed class GidChoice
         {
             if (!entry.IsNull)
             {
-                text.Append(text.Length == 0 ? "" : ", ").Append(entry.Index).Append(" (").Append(entry.AddressText).Append(", ").Append(entry.TypeText).Append(')');
+                text.Append(text.Length == 0 ? "" : ", ").Append(CultureInfo.InvariantCulture, $"{entry.Index} ({entry.AddressText}, {entry.TypeText})");
             }
         }
         return text.Length == 0 ? "(there is none)" : text.ToString();

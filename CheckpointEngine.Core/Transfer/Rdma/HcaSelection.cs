@@ -30,11 +30,11 @@ internal sealed class HcaChoice(int[] indices, bool fellBack, string[] warnings)
 /// <summary>Which RDMA devices and ports the user wants: <c>PS_P2P_STORE_RDMA_DEVICES</c>, else <c>NCCL_IB_HCA</c>, else all.</summary>
 /// <remarks>
 /// <para><c>PS_P2P_STORE_RDMA_DEVICES</c> is a list of exact names, taken in its order: <c>mlx5_1,mlx5_0</c>.</para>
-/// <para><c>NCCL_IB_HCA</c> is read as NCCL reads it: <c>[^][=]NAME[:PORT[:…]],…</c>. <c>^</c> leaves out what the list matches; <c>=</c> wants whole names, else a
-/// name is the beginning of one, even where it is a whole one: <c>mlx5_1</c> matches mlx5_10 too. The marks stand in that order only: <c>=^mlx5_1</c> is
-/// the whole name "^mlx5_1". A port that is missing or -1 is any; what stands behind it (rail, plane) is of no use here. Entries without a name do not
-/// count; of the others the first <see cref="MaxHcas"/> do. An empty list matches everything, so an empty list after <c>^</c> leaves nothing.
-/// Unlike NCCL, blanks around names are dropped. At most <see cref="MaxHcas"/> ports are taken.</para>
+/// <para><c>NCCL_IB_HCA</c> is read as NCCL reads it: <c>[^][=]NAME[:PORT[:…]],…</c>. <c>^</c> leaves out what the list matches; <c>=</c> wants whole
+/// names, else a name is the beginning of one, even where it is a whole one: <c>mlx5_1</c> matches mlx5_10 too. The marks stand in that order only:
+/// <c>=^mlx5_1</c> is the whole name "^mlx5_1". A port that is missing or -1 is any; what stands behind it (rail, plane) is of no use here. Entries
+/// without a name do not count; of the others the first <see cref="MaxHcas"/> do. An empty list matches everything, so an empty list after <c>^</c>
+/// leaves nothing. Unlike NCCL, blanks around names are dropped. At most <see cref="MaxHcas"/> ports are taken.</para>
 /// <para>Source: NCCL, src/misc/utils.cc (parseStringList, matchIfList) and src/transport/net_ib/init.cc.</para>
 /// </remarks>
 internal sealed class HcaSelection

@@ -3,7 +3,8 @@ using CheckpointEngine.Interop;
 
 namespace CheckpointEngine.Transfer.Rdma;
 
-/// <summary>Owns one open device, an <c>ibv_context</c>. What is made of it (protection domains, queues) takes a reference, so any order of disposal is right.</summary>
+/// <summary>Owns one open device, an <c>ibv_context</c>.</summary>
+/// <remarks>What is made of it (protection domains, queues) takes a reference, so any order of disposal is right.</remarks>
 internal sealed unsafe class RdmaDeviceHandle : SafeHandle
 {
     private const int EPROTONOSUPPORT = 93;
@@ -27,7 +28,8 @@ internal sealed unsafe class RdmaDeviceHandle : SafeHandle
         return context == null ? null : new RdmaDeviceHandle(context);
     }
 
-    /// <summary>Whether the device, its driver and the kernel take memory by a dma-buf, as that of graphics processors comes; asked with a descriptor that is none.</summary>
+    /// <summary>Whether library, kernel, driver and device take memory by a dma-buf, as that of graphics processors comes.</summary>
+    /// <remarks>Asks with a descriptor that is none, and makes a protection domain for it.</remarks>
     internal bool SupportsDmaBuf()
     {
         if (!LibIbverbs.HasDmaBuf)

@@ -56,8 +56,9 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
         if (list == null)
         {
             int errno = Marshal.GetLastPInvokeError();
-            return new RdmaDevices([], selection,
-                $"ibv_get_device_list: {VerbsStatus.Errno(errno)}; does the kernel have RDMA (modprobe ib_uverbs), and is /dev/infiniband given to the container?", []);
+            string why = $"ibv_get_device_list: {VerbsStatus.Errno(errno)}; does the kernel have RDMA (modprobe ib_uverbs), "
+                + "and is /dev/infiniband given to the container?";
+            return new RdmaDevices([], selection, why, []);
         }
         RdmaDevice[] found;
         try
@@ -189,7 +190,8 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
         RdmaDeviceHandle? handle = RdmaDeviceHandle.Open(device, out int errno);
         if (handle is null)
         {
-            return Refused($"cannot be opened: {VerbsStatus.Errno(errno)}; may this process read and write /dev/infiniband/uverbs* (container: --device=/dev/infiniband)?");
+            return Refused($"cannot be opened: {VerbsStatus.Errno(errno)}; "
+                + "may this process read and write /dev/infiniband/uverbs* (container: --device=/dev/infiniband)?");
         }
         LibIbverbs.IbvDeviceAttr attributes = default;
         errno = LibIbverbs.ibv_query_device(handle.Pointer, &attributes);
@@ -331,7 +333,8 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
                 continue;
             }
             GidTableType type = RdmaDeviceFiles.GidType(device, port, index, attributes.link_layer == LibIbverbs.IBV_LINK_LAYER_ETHERNET);
-            gids.Add(new GidTableEntry(index, new ReadOnlySpan<byte>(gid.raw, GidTableEntry.GidLength), type, RdmaDeviceFiles.GidNetworkDevice(device, port, index)));
+            string? network = RdmaDeviceFiles.GidNetworkDevice(device, port, index);
+            gids.Add(new GidTableEntry(index, new ReadOnlySpan<byte>(gid.raw, GidTableEntry.GidLength), type, network));
         }
         return [.. gids];
     }

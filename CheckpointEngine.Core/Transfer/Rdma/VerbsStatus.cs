@@ -11,10 +11,13 @@ internal static class VerbsStatus
     internal static string DescribeCompletion(int status) => status switch
     {
         LibIbverbs.IBV_WC_SUCCESS => "done",
-        LibIbverbs.IBV_WC_LOC_LEN_ERR => Join("local length error", "a message is longer than its buffer, or than the port's max_msg_sz; a fault of this end"),
-        LibIbverbs.IBV_WC_LOC_QP_OP_ERR => Join("local queue pair operation error", "this end's queue pair cannot do what was posted; a fault of this end"),
+        LibIbverbs.IBV_WC_LOC_LEN_ERR => Join("local length error",
+            "a message is longer than its buffer, or than the port's max_msg_sz; a fault of this end"),
+        LibIbverbs.IBV_WC_LOC_QP_OP_ERR => Join("local queue pair operation error",
+            "this end's queue pair cannot do what was posted; a fault of this end"),
         LibIbverbs.IBV_WC_LOC_PROT_ERR => Join("local protection error", "the memory that was read into is not registered with this device, or no longer"),
-        LibIbverbs.IBV_WC_WR_FLUSH_ERR => Join("request flushed", "an earlier request of the same queue pair failed, or the connection was closed; the first error tells why"),
+        LibIbverbs.IBV_WC_WR_FLUSH_ERR => Join("request flushed",
+            "an earlier request of the same queue pair failed, or the connection was closed; the first error tells why"),
         LibIbverbs.IBV_WC_MW_BIND_ERR => Join("memory window bind error", "the memory does not allow windows; a fault of this end"),
         LibIbverbs.IBV_WC_BAD_RESP_ERR => Join("bad response",
             "the peer's device answered with what does not fit; are both ends' path MTUs the same, and the firmware up to date?"),
@@ -35,7 +38,8 @@ internal static class VerbsStatus
         LibIbverbs.IBV_WC_FATAL_ERR => Join("fatal device error", "the device stopped; look at the kernel log (dmesg), and reset it"),
         LibIbverbs.IBV_WC_RESP_TIMEOUT_ERR => Join("response timeout", "the peer's device does not answer; as with retries exceeded"),
         LibIbverbs.IBV_WC_GENERAL_ERR => Join("general error", "the device does not say more; look at the kernel log (dmesg) and at the vendor's code"),
-        LibIbverbs.IBV_WC_TM_ERR or LibIbverbs.IBV_WC_TM_RNDV_INCOMPLETE => Join($"error {Number(status)} of tag matching", "which is not used here; a fault of the device's driver"),
+        LibIbverbs.IBV_WC_TM_ERR or LibIbverbs.IBV_WC_TM_RNDV_INCOMPLETE
+            => Join($"error {Number(status)} of tag matching", "which is not used here; a fault of the device's driver"),
         _ => Join($"unknown status {Number(status)}", "a libibverbs newer than this engine knows it"),
     };
 
