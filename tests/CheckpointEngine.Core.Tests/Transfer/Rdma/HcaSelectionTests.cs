@@ -119,7 +119,7 @@ public class HcaSelectionTests
     /// <summary>Any text gives a choice, and it is what a plain reading of NCCL's two functions gives.</summary>
     [Fact]
     public void Hca_AnyText_AgreesWithNccl()
-        => Gen.String[Gen.OneOfConst('^', '=', ',', ':', '1', '2', '-', 'm', 'l', '0'), 0, 14].Sample(text =>
+        => Gen.String[Gen.Char["^=,:12-ml0"], 0, 14].Sample(text =>
         {
             RdmaPortName[] host = [new("m", 1), new("ml", 1), new("ml1", 2), new("l0", 1), new("^m", 1), new("=l", 2)];
             HcaSelection selection = HcaSelection.From(null, text);
