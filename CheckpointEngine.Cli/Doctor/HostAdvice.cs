@@ -52,11 +52,13 @@ internal static class HostAdvice
             return;
         }
         advice.AddRange(verbs.Warnings);
-        if (verbs.Devices.Count == 0 && verbs.WhyNone is { } why)
+        advice.AddRange(report.Rdma.Devices.Where(device => verbs.Devices.All(other => other.Name != device.Name)).Select(device =>
+            $"libibverbs does not show {device.Name}: its /dev/infiniband/uverbs* is not here (containers: --device=/dev/infiniband), or its driver is not (ibverbs-providers)"));
+        if (verbs.WhyNone is { } why)
         {
             advice.Add(why);
         }
-        foreach (VerbsDevice device in verbs.Devices)
+        foreach (VerbsDevice device in verbs.WhyNone is null ? verbs.Devices : [])
         {
             if (device.Unusable is { } unusable)
             {

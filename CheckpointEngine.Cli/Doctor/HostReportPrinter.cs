@@ -47,7 +47,8 @@ internal static class HostReportPrinter
         foreach (RdmaDevice device in rdma.Devices)
         {
             VerbsDevice? verbs = rdma.Verbs?.Devices.FirstOrDefault(other => other.Name == device.Name);
-            Row(output, "rdma", $"{device.Name}, firmware {device.Firmware ?? "?"}, numa node {(device.NumaNode is >= 0 ? device.NumaNode : "?")}{Use(verbs)}");
+            Row(output, "rdma", $"{device.Name}, firmware {(string.IsNullOrEmpty(device.Firmware) ? "?" : device.Firmware)}, numa node {(device.NumaNode is >= 0 ? device.NumaNode : "?")}"
+                + (verbs is null && rdma.Verbs is { LibraryFound: true } ? ": NOT USABLE, libibverbs does not show it" : Use(verbs)));
             foreach (RdmaPort port in device.Ports)
             {
                 PrintPort(output, port, verbs?.Ports.FirstOrDefault(other => other.Port == port.Port));

@@ -68,6 +68,7 @@ public sealed class HostProbeTests
         Write(root, "sys/class/infiniband/mlx5_0/ports/1/gids/3", "0000:0000:0000:0000:0000:ffff:0801:0203\n");
         Write(root, "sys/class/infiniband/mlx5_1/ports/1/state", "1: DOWN\n");
         Write(root, "sys/class/infiniband/rdmap0s6/device/vendor", "0x1d0f\n");
+        Write(root, "sys/class/infiniband/mlx5_9/ports/1/state", "4: ACTIVE\n");
         Write(root, "sys/module/nvidia_peermem/version", "570.1\n");
         Write(root, "dev/infiniband/uverbs0", "");
         var verbs = new VerbsFacts(true, "NCCL_IB_HCA=mlx5", [
@@ -88,7 +89,7 @@ public sealed class HostProbeTests
             "NOT USABLE, is an EFA", "NVIDIA peer memory: nvidia_peermem", "selected: NCCL_IB_HCA=mlx5",
         }, part => Assert.Contains(part, text, StringComparison.Ordinal));
         string advice = string.Join('\n', report.Advice);
-        Assert.All(new[] { "mlx5_1 port 1 is DOWN", "rdmap0s6 is an EFA", "names mlx4" }, topic => Assert.Contains(topic, advice, StringComparison.Ordinal));
+        Assert.All(new[] { "mlx5_1 port 1 is DOWN", "rdmap0s6 is an EFA", "names mlx4", "does not show mlx5_9" }, topic => Assert.Contains(topic, advice, StringComparison.Ordinal));
         Assert.DoesNotContain("no port of", advice, StringComparison.Ordinal);
     }
 

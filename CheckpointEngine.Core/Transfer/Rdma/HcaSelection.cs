@@ -17,14 +17,17 @@ internal readonly struct RdmaPortName(string device, int port)
 /// <summary>Which ports a <see cref="HcaSelection"/> took.</summary>
 /// <param name="indices">Places in the list that was given.</param>
 /// <param name="fellBack">Whether nothing matched, so that all were taken.</param>
-/// <param name="warnings">What the user should know: names that are not here, ports left out.</param>
-internal sealed class HcaChoice(int[] indices, bool fellBack, string[] warnings)
+/// <param name="warnings">What the user should know: names that are not here, or that all are taken.</param>
+/// <param name="limited">That there were more than may be taken; null when there were not.</param>
+internal sealed class HcaChoice(int[] indices, bool fellBack, string[] warnings, string? limited)
 {
     internal int[] Indices { get; } = indices;
 
     internal bool FellBack { get; } = fellBack;
 
     internal string[] Warnings { get; } = warnings;
+
+    internal string? Limited { get; } = limited;
 }
 
 /// <summary>Which RDMA devices and ports the user wants: <c>PS_P2P_STORE_RDMA_DEVICES</c>, else <c>NCCL_IB_HCA</c>, else all.</summary>
@@ -122,7 +125,7 @@ internal sealed class HcaSelection
     internal bool Matches(string device, int port) => (_names.Length == 0 || IndexOfMatch(device, port) >= 0) != _exclude;
 
     /// <summary>Takes ports out of those that there are. When nothing matches it takes all, with a warning that says so.</summary>
-    /// <param name="ports">All ports that could be used, in the order of the devices.</param>
+    /// <param name="ports">The ports that there are, in the order of the devices.</param>
     internal HcaChoice Select(ReadOnlySpan<RdmaPortName> ports)
     {
         var warnings = new List<string>();
@@ -155,7 +158,7 @@ internal sealed class HcaSelection
         {
             warnings.Add(_exclude && _names.Length == 0
                 ? $"{Source}={Text} is an empty exclude list, which to NCCL leaves no device; all are used here: {Join(ports)}. To use none take the transport tcp"
-                : $"{Source}={Text} leaves none of the RDMA ports of this host, so all are used: {Join(ports)}");
+                : $"{Source}={Text} matches none of this host's RDMA ports, so all are used: {Join(ports)}");
             for (int index = 0; index < ports.Length; index++)
             {
                 chosen.Add(index);
@@ -165,12 +168,13 @@ internal sealed class HcaSelection
         {
             WarnOfAbsent(ports, warnings);
         }
+        string? limited = null;
         if (!_inOrder && chosen.Count > MaxHcas)
         {
-            warnings.Add($"{chosen.Count} RDMA ports could be used, and the first {MaxHcas} are; name the others in {DevicesVariable}");
+            limited = $"{chosen.Count} RDMA ports could be used, and the first {MaxHcas} are; name others in {DevicesVariable}";
             chosen.RemoveRange(MaxHcas, chosen.Count - MaxHcas);
         }
-        return new HcaChoice([.. chosen], fellBack, [.. warnings]);
+        return new HcaChoice([.. chosen], fellBack, [.. warnings], limited);
     }
 
     /// <summary>Which of a host's devices a rank of it uses: all of them spread over the ranks as evenly as it goes.</summary>
@@ -222,7 +226,7 @@ internal sealed class HcaSelection
             if (!found)
             {
                 string port = _ports[name] == AnyPort ? "" : string.Create(CultureInfo.InvariantCulture, $":{_ports[name]}");
-                warnings.Add($"{Source} names {_names[name]}{port}, and no RDMA port that could be used here {(_exact ? "is called so" : "begins so")}");
+                warnings.Add($"{Source} names {_names[name]}{port}, and no RDMA port here {(_exact ? "is called so" : "begins so")}");
             }
         }
     }

@@ -86,28 +86,37 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
 
     private static RdmaDevices Choose(RdmaDevice[] found, HcaSelection selection, ILogger logger)
     {
-        var names = new List<RdmaPortName>();
+        // Names are looked for among all ports, so that a named one that is down is not one that matches nothing: others in its place would surprise.
+        var there = new List<RdmaPortName>();
+        var usable = new List<RdmaPortName>();
         var ports = new List<RdmaPort>();
         var owners = new List<RdmaDevice>();
         foreach (RdmaDevice device in found)
         {
+            if (device.Ports.Length == 0)
+            {
+                there.Add(new RdmaPortName(device.Name, 1));
+            }
             foreach (RdmaPort port in device.Ports)
             {
-                port.IsSelected = selection.Matches(device.Name, port.Number);
+                there.Add(new RdmaPortName(device.Name, port.Number));
                 if (device.Unusable is null && port.Unusable is null)
                 {
-                    names.Add(new RdmaPortName(device.Name, port.Number));
+                    usable.Add(new RdmaPortName(device.Name, port.Number));
                     ports.Add(port);
                     owners.Add(device);
                 }
             }
         }
-        HcaChoice choice = selection.Select(CollectionsMarshal.AsSpan(names));
+        HcaChoice meant = selection.Select(CollectionsMarshal.AsSpan(there));
+        HcaSelection effective = meant.FellBack ? HcaSelection.All : selection;
+        HcaChoice choice = effective.Select(CollectionsMarshal.AsSpan(usable));
+        int[] taken = choice.FellBack ? [] : choice.Indices;
+        string[] warnings = choice.Limited is { } limited ? [.. meant.Warnings, limited] : meant.Warnings;
         var order = new List<RdmaDevice>();
-        foreach (int index in choice.Indices)
+        foreach (int index in taken)
         {
             RdmaDevice device = owners[index];
-            ports[index].IsSelected = true;
             device.UsedPorts = [.. device.UsedPorts, ports[index]];
             if (!order.Contains(device))
             {
@@ -116,19 +125,23 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
         }
         foreach (RdmaDevice device in found)
         {
+            foreach (RdmaPort port in device.Ports)
+            {
+                port.IsSelected = effective.Matches(device.Name, port.Number);
+            }
             if (device.UsedPorts.Length == 0)
             {
                 device.Handle?.Dispose();
                 device.Handle = null;
                 order.Add(device);
             }
-            LogPassedOver(device, selection, logger);
+            LogPassedOver(device, effective, logger);
         }
-        foreach (string warning in choice.Warnings)
+        foreach (string warning in warnings)
         {
             LogWarning(logger, warning);
         }
-        return new RdmaDevices([.. order], selection, choice.Indices.Length == 0 ? WhyNoneOf(found) : null, choice.Warnings);
+        return new RdmaDevices([.. order], selection, taken.Length == 0 ? WhyNoneOf(found, effective) : null, warnings);
     }
 
     private static void LogPassedOver(RdmaDevice device, HcaSelection selection, ILogger logger)
@@ -153,7 +166,7 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
         }
     }
 
-    private static string WhyNoneOf(RdmaDevice[] found)
+    private static string WhyNoneOf(RdmaDevice[] found, HcaSelection selection)
     {
         if (found.Length == 0)
         {
@@ -169,7 +182,8 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
             }
             foreach (RdmaPort port in device.Ports)
             {
-                reasons += $"{(reasons.Length == 0 ? "" : "; ")}{device.Name} port {port.Number} is {VerbsStatus.PortState(port.State)}: {port.Unusable}";
+                string why = port.Unusable ?? $"left out by {selection.Source}={selection.Text}";
+                reasons += $"{(reasons.Length == 0 ? "" : "; ")}{device.Name} port {port.Number} is {VerbsStatus.PortState(port.State)}: {why}";
             }
         }
         return "no RDMA port can be used: " + reasons;

@@ -72,6 +72,23 @@ public class RdmaDevicesTests
         Assert.Contains("port 1", line, StringComparison.Ordinal);
         Assert.Contains(VerbsStatus.PortState(down.Ports[0].State), line, StringComparison.Ordinal);
         Assert.DoesNotContain(again.Used, device => device.Name == down.Name);
+
+        // Named alone it is not one that matches nothing: no other is taken in its place.
+        using RdmaDevices none = RdmaDevices.Discover(HcaSelection.From(null, "=" + down.Name), NullLogger.Instance);
+        Assert.Empty(none.Used);
+        Assert.Empty(none.Warnings);
+        Assert.Contains(down.Name + " port 1 is", none.WhyNone, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Discover_NameThatIsNotHere_TakesAllWithAWarning()
+    {
+        using RdmaDevices all = RdmaDevices.Discover(HcaSelection.All, NullLogger.Instance);
+        SkipWithoutDevice(all);
+        var log = new Lines();
+        using RdmaDevices devices = RdmaDevices.Discover(HcaSelection.From(null, "=nosuch"), log);
+        Assert.Equal(all.Used.Select(device => device.Name), devices.Used.Select(device => device.Name));
+        Assert.Contains(log.Text, text => text.Contains("NCCL_IB_HCA==nosuch", StringComparison.Ordinal));
     }
 
     private static void SkipWithoutDevice(RdmaDevices devices)
