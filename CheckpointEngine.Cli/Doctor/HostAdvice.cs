@@ -12,10 +12,10 @@ internal static class HostAdvice
         {
             advice.Add($"the CPU lacks {string.Join(", ", report.Cpu.Missing)}: the released binaries need x86-64-v3 and stop at their start; build for this host with -p:IlcInstructionSet=native");
         }
-        if (report.Memory.LockLimitBytes is { } limit && limit < report.Memory.TotalBytes / 2)
+        if (report.Memory is { LockLimitBytes: { } limit, MayLockBeyondLimit: false } && limit < report.Memory.TotalBytes / 2)
         {
             advice.Add($"locked memory is limited to {Output.Quantity.Bytes(limit)}: a checkpoint beyond that can be swapped out, and RDMA cannot register it; "
-                + "raise it with 'ulimit -l unlimited' (containers: --ulimit memlock=-1)");
+                + "raise it with 'ulimit -l unlimited' (containers: --ulimit memlock=-1, or --cap-add IPC_LOCK)");
         }
         if (report.Memory.TransparentHugePages == "never")
         {
@@ -46,9 +46,28 @@ internal static class HostAdvice
         {
             advice.Add("there are RDMA devices but no /dev/infiniband/uverbs*: give them to the container (--device=/dev/infiniband) or load ib_uverbs");
         }
-        foreach (RdmaDevice device in report.Rdma.Devices.Where(device => !device.Ports.Any(port => port.State == "ACTIVE")))
+        if (report.Rdma.Verbs is not { LibraryFound: true } verbs)
         {
-            advice.Add($"no port of {device.Name} is active");
+            advice.AddRange(report.Rdma.Devices.Where(device => !device.Ports.Any(port => port.State == "ACTIVE")).Select(device => $"no port of {device.Name} is active"));
+            return;
+        }
+        advice.AddRange(verbs.Warnings);
+        advice.AddRange(report.Rdma.Devices.Where(device => verbs.Devices.All(other => other.Name != device.Name)).Select(device =>
+            $"libibverbs does not show {device.Name}: its /dev/infiniband/uverbs* is not here (containers: --device=/dev/infiniband), or its driver is not (ibverbs-providers)"));
+        if (verbs.WhyNone is { } why)
+        {
+            advice.Add(why);
+        }
+        foreach (VerbsDevice device in verbs.WhyNone is null ? verbs.Devices : [])
+        {
+            if (device.Unusable is { } unusable)
+            {
+                advice.Add($"{device.Name} {unusable}");
+            }
+            else if (!device.Ports.Any(port => port.Unusable is null))
+            {
+                advice.AddRange(device.Ports.Select(port => $"{device.Name} port {port.Port} is {port.State} and cannot be used: {port.Unusable}"));
+            }
         }
     }
 }

@@ -5,8 +5,15 @@ namespace CheckpointEngine.Cli.Doctor;
 
 /// <summary>Reads what a host offers out of <c>/proc</c>, <c>/sys</c> and <c>/dev</c>; changes nothing and needs no rights.</summary>
 /// <param name="root">Where those lie: <c>/</c>, or a copy in tests.</param>
-internal sealed class HostProbe(string root)
+/// <param name="verbs">What libibverbs says; when null it is asked if the host is this one, and else it is not.</param>
+internal sealed class HostProbe(string root, VerbsFacts? verbs = null)
 {
+    private const int CapIpcLock = 14;   // linux/capability.h
+
+    // Each makes NVIDIA memory reachable to ib_core; the first two with the driver of NVIDIA's own networking packages.
+    private static readonly string[] s_peerMemory =
+        ["sys/kernel/mm/memory_peers/nv_mem/version", "sys/kernel/mm/memory_peers/nv_mem_nc/version", "sys/module/nvidia_peermem/version"];
+
     // x86-64-v3 over the baseline, in the kernel's spelling (abm is LZCNT).
     private static readonly string[] s_neededFlags = ["avx", "avx2", "bmi1", "bmi2", "fma", "f16c", "abm", "movbe", "sse4_2", "popcnt", "ssse3", "cx16"];
 
@@ -75,7 +82,14 @@ internal sealed class HostProbe(string root)
             ReadChoice("sys/kernel/mm/transparent_hugepage/shmem_enabled"),
             [.. ReadHugePages()],
             shared,
-            sharedFree);
+            sharedFree,
+            ReadCapabilities() is { } capabilities && (capabilities >> CapIpcLock & 1) != 0);
+    }
+
+    private ulong? ReadCapabilities()
+    {
+        string? line = ReadLines("proc/self/status").FirstOrDefault(line => line.StartsWith("CapEff:", StringComparison.Ordinal));
+        return line is not null && ulong.TryParse(line.AsSpan("CapEff:".Length).Trim(), NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture, out ulong set) ? set : null;
     }
 
     private IEnumerable<HugePagePool> ReadHugePages()
@@ -99,7 +113,10 @@ internal sealed class HostProbe(string root)
             .Select(entry => new NumaNode(entry.Node, ReadText(entry.Path + "/cpulist") ?? "",
                 ReadKibibytes(entry.Path + "/meminfo", "MemTotal:"), ReadKibibytes(entry.Path + "/meminfo", "MemFree:")))];
 
-    private RdmaFacts ReadRdma() => new(List("dev/infiniband"), [.. List("sys/class/infiniband").Select(ReadRdmaDevice)]);
+    private RdmaFacts ReadRdma()
+        => new(List("dev/infiniband"), [.. List("sys/class/infiniband").Select(ReadRdmaDevice)],
+            s_peerMemory.FirstOrDefault(file => ReadText(file) is not null)?.Split('/')[^2],
+            verbs ?? (root == "/" ? VerbsProbe.Examine() : null));
 
     private RdmaDevice ReadRdmaDevice(string name)
     {

@@ -13,7 +13,8 @@ internal static class HostReportPrinter
             + (report.Cpu.Missing.Count == 0 ? "has x86-64-v3 (AVX2, BMI2, FMA)" : "LACKS " + string.Join(", ", report.Cpu.Missing)));
         MemoryFacts memory = report.Memory;
         Row(output, "memory", $"{Bytes(memory.AvailableBytes)} of {Bytes(memory.TotalBytes)} available; /dev/shm {Bytes(memory.SharedMemoryFreeBytes)} of {Bytes(memory.SharedMemoryBytes)} free");
-        Row(output, "memlock", $"soft {Limit(memory.LockLimitBytes)}, hard {Limit(memory.LockHardLimitBytes)}");
+        Row(output, "memlock", $"soft {Limit(memory.LockLimitBytes)}, hard {Limit(memory.LockHardLimitBytes)}"
+            + (memory is { MayLockBeyondLimit: true, LockLimitBytes: not null } ? "; this process has CAP_IPC_LOCK and is not held to it" : ""));
         Row(output, "huge pages", $"transparent: {memory.TransparentHugePages ?? "?"}, defrag {memory.TransparentHugePagesDefrag ?? "?"}, shmem {memory.TransparentHugePagesShmem ?? "?"}"
             + string.Concat(memory.HugePages.Select(pool => $"; {Quantity.Bytes(pool.PageBytes)}: {pool.Free} of {pool.Total} free")));
         foreach (NumaNode node in report.NumaNodes)
@@ -39,23 +40,67 @@ internal static class HostReportPrinter
     {
         if (rdma.Devices.Count == 0)
         {
-            Row(output, "rdma", "no device" + (rdma.DeviceFiles.Count == 0 ? "" : $", but /dev/infiniband has {string.Join(", ", rdma.DeviceFiles)}"));
+            Row(output, "rdma", "no device" + (rdma.DeviceFiles.Count == 0 ? "" : $", but /dev/infiniband has {string.Join(", ", rdma.DeviceFiles)}")
+                + (rdma.Verbs is { LibraryFound: false } ? $"; {rdma.Verbs.WhyNone}" : ""));
             return;
         }
         foreach (RdmaDevice device in rdma.Devices)
         {
-            Row(output, "rdma", $"{device.Name}, firmware {device.Firmware ?? "?"}, numa node {device.NumaNode?.ToString() ?? "?"}");
+            VerbsDevice? verbs = rdma.Verbs?.Devices.FirstOrDefault(other => other.Name == device.Name);
+            Row(output, "rdma", $"{device.Name}, firmware {(string.IsNullOrEmpty(device.Firmware) ? "?" : device.Firmware)}, numa node {(device.NumaNode is >= 0 ? device.NumaNode : "?")}"
+                + (verbs is null && rdma.Verbs is { LibraryFound: true } ? ": NOT USABLE, libibverbs does not show it" : Use(verbs)));
             foreach (RdmaPort port in device.Ports)
             {
-                Row(output, "", $"port {port.Port}: {port.State ?? "?"} ({port.PhysicalState ?? "?"}), {port.Rate ?? "?"}, {port.LinkLayer ?? "?"}");
-                foreach (RdmaGid gid in port.Gids)
-                {
-                    Row(output, "", $"  gid {gid.Index}: {gid.Gid} {gid.Type} {gid.NetworkDevice}");
-                }
+                PrintPort(output, port, verbs?.Ports.FirstOrDefault(other => other.Port == port.Port));
+            }
+            if (verbs?.MaxRegionBytes is { } maxRegion)
+            {
+                Row(output, "", $"limits: region {Quantity.Bytes(maxRegion)}, {verbs.MaxQueuePairs} queue pairs of {verbs.MaxQueuePairRequests} requests, "
+                    + $"{verbs.MaxCompletionQueueEntries} completions, {verbs.MaxReadsInFlight} reads in flight, {verbs.MaxReadsServed} served"
+                    + (verbs.DmaBuf is { } dmaBuf ? $"; dma-buf: {(dmaBuf ? "yes" : "no")}" : ""));
             }
         }
         Row(output, "", "/dev/infiniband: " + (rdma.DeviceFiles.Count == 0 ? "nothing" : string.Join(", ", rdma.DeviceFiles)));
+        Row(output, "", $"NVIDIA peer memory: {rdma.PeerMemory ?? "no module"}");
+        if (rdma.Verbs is { } all)
+        {
+            Row(output, "", $"selected: {all.Selection ?? "all (neither PS_P2P_STORE_RDMA_DEVICES nor NCCL_IB_HCA is set)"}");
+            if (!all.LibraryFound)
+            {
+                Row(output, "", all.WhyNone ?? "");
+            }
+        }
     }
+
+    private static void PrintPort(TextWriter output, RdmaPort port, VerbsPort? verbs)
+    {
+        Row(output, "", $"port {port.Port}: {port.State ?? "?"} ({port.PhysicalState ?? "?"}), {port.Rate ?? "?"}, {port.LinkLayer ?? "?"}"
+            + (verbs is null ? "" : $", mtu {verbs.MtuBytes}, messages to {Quantity.Bytes(verbs.MaxMessageBytes)}{Use(verbs)}"));
+        foreach (RdmaGid gid in port.Gids)
+        {
+            string choice = verbs is null ? ""
+                : gid.Index == verbs.GidIndex ? $"  <- chosen: {verbs.GidReason}"
+                : verbs.GidAlternatives.Contains(gid.Index) ? "  (tried when the chosen one is refused)"
+                : "";
+            Row(output, "", $"  gid {gid.Index}: {gid.Gid} {gid.Type} {gid.NetworkDevice}".TrimEnd() + choice);
+        }
+    }
+
+    private static string Use(VerbsDevice? device) => device switch
+    {
+        null => "",
+        { Used: true } => ": used",
+        { Unusable: { } why } => $": NOT USABLE, {why}",
+        _ => ": not used",
+    };
+
+    private static string Use(VerbsPort port) => port switch
+    {
+        { Used: true } => ": used",
+        { Unusable: { } why } => $": NOT USABLE, {why}",
+        { Selected: false } => ": not selected",
+        _ => ": not used",
+    };
 
     private static void Row(TextWriter output, string label, string text) => output.WriteLine($"{label,-11} {text}".TrimEnd());
 

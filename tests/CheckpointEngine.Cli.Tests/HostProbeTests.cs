@@ -60,6 +60,66 @@ public sealed class HostProbeTests
     }
 
     [Fact]
+    public void Print_WhatLibibverbsSays_StandsBesideWhatTheKernelSays()
+    {
+        using var root = new TempDirectory();
+        Write(root, "sys/class/infiniband/mlx5_0/ports/1/state", "4: ACTIVE\n");
+        Write(root, "sys/class/infiniband/mlx5_0/ports/1/gids/1", "fe80:0000:0000:0000:0000:0000:0000:0001\n");
+        Write(root, "sys/class/infiniband/mlx5_0/ports/1/gids/3", "0000:0000:0000:0000:0000:ffff:0801:0203\n");
+        Write(root, "sys/class/infiniband/mlx5_1/ports/1/state", "1: DOWN\n");
+        Write(root, "sys/class/infiniband/rdmap0s6/device/vendor", "0x1d0f\n");
+        Write(root, "sys/class/infiniband/mlx5_9/ports/1/state", "4: ACTIVE\n");
+        Write(root, "sys/module/nvidia_peermem/version", "570.1\n");
+        Write(root, "dev/infiniband/uverbs0", "");
+        var verbs = new VerbsFacts(true, "NCCL_IB_HCA=mlx5", [
+            Device("mlx5_0", null, new VerbsPort(1, "ACTIVE", true, true, null, "Ethernet", 0, 4096, 1u << 30, 400, 3, "routable, on a network interface", [1])),
+            Device("mlx5_1", null, new VerbsPort(1, "DOWN", true, false, "ip link set eth1 up", "Ethernet", 0, 1024, 1u << 30, 0, null, "the GID table is empty", [])),
+            Device("rdmap0s6", "is an EFA") with { MaxRegionBytes = null },
+        ], ["NCCL_IB_HCA names mlx4, and no RDMA port begins so"], null);
+
+        HostReport report = new HostProbe(root.Path, verbs).Examine();
+        using var output = new StringWriter();
+        HostReportPrinter.Print(output, report);
+
+        string text = output.ToString();
+        Assert.All(new[]
+        {
+            "mlx5_0, firmware ?, numa node ?: used", "mtu 4096, messages to 1.00 GiB: used", "<- chosen: routable, on a network interface",
+            "fe80:0000:0000:0000:0000:0000:0000:0001  (tried when", "region 16.00 EiB", "dma-buf: yes", "mtu 1024, messages to 1.00 GiB: NOT USABLE, ip link set eth1 up",
+            "NOT USABLE, is an EFA", "NVIDIA peer memory: nvidia_peermem", "selected: NCCL_IB_HCA=mlx5",
+        }, part => Assert.Contains(part, text, StringComparison.Ordinal));
+        string advice = string.Join('\n', report.Advice);
+        Assert.All(new[] { "mlx5_1 port 1 is DOWN", "rdmap0s6 is an EFA", "names mlx4", "does not show mlx5_9" }, topic => Assert.Contains(topic, advice, StringComparison.Ordinal));
+        Assert.DoesNotContain("no port of", advice, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Print_NoLibrary_SaysSoInOneLine()
+    {
+        using var root = new TempDirectory();
+        HostReport report = new HostProbe(root.Path, new VerbsFacts(false, null, [], [], "libibverbs.so.1 is not there: install rdma-core")).Examine();
+        using var output = new StringWriter();
+        HostReportPrinter.Print(output, report);
+        Assert.Equal("rdma        no device; libibverbs.so.1 is not there: install rdma-core",
+            Assert.Single(output.ToString().Split('\n'), line => line.StartsWith("rdma", StringComparison.Ordinal)));
+    }
+
+    [Fact]
+    public void Examine_MayLockBeyondTheLimit_AdvisesNothingAboutIt()
+    {
+        using var root = new TempDirectory();
+        Write(root, "proc/meminfo", "MemTotal:       1000000 kB\nMemAvailable:    900000 kB\n");
+        Write(root, "proc/self/limits", "Max locked memory         65536                65536            bytes\n");
+        Write(root, "proc/self/status", "Name:\tx\nCapEff:\t0000000000004000\n");
+        HostReport report = new HostProbe(root.Path).Examine();
+        Assert.True(report.Memory.MayLockBeyondLimit);
+        Assert.DoesNotContain(report.Advice, advice => advice.Contains("ulimit", StringComparison.Ordinal));
+
+        Write(root, "proc/self/status", "Name:\tx\nCapEff:\t0000000000000000\n");
+        Assert.Contains(new HostProbe(root.Path).Examine().Advice, advice => advice.Contains("--cap-add IPC_LOCK", StringComparison.Ordinal));
+    }
+
+    [Fact]
     public void Examine_HostThatShowsNothing_StillReports()
     {
         using var root = new TempDirectory();
@@ -68,6 +128,9 @@ public sealed class HostProbeTests
         Assert.Empty(report.NumaNodes);
         HostReportPrinter.Print(TextWriter.Null, report);
     }
+
+    private static VerbsDevice Device(string name, string? unusable, params VerbsPort[] ports)
+        => new(name, "0c42a10300b2a1c4", 1, ports.Any(port => port.Used), unusable, ulong.MaxValue, 131072, 32768, 4194303, 16, 16, true, ports);
 
     private static void Write(TempDirectory root, string path, string content)
     {
