@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import shlex
 import socket
 import statistics
@@ -63,6 +64,11 @@ def wait_for_listener(port, process, deadline):
         time.sleep(0.01)
 
 
+def figures(report):
+    """The numbers of perftest's JSON by name; the names have no quotes there, so that it is read as lines."""
+    return {name: float(value) for name, value in re.findall(r'^\s*"?(\w+)"?: ([\d.]+),?$', report, re.M)}
+
+
 def perftest(program, pairs, *more):
     """One server and one client for each (holder, reader) pair of devices, at the same time; the clients' results."""
     deadline = time.monotonic() + PATIENCE
@@ -77,10 +83,12 @@ def perftest(program, pairs, *more):
                 wait_for_listener(port, process, deadline)
             results = [f"{folder}/{i}.json" for i in range(len(pairs))]
             for (holder, reader), port, result in zip(pairs, ports, results):
-                running.append(start([*common, "-d", f"rxe{reader}", "-p", str(port), "--out_json", f"--out_json_file={result}", f"198.18.0.{holder + 1}"]))
+                tell = ["--out_json", f"--out_json_file={result}"]
+                running.append(start([*common, *tell, "-d", f"rxe{reader}", "-p", str(port), f"198.18.0.{holder + 1}"]))
             for process in running:
                 end(process, deadline)
-            return [json.loads(pathlib.Path(result).read_text())["results"] for result in results]
+            # Its JSON has names without quotes, so it is read as lines.
+            return [figures(pathlib.Path(result).read_text()) for result in results]
         finally:
             for process in running:
                 if process.poll() is None:
@@ -102,7 +110,8 @@ def latency(pairs):
 def ours(command, pairs):
     environment = {**os.environ, "BENCH_BYTES": str(WHOLE), "BENCH_HOLDERS": ",".join(f"rxe{h}" for h, _ in pairs),
                    "BENCH_READERS": ",".join(f"rxe{r}" for _, r in pairs), "BENCH_HOST": f"198.18.0.{pairs[0][0] + 1}"}
-    done = subprocess.run(command, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(command, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=PATIENCE,
+                          check=False)
     if done.returncode != 0:
         raise Failed(f"{command} ended with {done.returncode}\n{done.stdout}")
     result = json.loads(done.stdout.splitlines()[-1])
@@ -146,13 +155,14 @@ def main():
     parser.add_argument("--seconds", type=int, default=2, help="that a timed run of ib_read_bw counts")
     parser.add_argument("--devices", type=int, default=4, help="of the guest, where one is booted")
     parser.add_argument("--mem", default="4G", help="of the guest")
-    parser.add_argument("--ours", metavar="COMMAND", help="prints a line {\"bytes\":N,\"seconds\":S} at its end; it finds BENCH_BYTES, BENCH_HOLDERS and "
-                        "BENCH_READERS (devices, in pairs) and BENCH_HOST (address of the first holder) in its environment")
+    parser.add_argument("--ours", metavar="COMMAND", help="prints a line {\"bytes\":N,\"seconds\":S} at its end; it finds BENCH_BYTES, "
+                        "BENCH_HOLDERS and BENCH_READERS (devices, in pairs) and BENCH_HOST (address of the first holder) in its environment")
     parser.add_argument("--json", action="store_true", help="a line of JSON after the table")
     options = parser.parse_args()
     if not DEVICES.is_dir() or not any(DEVICES.iterdir()):
         lab = str(ROOT / "tests" / "rdma-lab" / "lab")
-        os.execv(lab, [lab, "--devices", str(options.devices), "--mem", options.mem, "--timeout", "900", "--", "/usr/bin/python3", __file__, *sys.argv[1:]])
+        inside = ["/usr/bin/python3", __file__, *sys.argv[1:]]
+        os.execv(lab, [lab, "--devices", str(options.devices), "--mem", options.mem, "--timeout", "900", "--", *inside])
     try:
         measure(options)
     except Failed as failure:

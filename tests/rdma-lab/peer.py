@@ -440,7 +440,8 @@ def read(options):
             return
         device, index, pairs, which = lanes[lane]
         in_flight[offset] = lane
-        pairs.post_read(which, offset, memory.address + offset, regions[device].lkey, first + offset, rkeys[index], min(options.slice, options.length - offset))
+        length = min(options.slice, options.length - offset)
+        pairs.post_read(which, offset, memory.address + offset, regions[device].lkey, first + offset, rkeys[index], length)
 
     for _ in range(VerbsQueuePairs.DEPTH):
         for lane in range(len(lanes)):

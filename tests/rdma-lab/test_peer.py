@@ -47,9 +47,9 @@ def segment(name, device, **options):
 
 class FramingTests(unittest.TestCase):
     def test_every_rdma_capture_of_a_real_engine_is_written_the_same(self):
-        names = ["50-rdma-metadata.rx", "51-rdma-real-metadata.rx", "51-rdma-real-metadata.tx", "52-rdma-real-connection.rx", "52-rdma-real-connection.tx",
-                 "53-rdma-real-ready-ack.rx", "53-rdma-real-ready-ack.tx", "56-rdma-py-active-connection.rx", "57-rdma-py-ready-ack.rx",
-                 "58-rdma-py-active-connection-no-gid.rx", "59-rdma-metadata-callback.rx", "60-rdma-py-target-metadata.rx",
+        names = ["50-rdma-metadata.rx", "51-rdma-real-metadata.rx", "51-rdma-real-metadata.tx", "52-rdma-real-connection.rx",
+                 "52-rdma-real-connection.tx", "53-rdma-real-ready-ack.rx", "53-rdma-real-ready-ack.tx", "56-rdma-py-active-connection.rx",
+                 "57-rdma-py-ready-ack.rx", "58-rdma-py-active-connection-no-gid.rx", "59-rdma-metadata-callback.rx", "60-rdma-py-target-metadata.rx",
                  "61-rdma-py-target-connection.rx", "62-rdma-py-target-ready-ack.rx"]
         for name in names:
             with self.subTest(name):
@@ -92,7 +92,7 @@ class ActiveTests(unittest.TestCase):
         device = FakeDevice("fakehca0", GID % "c0:a8:32:07", [6967297, 6967298])
         made = self.connect(segment("127.0.0.1:15510", device), device, message("51-rdma-real-metadata.rx"),
                             message("52-rdma-real-connection.rx"), message("53-rdma-real-ready-ack.rx"))
-        self.assertEqual(self.sent, [("127.0.0.1:43983", capture("52-rdma-real-connection.tx")), ("127.0.0.1:43983", capture("53-rdma-real-ready-ack.tx"))])
+        self.assertEqual(self.sent, [("127.0.0.1:43983", capture(name)) for name in ("52-rdma-real-connection.tx", "53-rdma-real-ready-ack.tx")])
         self.assertEqual(made.connected, ([6964993, 6964994], GID % "c0:a8:32:07", 0))
 
     def test_connects_to_a_release_without_gid_and_ready_ack(self):
