@@ -10,7 +10,8 @@
 #   bench   the benchmarks, briefly, and what each allocates; BENCH_ARGS (BenchmarkDotNet's) run others; BENCH=compare compares us with other
 #           tools, BENCH=NAME runs another whole-process benchmark, with options as in BENCH="compare --install": see bench/README.md
 #   pack    build, then NuGet packages and the tarball in artifacts/packages; RepositoryUrl tells where the sources are if no git remote does
-#   lab     build, then the tests that need RDMA devices, in a small virtual machine that has them in software: see tests/rdma-lab/README.md
+#   lab     the tests that need RDMA devices, in a small virtual machine that has them in software: see tests/rdma-lab/README.md. They test what lies
+#           in artifacts/bin; 'build lab' tests what the sources say now
 #
 # needs: the .NET 10 SDK; for 'build', 'demo' and 'pack' also clang or gcc and zlib's headers; for 'cross' gcc-aarch64-linux-gnu and
 # libc6-dev-arm64-cross; for 'lab' the packages that tests/rdma-lab/lab --missing prints. Nothing is installed by this script, unless BENCH asks for it.
@@ -178,7 +179,7 @@ step_lab() {
         printf 'build.sh: %s\n' "$lab_reason" >&2
         exit 77
     }
-    [[ -n $built ]] || step_build
+    [[ -x $artifacts/bin/checkpoint-engine ]] || step_build
     say "building"
     dotnet build "tests/$lab_tests" -c "$configuration" --nologo -v quiet
     run_lab_tests
@@ -194,7 +195,8 @@ lab_is_ready() {
 
 # The tests that need RDMA devices, in the guest.
 run_lab_tests() {
-    through=(tests/rdma-lab/lab --devices "$lab_devices" --mem 3G --timeout 300 -- env CHECKPOINT_ENGINE_LAB_DEVICES="$lab_devices")
+    through=(tests/rdma-lab/lab --devices "$lab_devices" --mem 3G --timeout 300 -- \
+        env CHECKPOINT_ENGINE_LAB_DEVICES="$lab_devices" DOTNET_TieredPGO=0 DOTNET_gcConcurrent=0 TESTINGPLATFORM_TELEMETRY_OPTOUT=1)
     run_tests "$lab_tests" --progress off --no-ansi --show-test-results failed,skipped
     through=()
 }
