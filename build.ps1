@@ -5,11 +5,12 @@ Builds, tests and packs CheckpointEngine. The same steps as build.sh, which is t
 .DESCRIPTION
   build   compile ahead of time: artifacts/bin, artifacts/lib, artifacts/include, artifacts/python
   cross   the library for linux-arm64: Linux only, use build.sh
-  test    build the solution and run every test; the last line is "N passed, N failed, N skipped"
+  test    build the solution and run every test; the last line is "N passed, N failed, N skipped". Those that need RDMA devices are skipped where
+          there are none: ./build.sh lab runs them in a virtual machine that has some
   demo    Linux only: use build.sh
   bench   the benchmarks; arguments after the step go to them; with BENCH=NAME in the environment a whole-process benchmark (compare, …; Linux only)
   pack    build, then NuGet packages in artifacts/packages; the tarball is build.sh's
-  lab     the RDMA lab
+  lab     Linux only: use build.sh
 
 Needs: PowerShell 7, the .NET 10 SDK; for 'build' also the C++ tools of Visual Studio (Windows) or clang and zlib's headers (Linux).
 
@@ -103,6 +104,6 @@ switch ($Step) {
     'demo' { throw 'the demo runs on Linux: ./build.sh demo' }
     'bench' { Step-Bench }
     'pack' { Step-Pack }
-    'lab' { throw 'the RDMA lab comes with the RDMA transport; there is nothing to start yet' }
+    'lab' { throw 'the RDMA lab is a Linux one: ./build.sh lab' }
     default { Get-Help $PSCommandPath -Detailed }
 }

@@ -4,15 +4,17 @@
 # usage: ./build.sh STEP...
 #   build   compile ahead of time: artifacts/bin/checkpoint-engine, artifacts/lib/libcheckpoint_engine.so, artifacts/include, artifacts/python
 #   cross   the library for linux-arm64, with Debian's cross compiler: artifacts/linux-arm64
-#   test    build the solution and run every test; the last line is "N passed, N failed, N skipped"
+#   test    build the solution and run every test; the last line is "N passed, N failed, N skipped". With LAB=1 those that need RDMA devices run in
+#           the guest of 'lab'; else they are skipped
 #   demo    build, make a 2 GiB checkpoint, serve it, join it from a second process, print phases and rate
 #   bench   the benchmarks, briefly, and what each allocates; BENCH_ARGS (BenchmarkDotNet's) run others; BENCH=compare compares us with other
 #           tools, BENCH=NAME runs another whole-process benchmark, with options as in BENCH="compare --install": see bench/README.md
 #   pack    build, then NuGet packages and the tarball in artifacts/packages; RepositoryUrl tells where the sources are if no git remote does
-#   lab     the RDMA lab
+#   lab     the tests that need RDMA devices, in a small virtual machine that has them in software: see tests/rdma-lab/README.md. They test what lies
+#           in artifacts/bin; 'build lab' tests what the sources say now
 #
 # needs: the .NET 10 SDK; for 'build', 'demo' and 'pack' also clang or gcc and zlib's headers; for 'cross' gcc-aarch64-linux-gnu and
-# libc6-dev-arm64-cross. Nothing is installed by this script, unless BENCH asks for it.
+# libc6-dev-arm64-cross; for 'lab' the packages that tests/rdma-lab/lab --missing prints. Nothing is installed by this script, unless BENCH asks for it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -23,8 +25,12 @@ readonly library_limit=$((8 * 1024 * 1024))
 version=$(sed -n 's:.*<Version>\(.*\)</Version>.*:\1:p' Directory.Build.props)
 readonly version
 built=''
+passed=0 failed=0 skipped=0 broken=()   # by run_tests, until tell_counts
+through=()                              # words before a test program's
 # Release everywhere: it is what ships, and what the tests of allocation and speed measure means nothing in Debug.
 readonly configuration=Release
+readonly lab_tests=CheckpointEngine.Rdma.Tests
+readonly lab_devices=4
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1
 
 say() { printf '\n== %s\n' "$*"; }
@@ -145,23 +151,71 @@ step_test() {
     need_sdk
     say "building"
     dotnet build CheckpointEngine.slnx -c "$configuration" --nologo -v quiet
-    passed=0 failed=0 skipped=0 broken=()
-    local project
+    local project name lab='' reason=''
+    if [[ ${LAB:-0} == 1 ]]; then
+        lab_is_ready && lab=yes || reason=$lab_reason
+    fi
     for project in tests/*.Tests/*.csproj; do
-        run_tests "$(basename "$project" .csproj)" --progress off --no-ansi --show-test-results failed,skipped
+        name=$(basename "$project" .csproj)
+        if [[ $name == "$lab_tests" && -n $lab ]]; then
+            run_lab_tests
+        else
+            run_tests "$name" --progress off --no-ansi --show-test-results failed,skipped
+        fi
     done
     run_tests CheckpointEngine.AllocationTests
     run_tests CheckpointEngine.Fuzz --seconds "${FUZZ_SECONDS:-3}"
+    if [[ -n $reason ]]; then
+        printf '\n!! THE RDMA TESTS DID NOT RUN, they count as skipped: %s\n' "$reason"
+    elif [[ -z $lab ]]; then
+        printf '\nthe tests that need RDMA devices were skipped: ./build.sh lab, or LAB=1 ./build.sh test, runs them in a guest that has some\n'
+    fi
+    tell_counts
+}
+
+step_lab() {
+    need_sdk
+    lab_is_ready || {
+        printf 'build.sh: %s\n' "$lab_reason" >&2
+        exit 77
+    }
+    [[ -x $artifacts/bin/checkpoint-engine ]] || step_build
+    say "building"
+    dotnet build "tests/$lab_tests" -c "$configuration" --nologo -v quiet
+    run_lab_tests
+    tell_counts
+}
+
+# Whether the lab can run here; else lab_reason says why not. A lab that should run and does not is a failure: that is told by running it.
+lab_is_ready() {
+    local status=0
+    lab_reason=$(tests/rdma-lab/lab --setup 2>&1 >/dev/null) || status=$?
+    [[ $status -ne 77 ]]
+}
+
+# The tests that need RDMA devices, in the guest.
+run_lab_tests() {
+    through=(tests/rdma-lab/lab --devices "$lab_devices" --mem 3G --timeout 300 -- \
+        env CHECKPOINT_ENGINE_LAB_DEVICES="$lab_devices" DOTNET_TieredPGO=0 DOTNET_gcConcurrent=0 TESTINGPLATFORM_TELEMETRY_OPTOUT=1)
+    run_tests "$lab_tests" --progress off --no-ansi --show-test-results failed,skipped
+    through=()
+}
+
+# Prints the sum of what run_tests counted; its status says whether all is well.
+tell_counts() {
     if [[ ${#broken[@]} -ne 0 ]]; then
         printf '\n'
         printf 'broken: %s\n' "${broken[@]}"
     fi
     failed=$((failed + ${#broken[@]}))
     printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
-    [[ $failed -eq 0 && $passed -ne 0 ]]
+    local well=$((failed == 0 && passed != 0))
+    passed=0 failed=0 skipped=0 broken=()
+    ((well))
 }
 
-# Runs one test program and adds what it counts at its end: "succeeded: N" and so on (xunit), or "N passed, N failed, N skipped" (our own).
+# Runs one test program, by way of the words in `through`, and adds what it counts at its end: "succeeded: N" and so on (xunit), or
+# "N passed, N failed, N skipped" (our own).
 run_tests() {
     local name=$1 status=0 log counts
     local program=tests/$name/bin/$configuration/net10.0/$name
@@ -170,9 +224,9 @@ run_tests() {
         broken+=("$name: not built")
         return
     fi
-    say "$name"
+    say "$name${through:+, in a guest with RDMA devices}"
     log=$(mktemp)
-    "$program" "$@" 2>&1 | tee "$log" || status=$?
+    "${through[@]}" "$program" "$@" 2>&1 | tee "$log" || status=$?
     if [[ -n $(summary total "$log") ]]; then
         counts="$(summary succeeded "$log") $(summary failed "$log") $(summary skipped "$log")"
     else
@@ -287,8 +341,6 @@ pack_tarball() {
     tar --create --directory "$artifacts/publish" --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
         --mtime="@$SOURCE_DATE_EPOCH" "$name" | gzip -9 -n >"$artifacts/packages/$name.tar.gz"
 }
-
-step_lab() { fail "the RDMA lab comes with the RDMA transport; there is nothing to start yet"; }
 
 if [[ $# -eq 0 ]]; then
     usage

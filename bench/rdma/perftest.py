@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""What RDMA reads reach on this machine's devices by perftest, and beside it, in turns, what a command of ours reaches.
+
+    bench/rdma/perftest.py [--passes 3] [--devices 4] [--ours COMMAND]
+
+Where there are no devices it runs itself in the guest of tests/rdma-lab/lab: one boot for the whole run. Emulated software
+devices say nothing about hardware; the ratio of two programs that alternate on them is what the run is for.
+"""
+import argparse
+import json
+import os
+import pathlib
+import re
+import shlex
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DEVICES = pathlib.Path("/sys/class/infiniband")
+WHOLE = 256 << 20       # bytes of "a whole checkpoint"
+PATIENCE = 120          # seconds that one program may take
+
+
+class Failed(Exception):
+    pass
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def start(arguments):
+    return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def end(process, deadline):
+    try:
+        output, _ = process.communicate(timeout=max(1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        raise Failed(f"{shlex.join(process.args)} took more than {PATIENCE} s\n{output}") from None
+    if process.returncode != 0:
+        raise Failed(f"{shlex.join(process.args)} ended with {process.returncode}\n{output}")
+
+
+def wait_for_listener(port, process, deadline):
+    """Until somebody listens at the port; asked of the kernel, since perftest takes a first connection for its client's."""
+    wanted = f":{port:04X} "
+    while True:
+        for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+            for line in pathlib.Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if f"{fields[1]} ".endswith(wanted) and fields[3] == "0A":
+                    return
+        if process.poll() is not None or time.monotonic() > deadline:
+            return      # its end says why
+        time.sleep(0.01)
+
+
+def figures(report):
+    """The numbers of perftest's JSON by name; the names have no quotes there, so that it is read as lines."""
+    return {name: float(value) for name, value in re.findall(r'^\s*"?(\w+)"?: ([\d.]+),?$', report, re.M)}
+
+
+def perftest(program, pairs, *more):
+    """One server and one client for each (holder, reader) pair of devices, at the same time; the clients' results."""
+    deadline = time.monotonic() + PATIENCE
+    running = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            ports = [free_port() for _ in pairs]
+            common = [program, "-F", "-x", "1", *more]
+            for (holder, _), port in zip(pairs, ports):
+                running.append(start([*common, "-d", f"rxe{holder}", "-p", str(port)]))
+            for process, port in zip(running[:], ports):
+                wait_for_listener(port, process, deadline)
+            results = [f"{folder}/{i}.json" for i in range(len(pairs))]
+            for (holder, reader), port, result in zip(pairs, ports, results):
+                tell = ["--out_json", f"--out_json_file={result}"]
+                running.append(start([*common, *tell, "-d", f"rxe{reader}", "-p", str(port), f"198.18.0.{holder + 1}"]))
+            for process in reversed(running):   # clients first: theirs are the errors that say something
+                end(process, deadline)
+            # Its JSON has names without quotes, so it is read as lines.
+            return [figures(pathlib.Path(result).read_text()) for result in results]
+        finally:
+            for process in running:
+                if process.poll() is None:
+                    process.kill()
+                    process.communicate()
+
+
+def bandwidth(pairs, size, total):
+    """MB/s (10^6) of all pairs together, until the slowest has its part."""
+    count = total // size // len(pairs)
+    # 16 reads in flight, as many as ours; the timeout (4.096 us << 18) is long, or emulated devices drown in what they send again. Counted runs, not
+    # timed ones: at the end of those a server takes its queue pair away while a slow client still reads.
+    results = perftest("ib_read_bw", pairs, "-s", str(size), "-n", str(count), "--report_gbits", "-o", "16", "-t", "16", "-u", "18")
+    slowest = max(count * size / (result["BW_average"] * 1e9 / 8) for result in results)
+    return count * size * len(pairs) / slowest / 1e6
+
+
+def latency(pairs):
+    """Microseconds of one read of 4 KiB, half of them faster; the mean of the pairs."""
+    return statistics.mean(result["t_typical"] for result in perftest("ib_read_lat", pairs, "-s", "4096", "-n", "1000"))
+
+
+def ours(command, pairs):
+    environment = {**os.environ, "BENCH_BYTES": str(WHOLE), "BENCH_HOLDERS": ",".join(f"rxe{h}" for h, _ in pairs),
+                   "BENCH_READERS": ",".join(f"rxe{r}" for _, r in pairs), "BENCH_HOST": f"198.18.0.{pairs[0][0] + 1}"}
+    done = subprocess.run(command, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=PATIENCE,
+                          check=False)
+    if done.returncode != 0:
+        raise Failed(f"{command} ended with {done.returncode}\n{done.stdout}")
+    result = json.loads(done.stdout.splitlines()[-1])
+    return result["bytes"] / result["seconds"] / 1e6
+
+
+def measure(options):
+    count = len(list(DEVICES.iterdir()))
+    if count < 2:
+        raise Failed(f"needs two devices, there is {count}")
+    one = [(0, 1)]
+    many = [(i, (i + 1) % count) for i in range(count)]
+    rows = []       # name, unit, samples; a row is measured once a pass
+    for pairs, label in ((one, "1 device"), (many, f"{count} devices")):
+        rows.append((f"ib_read_bw 64 KiB, {label}", "MB/s", lambda p=pairs: bandwidth(p, 65536, WHOLE // 4)))
+        rows.append((f"ib_read_bw 1 MiB, {label}", "MB/s", lambda p=pairs: bandwidth(p, 1 << 20, WHOLE // 4)))
+        rows.append((f"ib_read_bw 256 MiB in reads of 1 MiB, {label}", "MB/s", lambda p=pairs: bandwidth(p, 1 << 20, WHOLE)))
+        if options.ours:
+            rows.append((f"ours 256 MiB, {label}", "MB/s", lambda p=pairs: ours(options.ours, p)))
+        rows.append((f"ib_read_lat 4 KiB, {label}", "us", lambda p=pairs: latency(p)))
+    samples = {name: [] for name, _, _ in rows}
+    for number in range(options.passes):
+        for name, unit, run in rows if number % 2 == 0 else reversed(rows):
+            samples[name].append(run())
+            print(f"pass {number + 1} of {options.passes}: {name}: {samples[name][-1]:.1f} {unit}", file=sys.stderr, flush=True)
+    medians = {name: statistics.median(samples[name]) for name, _, _ in rows}
+    print("\n| what | median | range | ours / it |\n| --- | ---: | ---: | ---: |")
+    for name, unit, _ in rows:
+        us = medians.get(f"ours 256 MiB, {name.rpartition(', ')[2]}")
+        ratio = f"{us / medians[name]:.2f}" if us and unit == "MB/s" and not name.startswith("ours") else ""
+        print(f"| {name} | {medians[name]:.1f} {unit} | {min(samples[name]):.1f} to {max(samples[name]):.1f} | {ratio} |")
+    if options.json:
+        print(json.dumps({name: {"unit": unit, "median": medians[name], "samples": samples[name]} for name, unit, _ in rows}))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--devices", type=int, default=4, help="of the guest, where one is booted")
+    parser.add_argument("--mem", default="4G", help="of the guest")
+    parser.add_argument("--ours", metavar="COMMAND", help="prints a line {\"bytes\":N,\"seconds\":S} at its end; it finds BENCH_BYTES, "
+                        "BENCH_HOLDERS and BENCH_READERS (devices, in pairs) and BENCH_HOST (address of the first holder) in its environment")
+    parser.add_argument("--json", action="store_true", help="a line of JSON after the table")
+    options = parser.parse_args()
+    if not DEVICES.is_dir() or not any(DEVICES.iterdir()):
+        lab = str(ROOT / "tests" / "rdma-lab" / "lab")
+        inside = ["/usr/bin/python3", __file__, *sys.argv[1:]]
+        os.execv(lab, [lab, "--devices", str(options.devices), "--mem", options.mem, "--timeout", "900", "--", *inside])
+    try:
+        measure(options)
+    except Failed as failure:
+        print(f"perftest.py: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
