@@ -1,0 +1,71 @@
+using System.Runtime.InteropServices;
+using CheckpointEngine.Interop;
+
+namespace CheckpointEngine.Transfer.Rdma;
+
+/// <summary>One device of this host with the port that is used, and the protection domain that all of ours on it belongs to.</summary>
+/// <remarks>Any number of threads. Memory and queue pairs made of it hold a reference: in whatever order they are disposed, the device is closed last.</remarks>
+internal sealed unsafe class RdmaNic : IDisposable
+{
+    private readonly RdmaDevice _device;
+    private readonly LibIbverbs.IbvPd* _domain;
+    private volatile string? _failure;
+    private int _references = 1;
+
+    private RdmaNic(RdmaDevice device, RdmaPort port, LibIbverbs.IbvPd* domain)
+    {
+        _device = device;
+        _domain = domain;
+        Port = port;
+    }
+
+    /// <summary>The device's name; with the server's it makes the NIC path.</summary>
+    internal string Name => _device.Name;
+
+    internal RdmaPort Port { get; }
+
+    /// <summary>The GID that connections are made under.</summary>
+    internal GidTableEntry Gid => Port.GidChoice.Candidates[0];
+
+    internal RdmaDeviceLimits Limits => _device.Limits!;
+
+    internal int NumaNode => _device.NumaNode;
+
+    internal LibIbverbs.IbvContext* Context => _device.Handle!.Pointer;
+
+    internal LibIbverbs.IbvPd* Domain => _domain;
+
+    /// <summary>Why it can no longer be used (port down, device removed); null while it can.</summary>
+    internal string? Failure
+    {
+        get => _failure;
+        set => _failure = value;
+    }
+
+    /// <summary>Takes over an open device.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotSupported"/>: the device gives no protection domain.</exception>
+    internal static RdmaNic Open(RdmaDevice device)
+    {
+        LibIbverbs.IbvPd* domain = LibIbverbs.ibv_alloc_pd(device.Handle!.Pointer);
+        if (domain == null)
+        {
+            int errno = Marshal.GetLastPInvokeError();
+            throw new CheckpointEngineException(CheckpointError.NotSupported,
+                $"use RDMA device {device.Name}: it gives no protection domain: {VerbsStatus.Errno(errno)}", errno);
+        }
+        return new RdmaNic(device, device.UsedPorts[0], domain);
+    }
+
+    internal void AddReference() => Interlocked.Increment(ref _references);
+
+    internal void Release()
+    {
+        if (Interlocked.Decrement(ref _references) == 0)
+        {
+            _ = LibIbverbs.ibv_dealloc_pd(_domain);
+            _device.Dispose();
+        }
+    }
+
+    public void Dispose() => Release();
+}
