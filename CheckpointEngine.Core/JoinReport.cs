@@ -41,6 +41,9 @@ public sealed class JoinReport
     /// <summary>Bytes by transport, only those that carried any.</summary>
     public required IReadOnlyDictionary<string, long> Transports { get; init; }
 
+    /// <summary>Bytes by pair of RDMA devices, ours and the owner's joined by a hyphen; empty when nothing came over RDMA.</summary>
+    public IReadOnlyDictionary<string, long> RdmaPairs { get; init; } = new Dictionary<string, long>();
+
     /// <summary>Bytes that were not copied: they are in the owner's memory, mapped read-only.</summary>
     public long AttachedBytes { get; init; }
 

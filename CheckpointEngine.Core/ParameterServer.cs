@@ -6,6 +6,7 @@ using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
+using CheckpointEngine.Transfer.Rdma;
 using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine;
@@ -26,6 +27,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private PeerListener? _peers;
     private PeerListener? _localPeers;
     private TransferEngine? _engine;
+    private readonly Lock _rdmaLock = new();
+    private RdmaPlane? _rdma;
+    private string? _whyNoRdma;
     private bool _disposed;
 
     /// <summary>Makes a server that does not listen yet.</summary>
@@ -90,12 +94,17 @@ public sealed partial class ParameterServer : IAsyncDisposable
         _peers = new PeerListener(new IPEndPoint(Options.Address, 0), responder, Options.Token, peerLogger);
         try
         {
-            string localSocket = Options.Transport == TransportChoice.Tcp ? "" : Options.LocalSocket ?? LocalSocketName.MakeUnique();
+            string localSocket = Options.Transport is TransportChoice.Tcp or TransportChoice.Rdma ? "" : Options.LocalSocket ?? LocalSocketName.MakeUnique();
             if (localSocket.Length != 0)
             {
                 _localPeers = new PeerListener(localSocket, responder, Options.Token, peerLogger, new PeerListenerOptions { LocalPeers = Options.LocalPeers });
             }
-            _engine = new TransferEngine(Options, _registry, PeerName, localSocket);
+            RdmaPlane? rdma = null;
+            if (Options.Transport is TransportChoice.Auto or TransportChoice.Rdma && (rdma = TryOpenRdma(out string? whyNone)) is null && Options.Transport == TransportChoice.Rdma)
+            {
+                ThrowHelper.Throw(CheckpointError.NotSupported, $"serve over RDMA: {whyNone}");
+            }
+            _engine = new TransferEngine(Options, _registry, PeerName, localSocket, rdma);
         }
         catch
         {
@@ -388,7 +397,8 @@ public sealed partial class ParameterServer : IAsyncDisposable
         try
         {
             deadline.CancelAfter(options.Timeout);
-            JoinOutcome outcome = await Task.Run(() => new JoinOperation(metas, options, Options).RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
+            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma);
+            JoinOutcome outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
             if (outcome.Checkpoint is not null)
             {
                 await PublishAsync(outcome.Checkpoint, outcome.Digests).ConfigureAwait(false);
@@ -420,7 +430,8 @@ public sealed partial class ParameterServer : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(options);
         ObjectDisposedException.ThrowIf(_disposed, this);
         CheckDestination(options);
-        return await Task.Run(() => new JoinOperation(metas, options, Options).ProbeAsync(cancellationToken), cancellationToken).ConfigureAwait(false);
+        using var operation = new JoinOperation(metas, options, Options, TryOpenRdma);
+        return await Task.Run(() => operation.ProbeAsync(cancellationToken), cancellationToken).ConfigureAwait(false);
     }
 
     /// <summary>Stops listening and frees every checkpoint, after reads under way have ended or <see cref="ParameterServerOptions.DrainTimeout"/> has passed.</summary>
@@ -442,6 +453,24 @@ public sealed partial class ParameterServer : IAsyncDisposable
         if (_engine is not null)
         {
             await _engine.DisposeAsync().ConfigureAwait(false);
+        }
+        if (_rdma is not null)
+        {
+            await _rdma.DisposeAsync().ConfigureAwait(false);
+        }
+    }
+
+    // Once, when RDMA is first wanted; joins and serving share what is open.
+    private RdmaPlane? TryOpenRdma(out string? whyNone)
+    {
+        lock (_rdmaLock)
+        {
+            if (_rdma is null && _whyNoRdma is null)
+            {
+                _rdma = RdmaPlane.TryOpen(Options.RdmaDevices, Options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer.Rdma"), out _whyNoRdma);
+            }
+            whyNone = _whyNoRdma;
+            return _rdma;
         }
     }
 

@@ -22,6 +22,9 @@ public sealed class ParameterServerOptions
     /// <summary>Which transports are offered and used.</summary>
     public TransportChoice Transport { get; set; }
 
+    /// <summary>Which RDMA devices are used: a list as <c>PS_P2P_STORE_RDMA_DEVICES</c> has it; null (the default) for that variable, then <c>NCCL_IB_HCA</c>, then all.</summary>
+    public string? RdmaDevices { get; set; }
+
     /// <summary>How files are held; default mapped in place.</summary>
     public HoldMode Hold { get; set; } = HoldMode.Map;
 

@@ -28,7 +28,7 @@ internal static class JoinPrinter
         if (json)
         {
             var document = new JoinJson(report.Checkpoint, report.Bytes, report.Tensors, Round(seconds), Round(gibPerSecond), report.Verified,
-                report.UnverifiedReason, report.Transports, report.AttachedBytes == 0 ? null : report.AttachedBytes, [.. report.Planes.Select(PlaneJson.Of)], Convert(phases), repeated ? [.. rounds.Select(Convert)] : null);
+                report.UnverifiedReason, report.Transports, report.RdmaPairs.Count == 0 ? null : report.RdmaPairs, report.AttachedBytes == 0 ? null : report.AttachedBytes, [.. report.Planes.Select(PlaneJson.Of)], Convert(phases), repeated ? [.. rounds.Select(Convert)] : null);
             Console.Out.WriteLine(JsonSerializer.Serialize(document, OutputJson.Default.JoinJson));
             Console.Out.Flush();
             return;

@@ -29,6 +29,7 @@ internal sealed record JoinJson(
     bool Verified,
     string? UnverifiedReason,
     IReadOnlyDictionary<string, long> Transports,
+    IReadOnlyDictionary<string, long>? Pairs,
     long? AttachedBytes,
     IReadOnlyList<PlaneJson> Owners,
     PhasesJson Phases,

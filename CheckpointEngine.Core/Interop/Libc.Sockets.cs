@@ -19,7 +19,12 @@ internal static unsafe partial class Libc
     internal const byte SO_EE_ORIGIN_ZEROCOPY = 5;
     internal const byte SO_EE_CODE_ZEROCOPY_COPIED = 1;
 
+    internal const short POLLIN = 1;
     internal const short POLLOUT = 4;
+
+    internal const int F_GETFL = 3;
+    internal const int F_SETFL = 4;
+    internal const int O_RDWR = 2;
 
     internal const uint EPOLLIN = 0x01;
     internal const uint EPOLLOUT = 0x04;

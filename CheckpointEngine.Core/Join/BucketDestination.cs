@@ -84,6 +84,8 @@ internal sealed class BucketDestination : IJoinDestination
         }
     }
 
+    public IEnumerable<(nint Address, long LengthBytes)> Regions => _memory.Select(static memory => (memory.Address, memory.LengthBytes));
+
     public nint AddressOf(in ReadUnit unit) => _memory[_plan.BucketOf(unit) % Pieces].Address + (nint)_plan.OffsetOf(unit);
 
     public void Write(in ReadUnit unit, ReadOnlySpan<byte> bytes) => throw new InvalidOperationException("bytes are received in place");

@@ -9,6 +9,9 @@ internal interface IJoinDestination : IDisposable
     /// <summary>Where a unit is to be received; 0 for the lane's own staging memory, and then <see cref="Write"/> is called with it.</summary>
     nint AddressOf(in ReadUnit unit);
 
+    /// <summary>The memory that <see cref="AddressOf"/> gives places in.</summary>
+    IEnumerable<(nint Address, long LengthBytes)> Regions => [];
+
     /// <summary>Takes a unit out of a lane's staging memory.</summary>
     void Write(in ReadUnit unit, ReadOnlySpan<byte> bytes);
 

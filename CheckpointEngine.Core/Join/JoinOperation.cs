@@ -17,7 +17,7 @@ namespace CheckpointEngine.Join;
 internal sealed record JoinOutcome(HeldCheckpoint? Checkpoint, CheckpointDigests? Digests, JoinReport Report);
 
 /// <summary>One join, from metas to bytes that are complete and checked.</summary>
-internal sealed partial class JoinOperation
+internal sealed partial class JoinOperation : IDisposable
 {
     // Handshakes and hellos are short; more at a time would only queue at owners that answer one by one.
     private const int ParallelConnects = 32;
@@ -33,11 +33,13 @@ internal sealed partial class JoinOperation
     private readonly HoldMode _hold;
     private readonly ILogger _logger;
     private readonly List<string> _warnings = [];
+    private readonly RdmaJoin _rdma;
     private TensorsDestination? _tensors;
     private BucketPlan? _buckets;
 
-    internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server)
+    internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server, RdmaPlaneOpener openRdma)
     {
+        _rdma = new RdmaJoin(openRdma);
         _metas = metas;
         _options = options;
         _token = server.Token;
@@ -101,8 +103,9 @@ internal sealed partial class JoinOperation
         try
         {
             await link.BeginAsync(FirstAddress(plan, owner), cancellationToken).ConfigureAwait(false);
-            await link.OpenLocalAsync(plan.Ranges.ToArray().Where(range => range.Owner == owner).Select(range => (range.RemoteAddress, (ulong)range.LengthBytes)),
-                _options.Transport, attach: _options is { Destination: JoinDestinationKind.Memory, Copy: false }, _options.AttachFiles, _token, _localPeers, _options.StallTimeout, cancellationToken).ConfigureAwait(false);
+            (ulong, ulong)[] runs = [.. plan.Ranges.ToArray().Where(range => range.Owner == owner).Select(range => (range.RemoteAddress, (ulong)range.LengthBytes))];
+            await link.OpenLocalAsync(runs, _options.Transport, attach: _options is { Destination: JoinDestinationKind.Memory, Copy: false }, _options.AttachFiles, _token, _localPeers, _options.StallTimeout, cancellationToken).ConfigureAwait(false);
+            await link.OpenRdmaAsync(runs, _options.Transport, _rdma, _options.StallTimeout, _logger, cancellationToken).ConfigureAwait(false);
             return link;
         }
         catch
@@ -139,6 +142,8 @@ internal sealed partial class JoinOperation
         return plan;
     }
 
+    public void Dispose() => _rdma.Dispose();
+
     private static OwnerPlane[] PlanesOf(OwnerLink?[] links) => [.. links.OfType<OwnerLink>().Select(link => link.Plane)];
 
     private async Task<JoinOutcome> RunAsync(TransferPlan plan, OwnerLink?[] links, double planSeconds, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
@@ -159,18 +164,24 @@ internal sealed partial class JoinOperation
         {
             var rounds = new List<JoinRound>();
             var transports = new Dictionary<string, long>();
+            var pairs = new Dictionary<string, long>();
             string? unverified = _options.Verify ? null : "disabled";
             JoinPhases phases = default;
             for (int round = 0; round < Math.Max(1, _options.Repeat); round++)
             {
                 long roundStart = Stopwatch.GetTimestamp();
                 var clock = new JoinPhaseClock();
-                destination ??= MakeDestination(plan, links, verifier);
+                if (destination is null)
+                {
+                    destination = MakeDestination(plan, links, verifier);
+                    RegisterWithDevices(destination, links);
+                }
                 double allocate = clock.Mark();
 
                 var run = new TransferRun(plan, links, destination, verifier, _options.Lanes, IsRead);
                 await RunUntilFetchFailsAsync(run, fetch, destination as BucketDestination, progress, cancellationToken).ConfigureAwait(false);
                 transports = run.BytesByTransport;
+                pairs = run.BytesByPair;
                 double transfer = clock.Mark();
 
                 progress?.Report(new JoinProgress(plan.DataBytes, plan.DataBytes, 0, "verify"));
@@ -201,6 +212,7 @@ internal sealed partial class JoinOperation
             }
             HeldCheckpoint? held = null;
             CheckpointDigests? digests = null;
+            _rdma.Dispose();            // what is registered cannot be sealed
             cancellationToken.ThrowIfCancellationRequested();
             if (destination is MemoryDestination memory)
             {
@@ -222,6 +234,7 @@ internal sealed partial class JoinOperation
                 Verified = unverified is null,
                 UnverifiedReason = unverified,
                 Transports = transports,
+                RdmaPairs = pairs,
                 AttachedBytes = attachedBytes,
                 Planes = PlanesOf(links),
                 Phases = phases,
@@ -233,7 +246,24 @@ internal sealed partial class JoinOperation
         {
             await fetchStop.CancelAsync().ConfigureAwait(false);
             await Task.WhenAll(fetch, sideFiles).ContinueWith(static ended => _ = ended.Exception, TaskScheduler.Default).ConfigureAwait(false);
+            _rdma.Dispose();            // before what it holds registered
             destination?.Dispose();
+        }
+    }
+
+    private void RegisterWithDevices(IJoinDestination destination, OwnerLink?[] links)
+    {
+        try
+        {
+            _rdma.Register(destination);
+        }
+        catch (CheckpointEngineException reason)
+        {
+            foreach (OwnerLink? link in links)
+            {
+                link?.LeaveRdma(reason);
+            }
+            _warnings.Add($"not over RDMA: {reason.Message}");
         }
     }
 

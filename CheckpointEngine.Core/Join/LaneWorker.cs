@@ -3,6 +3,7 @@ using CheckpointEngine.Internal;
 using CheckpointEngine.Planning;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Local;
+using CheckpointEngine.Transfer.Rdma;
 
 namespace CheckpointEngine.Join;
 
@@ -23,6 +24,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
     private readonly Lock _abortLock = new();
     private IReadLane? _lane;
     private MemoryBuffer? _staging;
+    private IDisposable? _stagingRegistration;
     private int _breaksInRow;
     private bool _aborted;
 
@@ -39,6 +41,9 @@ internal sealed unsafe class LaneWorker : IReadProgress
 
     /// <summary>Bytes that this lane brought, by transport; read after it has ended.</summary>
     internal Dictionary<string, long> BytesByTransport { get; } = [];
+
+    /// <summary>And by pair of RDMA devices.</summary>
+    internal Dictionary<string, long> BytesByPair { get; } = [];
 
     /// <summary>Whether it is on its way out because there are more lanes than wanted; under the lock of the run.</summary>
     internal bool IsRetired { get; set; }
@@ -85,6 +90,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
         }
         finally
         {
+            _stagingRegistration?.Dispose();
             _staging?.Dispose();
             _run.Ended(this);
         }
@@ -94,7 +100,11 @@ internal sealed unsafe class LaneWorker : IReadProgress
     {
         OwnerLink link = _run.Link(owner);
         OwnerWork work = _run.Work(owner);
-        IReadLane lane = link.CreateLane();
+        if (link.TryCreateLane() is not IReadLane lane)
+        {
+            _run.Retire(this);      // every pair of devices has its lane
+            return;
+        }
         lock (_abortLock)
         {
             if (_aborted)
@@ -107,7 +117,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
         long bytes = 0;
         try
         {
-            if (TryConnect(lane))
+            if (TryConnect(lane, link))
             {
                 bytes = Pump(lane, owner, link, work);
             }
@@ -122,11 +132,15 @@ internal sealed unsafe class LaneWorker : IReadProgress
             if (bytes != 0)
             {
                 BytesByTransport[lane.TransportName] = BytesByTransport.GetValueOrDefault(lane.TransportName) + bytes;
+                if (lane is RdmaReadLane { PairName: var pair })
+                {
+                    BytesByPair[pair] = BytesByPair.GetValueOrDefault(pair) + bytes;
+                }
             }
         }
     }
 
-    private bool TryConnect(IReadLane lane)
+    private bool TryConnect(IReadLane lane, OwnerLink link)
     {
         try
         {
@@ -137,10 +151,13 @@ internal sealed unsafe class LaneWorker : IReadProgress
         {
             return false;
         }
-        catch (CheckpointEngineException failure) when (failure.Error is CheckpointError.Unreachable or CheckpointError.Timeout)
+        catch (CheckpointEngineException failure) when (link.FallsBackFrom(lane) || failure.Error is CheckpointError.Unreachable or CheckpointError.Timeout)
         {
-            Broke(failure);
-            return false;
+            if (!link.FallsBackFrom(lane))
+            {
+                Broke(failure);
+            }
+            return false;       // the next lane takes the next way
         }
     }
 
@@ -163,13 +180,17 @@ internal sealed unsafe class LaneWorker : IReadProgress
         long bytesDone = 0;
         while (true)
         {
-            while (inFlight < Math.Min(lane.QueueDepth, lane.WritesInTurn ? MaxDepth : MaxStaged) && bytesInFlight < lane.QueueBytes
-                && !_run.ShouldEnd(this) && work.TryTake(out ReadUnit unit))
+            while (inFlight < Math.Min(lane.QueueDepth, MaxDepth) && bytesInFlight < lane.QueueBytes && !_run.ShouldEnd(this) && work.TryTake(out ReadUnit unit))
             {
                 int free = FreeSlot();
                 nint destination = _run.Destination.AddressOf(unit);
                 bool isStaged = destination == 0;
-                _slots[free] = new Slot { Unit = unit, Destination = isStaged ? Staging(lane.WritesInTurn ? 0 : free) : destination, IsStaged = isStaged, InFlight = true };
+                if (isStaged && !lane.WritesInTurn && free >= MaxStaged)
+                {
+                    work.GiveBack(unit);
+                    break;
+                }
+                _slots[free] = new Slot { Unit = unit, Destination = isStaged ? Staging(lane, lane.WritesInTurn ? 0 : free) : destination, IsStaged = isStaged, InFlight = true };
                 inFlight++;
                 bytesInFlight += unit.LengthBytes;
                 lane.Submit(new ReadRequest(plan.Ranges[unit.Range].RemoteAddress + (ulong)unit.OffsetInRange, _slots[free].Destination, unit.LengthBytes, free));
@@ -286,9 +307,10 @@ internal sealed unsafe class LaneWorker : IReadProgress
     }
 
     // Pages that are not asked for are not there.
-    private nint Staging(int slot)
+    private nint Staging(IReadLane lane, int slot)
     {
         _staging ??= MemoryBuffer.AllocateAnonymous((long)MaxStaged * TensorDigest.ChunkBytes);
+        _stagingRegistration ??= lane.Prepare(_staging.Address, _staging.LengthBytes);
         return _staging.Address + (nint)slot * TensorDigest.ChunkBytes;
     }
 
@@ -301,7 +323,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
         {
             ReadStatus.Stalled => (CheckpointError.Timeout, "it sends nothing any more"),
             ReadStatus.Garbled => (CheckpointError.ProtocolViolation, "it answers something that is no status"),
-            _ => (CheckpointError.Unreachable, (lane is LocalReadLane ? link.Local?.Failure : null) ?? "the connection broke"),
+            _ => (CheckpointError.Unreachable, (lane is LocalReadLane ? link.Local?.Failure : (lane as RdmaReadLane)?.Failure) ?? "the connection broke"),
         };
         return new CheckpointEngineException(error, $"read {Describe(plan, unit)} from {link.Name}: {reason}; check that the owner still runs, then join again");
     }

@@ -61,6 +61,9 @@ internal sealed class MemoryDestination : IJoinDestination
         return _buffers![range.Buffer] is MemoryBuffer buffer ? buffer.Address + (nint)(range.DestinationOffset + unit.OffsetInRange) : 0;
     }
 
+    public IEnumerable<(nint Address, long LengthBytes)> Regions
+        => _buffers!.OfType<MemoryBuffer>().Select(static buffer => (buffer.Address, buffer.LengthBytes));
+
     // Only what is attached to and to be checked comes here: it is in its place.
     public void Write(in ReadUnit unit, ReadOnlySpan<byte> bytes)
     {

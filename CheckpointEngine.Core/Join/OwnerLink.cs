@@ -7,7 +7,9 @@ using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
 using CheckpointEngine.Transfer.Local;
+using CheckpointEngine.Transfer.Rdma;
 using CheckpointEngine.Transfer.Tcp;
+using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Join;
 
@@ -19,15 +21,23 @@ internal sealed class OwnerLink : IDisposable
     // An owner that registers each tensor apart has a descriptor beyond the 1 MiB that Mooncake takes by default.
     private const int MaxDescriptorBytes = 128 << 20;
 
-    private readonly TcpLaneTarget _target;
+    // An answer over rdma is for an asker that says it speaks it.
+    private static readonly byte[] s_asksForRdma = "{\"protocol\":\"rdma\"}\n"u8.ToArray();
+
+    private readonly TcpLaneTarget? _target;      // null: a plain peer that is read over RDMA only
+    private readonly SegmentDescriptor _descriptor;
+    private readonly EndpointName _opened;
     private readonly string _localSocket;
     private readonly bool _mayFallBack;
     private string? _localReason;
+    private string? _rdmaReason;
 
-    private OwnerLink(MetasOwner owner, TcpLaneTarget target, PeerClient? peer, string localSocket, TransportChoice choice)
+    private OwnerLink(MetasOwner owner, TcpLaneTarget? target, PeerClient? peer, SegmentDescriptor descriptor, EndpointName opened, TransportChoice choice)
     {
-        _localSocket = localSocket;
-        _mayFallBack = choice != TransportChoice.Local;
+        _localSocket = descriptor.Engine?.LocalSocket ?? "";
+        _descriptor = descriptor;
+        _opened = opened;
+        _mayFallBack = choice == TransportChoice.Auto;
         Owner = owner;
         _target = target;
         Peer = peer;
@@ -71,16 +81,30 @@ internal sealed class OwnerLink : IDisposable
     /// <summary>Whether the owner runs on this host.</summary>
     internal bool IsSameHost => Peer is not null
         ? HostIdentity.BootId.Length != 0 && Peer.Server.HostId == HostIdentity.BootId
-        : Array.TrueForAll(_target.EndPoints, endPoint => IPAddress.IsLoopback(endPoint.Address));
+        : _target is not null && Array.TrueForAll(_target.EndPoints, endPoint => IPAddress.IsLoopback(endPoint.Address));
 
     /// <summary>The owner's memory as this process reaches it; null when it is read over the network.</summary>
     internal LocalMemory? Local { get; private set; }
+
+    /// <summary>How it is read over RDMA; null when it is not.</summary>
+    internal RdmaOwner? Rdma { get; private set; }
 
     /// <summary>Whether the owner's memory itself becomes the destination.</summary>
     internal bool IsAttached { get; private set; }
 
     /// <summary>Which plane its bytes come over, and why not over a better one.</summary>
-    internal OwnerPlane Plane => new(Owner.Rank, Owner.P2pStoreAddress ?? "", Local is { Failure: null } ? LocalReadLane.Name : SegmentDescriptor.TcpProtocol, IsAttached, Local?.Failure ?? _localReason);
+    internal OwnerPlane Plane => new(Owner.Rank, Owner.P2pStoreAddress ?? "",
+        Local is { Failure: null } ? LocalReadLane.Name : Rdma is { Failure: null } ? RdmaReadLane.Name : SegmentDescriptor.TcpProtocol, IsAttached, Reason);
+
+    private string? Reason
+    {
+        get
+        {
+            string? local = Local is null ? _localReason : Local.Failure ?? _localReason;
+            string? rdma = Local is { Failure: null } ? null : Rdma?.Failure ?? _rdmaReason;
+            return local is null || rdma is null ? local ?? rdma : $"not local: {local}; not rdma: {rdma}";
+        }
+    }
 
     /// <summary>Takes the local plane, if the owner offers it and it can be had.</summary>
     /// <param name="runs">What is to be read: address and length in the owner's process.</param>
@@ -95,9 +119,9 @@ internal sealed class OwnerLink : IDisposable
     internal async Task OpenLocalAsync(IEnumerable<(ulong Address, ulong LengthBytes)> runs, TransportChoice choice, bool attach, bool attachFiles,
         AccessToken? token, LocalPeers localPeers, TimeSpan stallTimeout, CancellationToken cancellationToken)
     {
-        if (choice == TransportChoice.Tcp)
+        if (choice is TransportChoice.Tcp or TransportChoice.Rdma)
         {
-            _localReason = "tcp was asked for";
+            _localReason = choice == TransportChoice.Tcp ? "tcp was asked for" : null;
             return;
         }
         try
@@ -146,6 +170,70 @@ internal sealed class OwnerLink : IDisposable
         }
     }
 
+    /// <summary>Takes RDMA, if both sides have it and no better plane was taken.</summary>
+    /// <param name="runs">What is to be read: address and length in the owner's process.</param>
+    /// <param name="choice">Auto: what cannot be had is noted. Rdma: it is an error. Else: it is not tried.</param>
+    /// <param name="join">The devices and memory of this join.</param>
+    /// <param name="stallTimeout">For each answer.</param>
+    /// <param name="logger">Told of pairs of devices that fail.</param>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <exception cref="CheckpointEngineException">RDMA was named by the user and cannot be had.</exception>
+    internal async Task OpenRdmaAsync(IEnumerable<(ulong Address, ulong LengthBytes)> runs, TransportChoice choice, RdmaJoin join, TimeSpan stallTimeout, ILogger logger, CancellationToken cancellationToken)
+    {
+        if (Local is not null || choice is TransportChoice.Tcp or TransportChoice.Local)
+        {
+            return;
+        }
+        bool isPlain = _descriptor.Protocol == SegmentDescriptor.RdmaProtocol;
+        if (!isPlain && _descriptor.Engine?.Transports.Contains(RdmaReadLane.Name) != true)
+        {
+            if (choice == TransportChoice.Rdma)
+            {
+                ThrowHelper.Throw(CheckpointError.NotSupported,
+                    $"read from {Name} over RDMA: it does not offer it; look at 'checkpoint-engine doctor' on its host, and how it was started (--transport)");
+            }
+            return;
+        }
+        try
+        {
+            RdmaPlane plane = join.TryOpen(out string? whyNone) ?? ThrowHelper.Throw<RdmaPlane>(CheckpointError.NotSupported, whyNone ?? "there is no RDMA device here");
+            if (Peer is { Server.TokenRequired: true })
+            {
+                ThrowHelper.Throw(CheckpointError.NotSupported, "it demands a token, and RDMA knows none yet");
+            }
+            SegmentDescriptor descriptor = isPlain ? _descriptor : await HandshakeClient.FetchDescriptorAsync(_opened, s_asksForRdma,
+                new HandshakeClientOptions { ReplyTimeout = stallTimeout, MaxFrameBytes = MaxDescriptorBytes }, cancellationToken).ConfigureAwait(false);
+            RdmaOwner rdma = RdmaOwner.Make(plane, join.MemoryOf(plane), _opened, Peer is not null, descriptor, stallTimeout, logger);
+            foreach ((ulong address, ulong lengthBytes) in runs)
+            {
+                if (!rdma.Covers(address, lengthBytes))
+                {
+                    ThrowHelper.Throw(CheckpointError.NotSupported, $"its memory at 0x{address:x} is not registered with its devices; its log says why");
+                }
+            }
+            Rdma = rdma;
+        }
+        catch (CheckpointEngineException reason) when (choice == TransportChoice.Auto && _target is not null)
+        {
+            _rdmaReason = reason.Message;
+        }
+        catch (CheckpointEngineException reason)
+        {
+            throw new CheckpointEngineException(reason.Error, $"read from {Name} over RDMA: {reason.Message}", reason.NativeCode, reason);
+        }
+    }
+
+    /// <summary>Leaves RDMA for TCP, when this side's memory cannot be registered.</summary>
+    /// <exception cref="CheckpointEngineException">There is no other way, or the user named RDMA.</exception>
+    internal void LeaveRdma(CheckpointEngineException reason)
+    {
+        if (Rdma is not null)
+        {
+            Rdma = _mayFallBack && _target is not null ? null : throw reason;
+            _rdmaReason = reason.Message;
+        }
+    }
+
     // The name of the socket is a stranger's word, and another process may listen there: in the joiner's namespaces it can be anybody's.
     private void ThrowIfStranger(PeerClient local, LocalPeers allowed)
     {
@@ -165,7 +253,7 @@ internal sealed class OwnerLink : IDisposable
     }
 
     /// <summary>Whether a plane that has failed may be left for another.</summary>
-    internal bool FallsBackFrom(IReadLane lane) => lane is LocalReadLane && !IsAttached && _mayFallBack;
+    internal bool FallsBackFrom(IReadLane lane) => lane is RdmaReadLane || (lane is LocalReadLane && !IsAttached && _mayFallBack);
 
     /// <summary>Asks the owner what it is, and begins a conversation if it is one of ours.</summary>
     /// <exception cref="CheckpointEngineException">It cannot be reached, refuses, or offers no transport that we have.</exception>
@@ -177,8 +265,10 @@ internal sealed class OwnerLink : IDisposable
         descriptor.Validate();
         if (descriptor.Protocol != SegmentDescriptor.TcpProtocol)
         {
-            ThrowHelper.Throw(CheckpointError.NotSupported,
-                $"read from rank {owner.Rank} at {name}: it offers {descriptor.Protocol} only, and this build reads over tcp; start it with MC_FORCE_TCP=1");
+            return choice is TransportChoice.Auto or TransportChoice.Rdma
+                ? new OwnerLink(owner, null, null, descriptor, name, choice)
+                : ThrowHelper.Throw<OwnerLink>(CheckpointError.NotSupported,
+                    $"read from rank {owner.Rank} at {name}: it offers {descriptor.Protocol} only; read it with --transport rdma, or start it with MC_FORCE_TCP=1");
         }
         PeerClient? peer = null;
         if (descriptor.Engine is { } engine && engine.Peer.Length != 0)
@@ -200,7 +290,7 @@ internal sealed class OwnerLink : IDisposable
                 IsOurs: peer is not null,
                 peer is { Server.TokenRequired: true } ? token : null,
                 s_connectTimeout,
-                stallTimeout), peer, descriptor.Engine?.LocalSocket ?? "", choice);
+                stallTimeout), peer, descriptor, name, choice);
         }
         catch
         {
@@ -209,8 +299,32 @@ internal sealed class OwnerLink : IDisposable
         }
     }
 
-    /// <summary>A lane that is yet to be connected; the caller disposes it.</summary>
-    internal IReadLane CreateLane() => Local is { Failure: null } || (Local is not null && !_mayFallBack) ? new LocalReadLane(Local) : new TcpReadLane(_target);
+    /// <summary>A lane that is yet to be connected, and the caller's to dispose; null when there are as many as there can be.</summary>
+    /// <exception cref="CheckpointEngineException">No way to the owner is left.</exception>
+    internal IReadLane? TryCreateLane()
+    {
+        if (Local is { Failure: null } || (Local is not null && !_mayFallBack))
+        {
+            return new LocalReadLane(Local);
+        }
+        if (Rdma is RdmaOwner rdma)
+        {
+            if (rdma.TryMakeLane() is RdmaReadLane lane)
+            {
+                return lane;
+            }
+            if (rdma.Failure is null)
+            {
+                return null;
+            }
+            if (!_mayFallBack || _target is null)
+            {
+                throw new CheckpointEngineException(CheckpointError.Unreachable,
+                    $"read from {Name} over RDMA: {rdma.Failure}; check that the owner still runs, that its devices are up, and the metas of now");
+            }
+        }
+        return new TcpReadLane(_target!);
+    }
 
     public void Dispose()
     {

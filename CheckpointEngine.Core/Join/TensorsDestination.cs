@@ -57,6 +57,9 @@ internal sealed unsafe class TensorsDestination : IJoinDestination
         return range.TensorCount == 1 ? _addresses[range.FirstTensor] + (nint)unit.OffsetInRange : 0;
     }
 
+    public IEnumerable<(nint Address, long LengthBytes)> Regions
+        => _plan.Ranges.ToArray().Where(static range => range.TensorCount == 1 && range.LengthBytes != 0).Select(range => (_addresses[range.FirstTensor], range.LengthBytes));
+
     public void Write(in ReadUnit unit, ReadOnlySpan<byte> bytes)
     {
         ref readonly ReadRange range = ref _plan.Ranges[unit.Range];

@@ -14,6 +14,9 @@ internal sealed class TransferRun
     // More threads than this cost more in switching than another connection could bring, on any host seen.
     private const int MaxLanes = 64;
 
+    // For an owner that is read in another way, where others are read over RDMA.
+    private const int LanesBesideRdma = 2;
+
     private static readonly TimeSpan s_tick = TimeSpan.FromMilliseconds(50);
 
     // When there is nobody to tell and nothing to decide, and only a lane that was lost to be made up for.
@@ -59,6 +62,10 @@ internal sealed class TransferRun
             }
         }
         _fixedLanes = Math.Min(MaxLanes, lanesPerOwner * owners);
+        if (lanesPerOwner == 0 && Array.Exists(links, link => link is { Rdma: not null }))
+        {
+            _fixedLanes = Math.Min(MaxLanes, Enumerable.Range(0, links.Length).Sum(owner => _works[owner] is null ? 0 : links[owner]!.Rdma?.Preferred ?? LanesBesideRdma));
+        }
     }
 
     internal TransferPlan Plan => _plan;
@@ -72,6 +79,9 @@ internal sealed class TransferRun
 
     /// <summary>Bytes that arrived by transport.</summary>
     internal Dictionary<string, long> BytesByTransport { get; } = [];
+
+    /// <summary>Bytes that arrived by pair of RDMA devices.</summary>
+    internal Dictionary<string, long> BytesByPair { get; } = [];
 
     /// <summary>Runs to the end.</summary>
     /// <param name="consumed">Ends when what was read has been consumed, and never fails: a consumer that fails calls <see cref="Fail"/>.</param>
@@ -155,6 +165,19 @@ internal sealed class TransferRun
         lock (_lock)
         {
             _works[owner]!.Lanes--;
+        }
+    }
+
+    /// <summary>Lets a lane's thread end that has found nothing to be a lane of.</summary>
+    internal void Retire(LaneWorker worker)
+    {
+        lock (_lock)
+        {
+            if (!worker.IsRetired)
+            {
+                worker.IsRetired = true;
+                _activeWorkers--;
+            }
         }
     }
 
@@ -245,6 +268,10 @@ internal sealed class TransferRun
             foreach ((string transport, long bytes) in worker.BytesByTransport)
             {
                 BytesByTransport[transport] = BytesByTransport.GetValueOrDefault(transport) + bytes;
+            }
+            foreach ((string pair, long bytes) in worker.BytesByPair)
+            {
+                BytesByPair[pair] = BytesByPair.GetValueOrDefault(pair) + bytes;
             }
             if (_workers.Count != 0)
             {

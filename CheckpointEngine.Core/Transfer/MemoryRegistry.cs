@@ -10,9 +10,21 @@ internal sealed class MemoryRegistry
 {
     private readonly Lock _lock = new();
     private RegisteredRange[] _ranges = [];    // by rising address; replaced, never changed
+    private Action<RegisteredRange>? _added;
+    private Action<RegisteredRange>? _removed;
 
     /// <summary>The ranges at this moment, by rising address.</summary>
     internal ReadOnlySpan<RegisteredRange> Ranges => Volatile.Read(ref _ranges);
+
+    /// <summary>Lets another plane know every range: before it can be read, and when it no longer may be.</summary>
+    /// <param name="added">Called outside of any lock; an exception undoes the registration.</param>
+    /// <param name="removed">Ends every way of the plane to the range before it returns.</param>
+    /// <remarks>Once, before anything is registered.</remarks>
+    internal void Observe(Action<RegisteredRange> added, Action<RegisteredRange> removed)
+    {
+        _added = added;
+        _removed = removed;
+    }
 
     /// <summary>Makes a range readable.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>: it overlaps one that is registered.</exception>
@@ -26,6 +38,28 @@ internal sealed class MemoryRegistry
     /// <summary>Makes ranges readable, all or none; they may come in any order.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>: one overlaps another, or one that is registered.</exception>
     internal void Register(IReadOnlyCollection<RegisteredRange> added)
+    {
+        int told = 0;
+        try
+        {
+            foreach (RegisteredRange range in added)
+            {
+                _added?.Invoke(range);
+                told++;
+            }
+            Publish(added);
+        }
+        catch
+        {
+            foreach (RegisteredRange range in added.Take(told))
+            {
+                _removed?.Invoke(range);
+            }
+            throw;
+        }
+    }
+
+    private void Publish(IReadOnlyCollection<RegisteredRange> added)
     {
         lock (_lock)
         {
@@ -60,6 +94,10 @@ internal sealed class MemoryRegistry
             {
                 range.Close();
             }
+        }
+        foreach (RegisteredRange range in going)
+        {
+            _removed?.Invoke(range);
         }
         try
         {

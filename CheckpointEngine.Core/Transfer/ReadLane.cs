@@ -67,6 +67,11 @@ internal interface IReadLane : IDisposable
     /// <exception cref="CheckpointEngineException">Unreachable, Timeout or Refused.</exception>
     void Connect();
 
+    /// <summary>Makes memory known that reads are to be put into, where the transport wants that ahead.</summary>
+    /// <returns>To be disposed before the memory is freed; null when there was nothing to do.</returns>
+    /// <exception cref="CheckpointEngineException">It cannot be registered.</exception>
+    IDisposable? Prepare(nint memory, long lengthBytes) => null;
+
     /// <summary>Starts a read. At most <see cref="QueueDepth"/> may be in flight.</summary>
     void Submit(in ReadRequest request);
 

@@ -4,6 +4,7 @@ using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Transfer.Handshake;
 using CheckpointEngine.Transfer.Local;
+using CheckpointEngine.Transfer.Rdma;
 using CheckpointEngine.Transfer.Tcp;
 using Microsoft.Extensions.Logging;
 
@@ -21,14 +22,17 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     private readonly TcpDataListener _data;
     private readonly HandshakeListener _handshakes;
     private readonly EngineAnnouncement _announcement;
+    private readonly RdmaPlane? _rdmaPlane;
+    private readonly RdmaServing? _rdma;
 
     /// <summary>Binds its ports and listens at once.</summary>
     /// <param name="options">Address, port, token and who may read plainly.</param>
     /// <param name="registry">What peers may read.</param>
     /// <param name="peerName">Where the peer service of this process is, as peers are told.</param>
     /// <param name="localSocket">Where it is for processes of this host; empty for nowhere.</param>
+    /// <param name="rdma">The RDMA devices to be read over; null for none. The caller's, who disposes it later.</param>
     /// <exception cref="CheckpointEngineException">An address or port cannot be had.</exception>
-    internal TransferEngine(ParameterServerOptions options, MemoryRegistry registry, EndpointName peerName, string localSocket)
+    internal TransferEngine(ParameterServerOptions options, MemoryRegistry registry, EndpointName peerName, string localSocket, RdmaPlane? rdma)
     {
         Registry = registry;
         _options = options;
@@ -41,7 +45,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
             Peer = peerName.ToString(),
             HostId = HostIdentity.BootId,
             LocalSocket = localSocket,
-            Transports = localSocket.Length == 0 ? [SegmentDescriptor.TcpProtocol] : [LocalReadLane.Name, SegmentDescriptor.TcpProtocol],
+            Transports = [.. localSocket.Length == 0 ? [] : (string[])[LocalReadLane.Name], .. rdma is null ? [] : (string[])[RdmaReadLane.Name], SegmentDescriptor.TcpProtocol],
             TokenRequired = options.Token is not null,
             Version = EngineVersion.Text,
         };
@@ -56,6 +60,13 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
             throw;
         }
         Name = EndpointName.FromEndPoint(_handshakes.EndPoints[0]);
+        if (rdma is not null)
+        {
+            rdma.ServeAt(Name);
+            _rdmaPlane = rdma;
+            _rdma = new RdmaServing(rdma, Name, options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer.Rdma"));
+            registry.Observe(OfferOverRdma, _rdma.Remove);
+        }
     }
 
     /// <summary>The ranges that peers may read.</summary>
@@ -86,6 +97,19 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         }
     }
 
+    // What cannot be registered is served over the other planes, unless the user named this one.
+    private void OfferOverRdma(RegisteredRange range)
+    {
+        try
+        {
+            _rdma!.Add(range);
+        }
+        catch (CheckpointEngineException reason) when (_options.Transport == TransportChoice.Auto)
+        {
+            LogNotOverRdma(reason.Message);
+        }
+    }
+
     void IHandshakeResponder.WriteDescriptor(IBufferWriter<byte> output, in PeerRequest request)
     {
         // Who may not read plainly learns where the peer service is, and no address.
@@ -100,6 +124,21 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
             {
                 buffers[i] = new SegmentBuffer(ranges[i].Address, ranges[i].LengthBytes, name);
             }
+        }
+        if (request.Protocol == SegmentDescriptor.RdmaProtocol && _rdma is not null)
+        {
+            SegmentDescriptorWriter.Write(output, new SegmentDescriptor
+            {
+                Name = name,
+                Protocol = SegmentDescriptor.RdmaProtocol,
+                TcpProtoVersion = 1,
+                Timestamp = SegmentDescriptor.FormatTimestamp(DateTimeOffset.Now),
+                Buffers = plain ? _rdma.Describe() : [],
+                Devices = _rdmaPlane!.DescribeDevices(),
+                PriorityMatrix = _rdmaPlane.DescribeAffinity(),
+                Engine = _announcement,
+            });
+            return;
         }
         SegmentDescriptorWriter.Write(output, new SegmentDescriptor
         {
@@ -116,13 +155,30 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     void IHandshakeResponder.OnNotify(string name, string message) => LogNotify(name.Length, message.Length);
 
     void IHandshakeResponder.WriteConnectionReply(IBufferWriter<byte> output, ReadOnlySequence<byte> request, in PeerRequest peer)
-        => ConnectionReply.WriteRefusal(output, ConnectionReply.NoRdma);
+    {
+        if (_rdma is null)
+        {
+            ConnectionReply.WriteRefusal(output, ConnectionReply.NoRdma);
+        }
+        else if (!_plainPeers.Allows(peer.Remote.Address))
+        {
+            ConnectionReply.WriteRefusal(output, "a token is demanded, and RDMA knows none yet; read over tcp");
+        }
+        else
+        {
+            _rdma.WriteReply(output, request, peer.Remote);
+        }
+    }
 
     public async ValueTask DisposeAsync()
     {
         await _handshakes.DisposeAsync().ConfigureAwait(false);
+        _rdma?.Dispose();
         await _data.DisposeAsync().ConfigureAwait(false);
     }
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "not served over RDMA: {Reason}")]
+    private partial void LogNotOverRdma(string reason);
 
     // The texts are a stranger's and of any content: only their lengths are logged.
     [LoggerMessage(Level = LogLevel.Debug, Message = "handshake: a notification of {NameLength} + {MessageLength} characters, not used here")]

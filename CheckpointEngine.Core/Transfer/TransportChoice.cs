@@ -11,4 +11,7 @@ public enum TransportChoice
 
     /// <summary>The same host's memory, named by the user: no fall-back.</summary>
     Local,
+
+    /// <summary>RDMA over libibverbs, named by the user: no fall-back.</summary>
+    Rdma,
 }

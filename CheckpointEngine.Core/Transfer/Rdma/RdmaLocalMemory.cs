@@ -17,14 +17,17 @@ internal sealed class RdmaLocalMemory : IDisposable
     /// <summary>Registers memory with all devices at once, in pieces no larger than each of them takes.</summary>
     /// <param name="address">First byte.</param>
     /// <param name="lengthBytes">Its length.</param>
+    /// <returns>To be disposed before the memory is freed.</returns>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/>: more than may be locked. <see cref="CheckpointError.NotSupported"/>.</exception>
-    internal void Add(nint address, long lengthBytes)
+    internal IDisposable Add(nint address, long lengthBytes)
     {
+        var registration = new Registration(this, address, lengthBytes);
         long most = _nics.Min(nic => (long)Math.Min(nic.Limits.MaxRegionBytes, 1UL << 40)) & ~((1L << 21) - 1);
         for (long at = 0; at < lengthBytes; at += most)
         {
             AddPiece(address + (nint)at, Math.Min(most, lengthBytes - at));
         }
+        return registration;
     }
 
     /// <summary>The local key for a byte, and up to which address it holds.</summary>
@@ -83,17 +86,22 @@ internal sealed class RdmaLocalMemory : IDisposable
         }
     }
 
-    /// <summary>Takes memory away that is about to be freed; no lane may write to it any more.</summary>
-    internal void Remove(nint address, long lengthBytes)
+    // No lane may write to it any more.
+    private void Remove(nint address, long lengthBytes)
     {
         Entry[] gone;
         lock (_lock)
         {
-            gone = Array.FindAll(_entries, entry => entry.Address >= address && entry.Address < address + (nint)lengthBytes);
+            gone = Array.FindAll(_entries, entry => entry.Address >= address && entry.Address - address < lengthBytes);
             Volatile.Write(ref _entries, Array.FindAll(_entries, entry => Array.IndexOf(gone, entry) < 0));
         }
         Array.ForEach(gone, static entry => Array.ForEach(entry.Regions, region => region.Dispose()));
     }
 
     public void Dispose() => Remove(0, nint.MaxValue);
+
+    private sealed class Registration(RdmaLocalMemory memory, nint address, long lengthBytes) : IDisposable
+    {
+        public void Dispose() => memory.Remove(address, lengthBytes);
+    }
 }

@@ -1,0 +1,131 @@
+using System.Net;
+using System.Net.Sockets;
+using CheckpointEngine.Interop;
+using CheckpointEngine.Transfer.Handshake;
+using Microsoft.Extensions.Logging;
+
+namespace CheckpointEngine.Transfer.Rdma;
+
+/// <summary>This process's RDMA devices, open: what reads over them and what serves over them are made of it.</summary>
+/// <remarks>Any number of threads. Disposed after all that was made of it.</remarks>
+internal sealed partial class RdmaPlane : IAsyncDisposable
+{
+    private readonly ILogger _logger;
+    private readonly RdmaEvents _events;
+    private readonly Lock _lock = new();
+    private HandshakeListener? _ownListener;
+    private EndpointName? _servedAt;
+
+    private RdmaPlane(RdmaNic[] nics, ILogger logger)
+    {
+        Nics = nics;
+        _logger = logger;
+        _events = new RdmaEvents(nics, logger);
+    }
+
+    /// <summary>The devices that are used, in the order they are published; at least one.</summary>
+    internal RdmaNic[] Nics { get; }
+
+    /// <summary>Opens the devices that the user means.</summary>
+    /// <param name="devices">His list; null for what the environment says.</param>
+    /// <param name="logger">Told of what is passed over.</param>
+    /// <param name="whyNone">Why there is none, and what to do.</param>
+    internal static RdmaPlane? TryOpen(string? devices, ILogger logger, out string? whyNone)
+    {
+        whyNone = null;
+        RdmaDevices found = RdmaDevices.Discover(devices is null ? HcaSelection.FromEnvironment() : HcaSelection.FromList(devices, "--devices"), logger);
+        var nics = new List<RdmaNic>();
+        foreach (RdmaDevice device in found.All)
+        {
+            if (Array.IndexOf(found.Used, device) < 0)
+            {
+                device.Dispose();
+                continue;
+            }
+            try
+            {
+                nics.Add(RdmaNic.Open(device));
+            }
+            catch (CheckpointEngineException failure)
+            {
+                whyNone = failure.Message;
+                device.Dispose();
+            }
+        }
+        if (nics.Count == 0)
+        {
+            whyNone ??= found.WhyNone ?? "there is no RDMA device";
+            return null;
+        }
+        return new RdmaPlane([.. nics], logger);
+    }
+
+    /// <summary>Takes the name of the handshake listener that this process serves at.</summary>
+    internal void ServeAt(EndpointName name) => _servedAt = name;
+
+    /// <summary>The NIC path that a peer knows a device of ours by. A process that serves nobody listens for this alone: Mooncake before v0.3.11 connects back.</summary>
+    internal string NicPath(RdmaNic nic, EndpointName peer)
+    {
+        lock (_lock)
+        {
+            if (_servedAt is null)
+            {
+                _ownListener = HandshakeListener.Start([new IPEndPoint(OwnAddressTowards(peer), 0)], new DevicesOnly(this), new HandshakeListenerOptions { Logger = _logger });
+                _servedAt = EndpointName.FromEndPoint(_ownListener.EndPoints[0]);
+            }
+            return $"{_servedAt}@{nic.Name}";
+        }
+    }
+
+    /// <summary>The devices as a descriptor has them.</summary>
+    internal SegmentDevice[] DescribeDevices() => Array.ConvertAll(Nics, nic => new SegmentDevice(nic.Name, (uint)nic.Port.Lid, nic.Gid.WireText));
+
+    /// <summary>Every device for every place: one order everywhere, by which real initiators number them.</summary>
+    internal DeviceAffinity[] DescribeAffinity() => [new DeviceAffinity(MemoryLocation, Array.ConvertAll(Nics, nic => nic.Name), [])];
+
+    /// <summary>Where all our memory is, by Mooncake's name for it.</summary>
+    internal const string MemoryLocation = "cpu:0";
+
+    public async ValueTask DisposeAsync()
+    {
+        if (_ownListener is not null)
+        {
+            await _ownListener.DisposeAsync().ConfigureAwait(false);
+        }
+        _events.Dispose();
+        Array.ForEach(Nics, nic => nic.Dispose());
+    }
+
+    // No packet is sent: connecting a datagram socket only asks the routing table.
+    private static IPAddress OwnAddressTowards(EndpointName peer)
+    {
+        if (!IPAddress.TryParse(peer.Host, out IPAddress? address))
+        {
+            address = Dns.GetHostAddresses(peer.Host)[0];
+        }
+        using var socket = new Socket(address.AddressFamily, SocketType.Dgram, ProtocolType.Udp);
+        socket.Connect(address, Math.Max(1, peer.Port));
+        return ((IPEndPoint)socket.LocalEndPoint!).Address;
+    }
+
+    private sealed class DevicesOnly(RdmaPlane plane) : IHandshakeResponder
+    {
+        void IHandshakeResponder.WriteDescriptor(System.Buffers.IBufferWriter<byte> output, in PeerRequest request)
+            => SegmentDescriptorWriter.Write(output, new SegmentDescriptor
+            {
+                Name = plane._servedAt.ToString()!,
+                Protocol = SegmentDescriptor.RdmaProtocol,
+                TcpProtoVersion = 1,
+                Timestamp = SegmentDescriptor.FormatTimestamp(DateTimeOffset.Now),
+                Devices = plane.DescribeDevices(),
+                PriorityMatrix = plane.DescribeAffinity(),
+            });
+
+        void IHandshakeResponder.OnNotify(string name, string message)
+        {
+        }
+
+        void IHandshakeResponder.WriteConnectionReply(System.Buffers.IBufferWriter<byte> output, System.Buffers.ReadOnlySequence<byte> request, in PeerRequest peer)
+            => ConnectionReply.WriteRefusal(output, "this process only reads");
+    }
+}

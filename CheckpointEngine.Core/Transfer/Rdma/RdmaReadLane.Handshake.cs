@@ -1,0 +1,94 @@
+using System.Buffers;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Transfer.Handshake;
+
+namespace CheckpointEngine.Transfer.Rdma;
+
+internal sealed partial class RdmaReadLane
+{
+    private static readonly TimeSpan s_endTimeout = TimeSpan.FromSeconds(1);
+
+    private async Task ConnectAsync(RdmaQueuePairs pairs)
+    {
+        string peerPath = $"{_owner.ServerName}@{_owner.DeviceName(_remote)}";
+        var request = new RdmaHandshake
+        {
+            LocalNicPath = _owner.Plane.NicPath(_nic, _owner.Name),
+            PeerNicPath = peerPath,
+            QueuePairs = pairs.Numbers,
+            LocalGid = _nic.Gid.WireText,
+            LocalLid = (uint)_nic.Port.Lid,
+            ReadyAck = _owner.IsOurs ? null : false,
+        };
+        RdmaHandshake reply = await ExchangeAsync(request).ConfigureAwait(false);
+        if (reply.ReplyMessage.Length != 0)
+        {
+            ThrowHelper.Throw(CheckpointError.Refused, $"connect {_nic.Name} to {peerPath}: it refuses: '{HandshakeJson.Printable(reply.ReplyMessage)}'");
+        }
+        if (reply.QueuePairs.Length != pairs.Numbers.Length)
+        {
+            ThrowHelper.Throw(CheckpointError.ProtocolViolation,
+                $"connect {_nic.Name} to {peerPath}: it answers with {reply.QueuePairs.Length} queue pairs to {pairs.Numbers.Length}; both ends need the same MC_NUM_QP_PER_EP");
+        }
+        if (reply.LocalNicPath != request.PeerNicPath || reply.PeerNicPath != request.LocalNicPath)
+        {
+            ThrowHelper.Throw(CheckpointError.ProtocolViolation, $"connect {_nic.Name} to {peerPath}: it answers for another pair of devices");
+        }
+        (byte[] gid, uint lid) = _owner.DeviceAddress(_remote);
+        if (reply.LocalGid.Length != 0)
+        {
+            lid = reply.LocalLid;
+            if (!RdmaHandshake.TryParseGid(reply.LocalGid, gid = new byte[GidTableEntry.GidLength]))
+            {
+                ThrowHelper.Throw(CheckpointError.ProtocolViolation, $"connect {_nic.Name} to {peerPath}: '{HandshakeJson.Printable(reply.LocalGid)}' is no GID");
+            }
+        }
+        pairs.Connect(reply.QueuePairs, gid, lid, peerPath);
+        if (request.ReadyAck is not null && reply.ReadyAck is not null)
+        {
+            RdmaHandshake acknowledged = await ExchangeAsync(request with { ReadyAck = true }).ConfigureAwait(false);
+            if (acknowledged.ReplyMessage.Length != 0)
+            {
+                ThrowHelper.Throw(CheckpointError.Refused,
+                    $"connect {_nic.Name} to {peerPath}: it refuses the acknowledgement: '{HandshakeJson.Printable(acknowledged.ReplyMessage)}'");
+            }
+        }
+    }
+
+    private async Task<RdmaHandshake> ExchangeAsync(RdmaHandshake message)
+    {
+        const string Operation = "connecting queue pairs with";
+        var body = new ArrayBufferWriter<byte>();
+        message.Write(body);
+        // A plain peer's port serves one at a time, and gives each up to 5 s.
+        var options = new HandshakeClientOptions { ReplyTimeout = _owner.StallTimeout };
+        byte[] reply = await HandshakeClient.ExchangeAsync(_owner.Name, Operation, MessageType.Connection, body.WrittenMemory, options, _abort.Token).ConfigureAwait(false);
+        if (SegmentDescriptorReader.IsNull(reply))
+        {
+            ThrowHelper.Throw(CheckpointError.Refused,
+                $"{Operation} {_owner.Name}: it refuses without a reason, as Mooncake before v0.3.12 does; check device names, and that this host can be reached from it");
+        }
+        return RdmaHandshake.Read(reply);
+    }
+
+    // Best effort: an owner that is not told finds out when it needs the room.
+    private void TellEnd(uint[] numbers)
+    {
+        try
+        {
+            var body = new ArrayBufferWriter<byte>();
+            new RdmaHandshake
+            {
+                LocalNicPath = _owner.Plane.NicPath(_nic, _owner.Name),
+                PeerNicPath = $"{_owner.ServerName}@{_owner.DeviceName(_remote)}",
+                QueuePairs = numbers,
+                IsEnd = true,
+            }.Write(body);
+            HandshakeClient.ExchangeAsync(_owner.Name, "ending queue pairs with", MessageType.Connection, body.WrittenMemory,
+                new HandshakeClientOptions { ConnectTimeout = s_endTimeout, ReplyTimeout = s_endTimeout }).AsTask().GetAwaiter().GetResult();
+        }
+        catch (CheckpointEngineException)
+        {
+        }
+    }
+}

@@ -1,0 +1,285 @@
+using System.Diagnostics;
+using System.Runtime.InteropServices;
+using CheckpointEngine.Interop;
+using CheckpointEngine.Transfer.Handshake;
+
+namespace CheckpointEngine.Transfer.Rdma;
+
+/// <summary>Reads an owner's memory by RDMA READ between one device here and one there.</summary>
+/// <remarks>
+/// <para>A request goes to one queue pair as a chain of work requests, of which the last is signalled: one post and one completion for 4 MiB. Who waits
+/// looks for completions for some microseconds, and then sleeps until the device has one.</para>
+/// <para>Submitting and waiting allocate nothing. Source: ibv_post_send(3), ibv_poll_cq(3), ibv_get_cq_event(3); docs/mooncake-wire.md, section 5.</para>
+/// </remarks>
+internal sealed unsafe partial class RdmaReadLane : IReadLane
+{
+    internal const string Name = SegmentDescriptor.RdmaProtocol;
+
+    // Mooncake's number; a peer of another number would refuse us.
+    private const int QueuePairs = 2;
+
+    // Of one work request. Large enough that posting costs nothing, small enough that what was lost on the way is soon sent again.
+    private const int SliceBytes = 256 << 10;
+
+    private const int MaxRequests = 64;
+    private const int BytesInFlight = 8 << 20;
+    private const int PollBatch = 16;
+    private const int SleepMilliseconds = 100;
+    private static readonly long s_spinTicks = Stopwatch.Frequency / 50_000;        // 20 us: longer than a read of 64 KiB takes
+
+    private readonly RdmaOwner _owner;
+    private readonly RdmaNic _nic;
+    private readonly int _local;
+    private readonly int _remote;
+    private readonly CancellationTokenSource _abort = new();
+    private readonly Request[] _requests = new Request[MaxRequests];
+    private readonly int[] _outstanding = new int[QueuePairs];
+    private RdmaQueuePairs? _pairs;
+    private LibIbverbs.IbvSendWr* _work;      // room for the longest chain
+    private LibIbverbs.IbvSge* _pieces;
+    private LibIbverbs.IbvWc* _completions;
+    private int _completionAt;
+    private int _completionCount;
+    private int _maxChain;
+    private long _lastProgress;
+    private string? _failure;
+    private bool _failureOfOwner;
+    private bool _peerIsGone;
+    private volatile bool _aborted;
+
+    private struct Request
+    {
+        internal int Tag;
+        internal int Pair;
+        internal int WorkRequests;
+        internal bool InFlight;
+    }
+
+    internal RdmaReadLane(RdmaOwner owner, int local, int remote)
+    {
+        _owner = owner;
+        _local = local;
+        _remote = remote;
+        _nic = owner.Plane.Nics[local];
+    }
+
+    public string TransportName => Name;
+
+    public int QueueDepth => MaxRequests;
+
+    public int QueueBytes => BytesInFlight;
+
+    public bool WritesInTurn => false;
+
+    /// <summary>Why it is of no more use; null while it is.</summary>
+    internal string? Failure => _failure;
+
+    /// <summary>The two devices, ours first.</summary>
+    internal string PairName => $"{_nic.Name}-{_owner.DeviceName(_remote)}";
+
+    public IDisposable? Prepare(nint memory, long lengthBytes) => _owner.Memory.Add(memory, lengthBytes);
+
+    public void Connect()
+    {
+        try
+        {
+            _pairs = new RdmaQueuePairs(_nic, QueuePairs, reads: true);
+            _maxChain = _pairs.Requests;
+            _work = (LibIbverbs.IbvSendWr*)NativeMemory.AllocZeroed((nuint)_maxChain, (nuint)sizeof(LibIbverbs.IbvSendWr));
+            _pieces = (LibIbverbs.IbvSge*)NativeMemory.AllocZeroed((nuint)_maxChain, (nuint)sizeof(LibIbverbs.IbvSge));
+            _completions = (LibIbverbs.IbvWc*)NativeMemory.AllocZeroed(PollBatch, (nuint)sizeof(LibIbverbs.IbvWc));
+            ConnectAsync(_pairs).GetAwaiter().GetResult();
+            _lastProgress = Stopwatch.GetTimestamp();
+        }
+        catch (CheckpointEngineException failure)
+        {
+            _failure = _aborted ? null : failure.Message;
+            throw;
+        }
+        catch (OperationCanceledException)
+        {
+            throw new CheckpointEngineException(CheckpointError.Unreachable, $"connect to {_owner.Name} over RDMA: aborted");
+        }
+    }
+
+    public void Submit(in ReadRequest request)
+    {
+        int slot = 0;
+        while (_requests[slot].InFlight)
+        {
+            slot++;
+        }
+        int pair = _outstanding[0] <= _outstanding[1] ? 0 : 1;
+        int chain = 0;
+        ulong remote = request.RemoteAddress;
+        nint local = request.Destination;
+        for (int left = request.LengthBytes; left > 0 && _failure is null;)
+        {
+            if (!_owner.TryFindKey(remote, _remote, out uint remoteKey, out ulong remoteEnd))
+            {
+                FailOwner($"it does not offer 0x{remote:x} over RDMA");
+                break;
+            }
+            if (!_owner.Memory.TryFind(local, _local, out uint localKey, out nint localEnd))
+            {
+                Fail($"0x{local:x} is not registered here");
+                break;
+            }
+            int length = (int)Math.Min((ulong)Math.Min(Math.Min(left, SliceBytes), (long)Math.Min(_nic.Port.MaxMessageBytes, localEnd - local)), remoteEnd - remote);
+            _pieces[chain] = new LibIbverbs.IbvSge { addr = (ulong)local, length = (uint)length, lkey = localKey };
+            ref LibIbverbs.IbvSendWr work = ref _work[chain];
+            work = default;
+            work.wr_id = (ulong)slot;
+            work.sg_list = _pieces + chain;
+            work.num_sge = 1;
+            work.opcode = LibIbverbs.IBV_WR_RDMA_READ;
+            work.wr.rdma.remote_addr = remote;
+            work.wr.rdma.rkey = remoteKey;
+            if (chain != 0)
+            {
+                _work[chain - 1].next = _work + chain;
+            }
+            chain++;
+            left -= length;
+            remote += (ulong)length;
+            local += length;
+            if (chain == _maxChain && left > 0)
+            {
+                Fail($"a request lies in more than {_maxChain} regions");
+            }
+        }
+        _requests[slot] = new Request { Tag = request.Tag, Pair = pair, WorkRequests = chain, InFlight = true };
+        if (_failure is null)
+        {
+            _work[chain - 1].send_flags = LibIbverbs.IBV_SEND_SIGNALED;
+            _outstanding[pair] += chain;
+            LibIbverbs.IbvSendWr* bad;
+            int errno = _outstanding[pair] > _pairs!.Requests ? Libc.ENOMEM : LibIbverbs.ibv_post_send(_pairs[pair], _work, &bad);
+            if (errno != 0)
+            {
+                Fail($"posting a read: {VerbsStatus.Errno(errno)}");
+            }
+        }
+    }
+
+    public ReadCompletion Wait(IReadProgress? progress)
+    {
+        long now = Stopwatch.GetTimestamp();
+        long spinUntil = now + s_spinTicks;
+        if (_outstanding[0] + _outstanding[1] == 0)
+        {
+            _lastProgress = now;
+        }
+        while (_failure is null && !_aborted)
+        {
+            if (TryTakeCompletion(out ReadCompletion completion))
+            {
+                _lastProgress = Stopwatch.GetTimestamp();
+                return completion;
+            }
+            now = Stopwatch.GetTimestamp();
+            if (_failure is not null || now < spinUntil)
+            {
+                continue;
+            }
+            if (Stopwatch.GetElapsedTime(_lastProgress, now) > _owner.StallTimeout)
+            {
+                return End(ReadStatus.Stalled);
+            }
+            _pairs!.RequestEvent();
+            if (_completionAt == _completionCount && !PollAgain())
+            {
+                var descriptor = new Libc.PollFd { fd = _pairs.EventDescriptor, events = Libc.POLLIN };
+                _ = Libc.poll(&descriptor, 1, SleepMilliseconds);      // so often, too, it looks whether it was aborted, and its device lives
+                if (_nic.Failure is string gone)
+                {
+                    Fail(gone);
+                }
+            }
+            _pairs.TakeEvents();
+        }
+        return End(_aborted ? ReadStatus.Aborted : ReadStatus.Broken);
+    }
+
+    private bool TryTakeCompletion(out ReadCompletion completion)
+    {
+        if (_completionAt == _completionCount && !PollAgain())
+        {
+            completion = default;
+            return false;
+        }
+        LibIbverbs.IbvWc* taken = _completions + _completionAt++;
+        if (taken->status != LibIbverbs.IBV_WC_SUCCESS)
+        {
+            string words = $"{VerbsStatus.DescribeCompletion(taken->status)} (vendor error 0x{taken->vendor_err:x})";
+            _peerIsGone = taken->status is LibIbverbs.IBV_WC_RETRY_EXC_ERR;
+            if (taken->status is LibIbverbs.IBV_WC_REM_ACCESS_ERR or LibIbverbs.IBV_WC_REM_INV_REQ_ERR or LibIbverbs.IBV_WC_REM_OP_ERR)
+            {
+                FailOwner(words);
+            }
+            else
+            {
+                Fail(words);
+            }
+            completion = default;
+            return false;
+        }
+        ref Request request = ref _requests[(int)taken->wr_id];
+        request.InFlight = false;
+        _outstanding[request.Pair] -= request.WorkRequests;
+        completion = new ReadCompletion(request.Tag, ReadStatus.Done);
+        return true;
+    }
+
+    private bool PollAgain()
+    {
+        int count = _pairs!.Poll(_completions, PollBatch);
+        if (count < 0)
+        {
+            Fail("its completion queue failed");
+        }
+        _completionAt = 0;
+        _completionCount = Math.Max(0, count);
+        return count > 0;
+    }
+
+    // Any of those in flight: none of them is of use after it.
+    private ReadCompletion End(ReadStatus status)
+    {
+        int slot = Array.FindIndex(_requests, request => request.InFlight);
+        return new ReadCompletion(_requests[Math.Max(0, slot)].Tag, status);
+    }
+
+    private void Fail(string reason) => _failure ??= reason;
+
+    private void FailOwner(string reason)
+    {
+        Fail(reason);
+        _failureOfOwner = true;
+    }
+
+    public void Abort()
+    {
+        _aborted = true;
+        _abort.Cancel();
+    }
+
+    public void Dispose()
+    {
+        RdmaQueuePairs? pairs = _pairs;
+        _pairs = null;
+        if (pairs is not null)
+        {
+            uint[] numbers = pairs.Numbers;
+            pairs.Dispose();                  // from here on nothing writes to our memory
+            NativeMemory.Free(_work);
+            NativeMemory.Free(_pieces);
+            NativeMemory.Free(_completions);
+            if (_owner.IsOurs && !_peerIsGone)
+            {
+                TellEnd(numbers);
+            }
+        }
+        _owner.Return(_local, _remote, _failure, _failureOfOwner);
+    }
+}

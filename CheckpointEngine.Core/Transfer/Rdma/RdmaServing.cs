@@ -1,0 +1,316 @@
+using System.Buffers;
+using System.Net;
+using System.Runtime.InteropServices;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Interop;
+using CheckpointEngine.Transfer.Handshake;
+using Microsoft.Extensions.Logging;
+using Microsoft.Win32.SafeHandles;
+
+namespace CheckpointEngine.Transfer.Rdma;
+
+/// <summary>The side that is read: registers ranges with every device, and connects queue pairs when peers ask.</summary>
+/// <remarks>
+/// Any number of threads. Peers may read what is registered, and nothing else; a range that is taken away is out of their reach when
+/// <see cref="Remove"/> returns, and a read of it fails at the reader.
+/// </remarks>
+internal sealed unsafe partial class RdmaServing : IDisposable
+{
+    // There is no word of an end in Mooncake's wire: of more endpoints than this the oldest goes, whose peer is likely gone.
+    private const int MaxEndpoints = 1024;
+
+    private static readonly TimeSpan s_connectBackTimeout = TimeSpan.FromSeconds(4);       // a peer gives us 5 s for all of the reply
+
+    private readonly RdmaPlane _plane;
+    private readonly EndpointName _name;
+    private readonly ILogger _logger;
+    private readonly Lock _lock = new();
+    private readonly Dictionary<RegisteredRange, SegmentBuffer[]> _buffers = [];
+    private readonly Dictionary<RegisteredRange, RdmaMemoryRegion[]> _regions = [];
+    private readonly Dictionary<string, Endpoint> _endpoints = new(StringComparer.Ordinal);
+    private long _connections;
+    private bool _disposed;
+
+    private sealed record Endpoint(RdmaQueuePairs Pairs, uint[] PeerNumbers, long Age);
+
+    /// <param name="plane">The devices.</param>
+    /// <param name="name">The segment's name, as NIC paths have it.</param>
+    /// <param name="logger">Told of connections.</param>
+    internal RdmaServing(RdmaPlane plane, EndpointName name, ILogger logger)
+    {
+        _plane = plane;
+        _name = name;
+        _logger = logger;
+    }
+
+    /// <summary>Registers a range with every device, whole or in the largest pieces they take.</summary>
+    /// <exception cref="CheckpointEngineException">A device refuses; nothing stays registered.</exception>
+    internal void Add(RegisteredRange range)
+    {
+        long most = _plane.Nics.Min(nic => (long)Math.Min(nic.Limits.MaxRegionBytes, 1UL << 40)) & ~((1L << 21) - 1);
+        var buffers = new List<SegmentBuffer>();
+        var regions = new List<RdmaMemoryRegion>();
+        try
+        {
+            for (ulong at = 0; at < range.LengthBytes; at += (ulong)most)
+            {
+                ulong address = range.Address + at;
+                long length = (long)Math.Min((ulong)most, range.LengthBytes - at);
+                RdmaMemoryRegion[] ofPiece = RegisterPiece(range.Buffer, address, length);
+                regions.AddRange(ofPiece);
+                buffers.Add(new SegmentBuffer(address, (ulong)length, RdmaPlane.MemoryLocation,
+                    Array.ConvertAll(ofPiece, region => region.LocalKey), Array.ConvertAll(ofPiece, region => region.RemoteKey)));
+            }
+        }
+        catch
+        {
+            regions.ForEach(static region => region.Dispose());
+            throw;
+        }
+        lock (_lock)
+        {
+            _buffers.Add(range, [.. buffers]);
+            _regions.Add(range, [.. regions]);
+        }
+    }
+
+    /// <summary>Takes a range out of every peer's reach.</summary>
+    internal void Remove(RegisteredRange range)
+    {
+        RdmaMemoryRegion[]? regions;
+        lock (_lock)
+        {
+            _buffers.Remove(range);
+            _regions.Remove(range, out regions);
+        }
+        Array.ForEach(regions ?? [], static region => region.Dispose());
+    }
+
+    /// <summary>The registered regions as a descriptor has them, by rising address.</summary>
+    internal SegmentBuffer[] Describe()
+    {
+        lock (_lock)
+        {
+            return [.. _buffers.Values.SelectMany(buffers => buffers).OrderBy(buffer => buffer.Address)];
+        }
+    }
+
+    /// <summary>Answers a Connection message: makes queue pairs and connects them to the asker's, or says why not.</summary>
+    internal void WriteReply(IBufferWriter<byte> output, ReadOnlySequence<byte> request, IPEndPoint remote)
+    {
+        try
+        {
+            Reply(RdmaHandshake.Read(request.ToArray()), remote).Write(output);
+        }
+        catch (CheckpointEngineException refusal)
+        {
+            LogRefused(remote, refusal.Message);
+            ConnectionReply.WriteRefusal(output, refusal.Message);
+        }
+    }
+
+    public void Dispose()
+    {
+        Endpoint[] endpoints;
+        RegisteredRange[] ranges;
+        lock (_lock)
+        {
+            _disposed = true;
+            endpoints = [.. _endpoints.Values];
+            _endpoints.Clear();
+            ranges = [.. _regions.Keys];
+        }
+        Array.ForEach(endpoints, static endpoint => endpoint.Pairs.Dispose());
+        Array.ForEach(ranges, Remove);
+    }
+
+    private RdmaHandshake Reply(RdmaHandshake asked, IPEndPoint remote)
+    {
+        string key = $"{asked.PeerNicPath}\n{asked.LocalNicPath}";
+        lock (_lock)
+        {
+            if (_endpoints.TryGetValue(key, out Endpoint? known) && known.PeerNumbers.AsSpan().SequenceEqual(asked.QueuePairs))
+            {
+                if (asked.IsEnd)
+                {
+                    _endpoints.Remove(key);
+                    known.Pairs.Dispose();
+                    return new RdmaHandshake();
+                }
+                return asked.ReadyAck == true ? new RdmaHandshake() : Accepted(asked, known.Pairs, NicOf(asked.PeerNicPath));
+            }
+        }
+        if (asked.IsEnd)
+        {
+            return new RdmaHandshake();
+        }
+        if (asked.ReadyAck == true)
+        {
+            ThrowHelper.Throw(CheckpointError.NotFound, "an acknowledgement for an endpoint that is not there, or has other queue pairs");
+        }
+        RdmaNic nic = NicOf(asked.PeerNicPath);
+        if (asked.QueuePairs.Length == 0 || asked.LocalNicPath.Length == 0)
+        {
+            ThrowHelper.Throw(CheckpointError.InvalidData, "the message has no qp_num or no local_nic_path");
+        }
+        Span<byte> gid = stackalloc byte[GidTableEntry.GidLength];
+        uint lid = asked.LocalLid;
+        if (asked.LocalGid.Length == 0)
+        {
+            (string text, lid) = FetchAddress(asked.LocalNicPath, remote);
+            asked = asked with { LocalGid = text };
+        }
+        if (!RdmaHandshake.TryParseGid(asked.LocalGid, gid))
+        {
+            ThrowHelper.Throw(CheckpointError.InvalidData, "its local_gid is none: 16 two-digit hexadecimal bytes joined by colons");
+        }
+        var pairs = new RdmaQueuePairs(nic, asked.QueuePairs.Length, reads: false);
+        try
+        {
+            pairs.Connect(asked.QueuePairs, gid, lid, HandshakeJson.Printable(asked.LocalNicPath));
+        }
+        catch
+        {
+            pairs.Dispose();
+            throw;
+        }
+        Keep(key, pairs, asked.QueuePairs);
+        LogConnected(nic.Name, HandshakeJson.Printable(asked.LocalNicPath), pairs.Numbers.Length);
+        return Accepted(asked, pairs, nic);
+    }
+
+    private void Keep(string key, RdmaQueuePairs pairs, uint[] peerNumbers)
+    {
+        var gone = new List<RdmaQueuePairs>();
+        lock (_lock)
+        {
+            if (_disposed)
+            {
+                gone.Add(pairs);
+            }
+            else
+            {
+                if (_endpoints.Remove(key, out Endpoint? old))
+                {
+                    gone.Add(old.Pairs);      // the peer has begun anew
+                }
+                while (_endpoints.Count >= MaxEndpoints)
+                {
+                    (string oldest, Endpoint endpoint) = _endpoints.MinBy(entry => entry.Value.Age);
+                    _endpoints.Remove(oldest);
+                    gone.Add(endpoint.Pairs);
+                }
+                _endpoints.Add(key, new Endpoint(pairs, peerNumbers, ++_connections));
+            }
+        }
+        gone.ForEach(static old => old.Dispose());
+    }
+
+    private static RdmaHandshake Accepted(RdmaHandshake asked, RdmaQueuePairs pairs, RdmaNic nic) => new()
+    {
+        LocalNicPath = asked.PeerNicPath,
+        PeerNicPath = asked.LocalNicPath,
+        QueuePairs = pairs.Numbers,
+        LocalGid = nic.Gid.WireText,
+        LocalLid = (uint)nic.Port.Lid,
+        ReadyAck = asked.ReadyAck is null ? null : false,
+    };
+
+    private RdmaNic NicOf(string path)
+    {
+        string server = $"{_name}@";
+        return (path.StartsWith(server, StringComparison.Ordinal) ? Array.Find(_plane.Nics, nic => path.AsSpan(server.Length).SequenceEqual(nic.Name)) : null)
+            ?? ThrowHelper.Throw<RdmaNic>(CheckpointError.NotFound, $"peer_nic_path '{HandshakeJson.Printable(path)}' names no device here; this is {_name} with {string.Join(", ", _plane.Nics.Select(nic => nic.Name))}");
+    }
+
+    // Mooncake before v0.3.11 does not say its GID: it is asked at the port it names, but at the address it came from and no other.
+    private static (string Gid, uint Lid) FetchAddress(string nicPath, IPEndPoint remote)
+    {
+        int at = nicPath.LastIndexOf('@');
+        if (at <= 0 || !EndpointName.TryParse(nicPath.AsSpan(0, at), out EndpointName server))
+        {
+            return ThrowHelper.Throw<(string, uint)>(CheckpointError.InvalidData, "the message has no local_gid, and its local_nic_path is not host:port@device");
+        }
+        var name = new EndpointName(remote.Address.ToString(), server.Port);
+        var options = new HandshakeClientOptions { ConnectTimeout = s_connectBackTimeout, ReplyTimeout = s_connectBackTimeout, NullRetries = 0 };
+        SegmentDescriptor descriptor = HandshakeClient.FetchDescriptorAsync(name, default, options).AsTask().GetAwaiter().GetResult();
+        SegmentDevice device = Array.Find(descriptor.Devices, device => nicPath.AsSpan(at + 1).SequenceEqual(device.Name));
+        return device.Name is null
+            ? ThrowHelper.Throw<(string, uint)>(CheckpointError.NotFound, $"device {HandshakeJson.Printable(nicPath.AsSpan(at + 1))} is not in the descriptor at {name}")
+            : (device.Gid, device.Lid);
+    }
+
+    private RdmaMemoryRegion[] RegisterPiece(MemoryBuffer buffer, ulong address, long lengthBytes)
+    {
+        const int Access = LibIbverbs.IBV_ACCESS_REMOTE_READ | LibIbverbs.IBV_ACCESS_RELAXED_ORDERING;
+        var regions = new List<RdmaMemoryRegion>(_plane.Nics.Length);
+        nint mapped = 0;
+        nuint mappedBytes = 0;
+        try
+        {
+            foreach (RdmaNic nic in _plane.Nics)
+            {
+                nint memory = (nint)address;
+                int errno = 0;
+                RdmaMemoryRegion? region = mapped == 0 ? RdmaMemoryRegion.TryRegister(nic, memory, lengthBytes, address, Access, out errno) : null;
+                if (mapped != 0 || (errno == Libc.EFAULT && TryMapWritable(buffer, address, lengthBytes, out mapped, out mappedBytes)))
+                {
+                    memory = mapped + (nint)(address & (ulong)(Environment.SystemPageSize - 1));
+                    region = RdmaMemoryRegion.TryRegister(nic, memory, lengthBytes, address, Access, out errno);
+                }
+                regions.Add(region ?? throw RdmaMemoryRegion.Refusal(nic, memory, lengthBytes, errno));
+            }
+            return [.. regions];
+        }
+        catch
+        {
+            regions.ForEach(static region => region.Dispose());
+            throw;
+        }
+        finally
+        {
+            if (mapped != 0)
+            {
+                _ = Libc.munmap((void*)mapped, mappedBytes);      // the pages stay pinned without it
+            }
+        }
+    }
+
+    // Kernels before about 6.2 pin shared memory for a device only where it may be written to: through a mapping of the same file that is there for this
+    // call alone. A private mapping would be taken, and silently copied.
+    private static bool TryMapWritable(MemoryBuffer buffer, ulong address, long lengthBytes, out nint mapped, out nuint mappedBytes)
+    {
+        mapped = 0;
+        mappedBytes = 0;
+        if (buffer.FileDescriptor is not { } file)
+        {
+            return false;
+        }
+        int fd;
+        fixed (byte* path = System.Text.Encoding.UTF8.GetBytes($"/proc/self/fd/{(int)file.DangerousGetHandle()}\0"))
+        {
+            fd = Libc.open(path, Libc.O_RDWR | Libc.O_CLOEXEC);
+        }
+        if (fd < 0)
+        {
+            return false;
+        }
+        ulong inPage = address & (ulong)(Environment.SystemPageSize - 1);
+        mappedBytes = (nuint)((ulong)lengthBytes + inPage);
+        void* start = Libc.mmap(null, mappedBytes, Libc.PROT_READ | Libc.PROT_WRITE, Libc.MAP_SHARED, fd, (long)(address - inPage - (ulong)buffer.Address));
+        new SafeFileHandle(fd, ownsHandle: true).Dispose();
+        if ((nint)start == -1)
+        {
+            return false;
+        }
+        mapped = (nint)start;
+        return true;
+    }
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "rdma: {Device} connected to {Peer} with {Count} queue pairs")]
+    private partial void LogConnected(string device, string peer, int count);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "rdma: {Remote} asked for a connection and was refused: {Reason}")]
+    private partial void LogRefused(IPEndPoint remote, string reason);
+}
