@@ -144,10 +144,16 @@ public sealed partial class ParameterServer : IAsyncDisposable
         Reserve(name);
         try
         {
-            CheckpointDigests? digests = null;
-            HeldCheckpoint held = await Task.Run(
-                () => CheckpointLoader.Load(name, paths, Options.Hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests), cancellationToken).ConfigureAwait(false);
-            await PublishAsync(held, digests).ConfigureAwait(false);
+            HeldCheckpoint held;
+            try
+            {
+                held = await LoadAsync(Options.Hold).ConfigureAwait(false);
+            }
+            catch (CheckpointEngineException refused) when (Options is { Transport: TransportChoice.Rdma, Hold: not HoldMode.Anonymous } && refused.NativeCode == Interop.Libc.EFAULT)
+            {
+                LogCopied(name, refused.Message);       // freed by now
+                held = await LoadAsync(HoldMode.Anonymous).ConfigureAwait(false);
+            }
             LogRegistered(name, held.Tensors.Count, held.DataBytes);
             return held;
         }
@@ -155,6 +161,15 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             Unreserve(name);
             throw;
+        }
+
+        async Task<HeldCheckpoint> LoadAsync(HoldMode hold)
+        {
+            CheckpointDigests? digests = null;
+            HeldCheckpoint loaded = await Task.Run(
+                () => CheckpointLoader.Load(name, paths, hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests), cancellationToken).ConfigureAwait(false);
+            await PublishAsync(loaded, digests).ConfigureAwait(false);
+            return loaded;
         }
     }
 
@@ -608,6 +623,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     [LoggerMessage(Level = LogLevel.Information, Message = "registered '{Checkpoint}': {Tensors} tensors, {Bytes} bytes")]
     private partial void LogRegistered(string checkpoint, int tensors, long bytes);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "'{Checkpoint}' is copied into anonymous memory: where it is it cannot be served over RDMA: {Reason}")]
+    private partial void LogCopied(string checkpoint, string reason);
 
     [LoggerMessage(Level = LogLevel.Information, Message = "updated '{Checkpoint}'")]
     private partial void LogUpdated(string checkpoint);

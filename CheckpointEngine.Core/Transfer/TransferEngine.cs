@@ -64,7 +64,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         {
             rdma.ServeAt(Name);
             _rdmaPlane = rdma;
-            _rdma = new RdmaServing(rdma, Name, options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer.Rdma"));
+            _rdma = new RdmaServing(rdma, Name, _plainPeers.Allows, options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer.Rdma"));
             registry.Observe(OfferOverRdma, _rdma.Remove);
         }
     }

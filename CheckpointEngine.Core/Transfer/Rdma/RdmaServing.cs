@@ -20,10 +20,11 @@ internal sealed unsafe partial class RdmaServing : IDisposable
     // There is no word of an end in Mooncake's wire: of more endpoints than this the oldest goes, whose peer is likely gone.
     private const int MaxEndpoints = 1024;
 
-    private static readonly TimeSpan s_connectBackTimeout = TimeSpan.FromSeconds(4);       // a peer gives us 5 s for all of the reply
+    private static readonly TimeSpan s_connectBackTimeout = TimeSpan.FromSeconds(2);       // twice, and a peer gives us 5 s for all of the reply
 
     private readonly RdmaPlane _plane;
     private readonly EndpointName _name;
+    private readonly Predicate<IPAddress> _mayBeAsked;
     private readonly ILogger _logger;
     private readonly Lock _lock = new();
     private readonly Dictionary<RegisteredRange, SegmentBuffer[]> _buffers = [];
@@ -36,9 +37,11 @@ internal sealed unsafe partial class RdmaServing : IDisposable
 
     /// <param name="plane">The devices.</param>
     /// <param name="name">The segment's name, as NIC paths have it.</param>
+    /// <param name="mayBeAsked">Whom this process may connect to because a peer says so.</param>
     /// <param name="logger">Told of connections.</param>
-    internal RdmaServing(RdmaPlane plane, EndpointName name, ILogger logger)
+    internal RdmaServing(RdmaPlane plane, EndpointName name, Predicate<IPAddress> mayBeAsked, ILogger logger)
     {
+        _mayBeAsked = mayBeAsked;
         _plane = plane;
         _name = name;
         _logger = logger;
@@ -224,8 +227,9 @@ internal sealed unsafe partial class RdmaServing : IDisposable
             ?? ThrowHelper.Throw<RdmaNic>(CheckpointError.NotFound, $"peer_nic_path '{HandshakeJson.Printable(path)}' names no device here; this is {_name} with {string.Join(", ", _plane.Nics.Select(nic => nic.Name))}");
     }
 
-    // Mooncake before v0.3.11 does not say its GID: it is asked at the port it names, but at the address it came from and no other.
-    private static (string Gid, uint Lid) FetchAddress(string nicPath, IPEndPoint remote)
+    // Mooncake before v0.3.11 does not say its GID: it is asked at the port it names, at the address it came from; a host of several addresses may listen
+    // at another, which it names, and which must be one that may read here.
+    private (string Gid, uint Lid) FetchAddress(string nicPath, IPEndPoint remote)
     {
         int at = nicPath.LastIndexOf('@');
         if (at <= 0 || !EndpointName.TryParse(nicPath.AsSpan(0, at), out EndpointName server))
@@ -233,12 +237,25 @@ internal sealed unsafe partial class RdmaServing : IDisposable
             return ThrowHelper.Throw<(string, uint)>(CheckpointError.InvalidData, "the message has no local_gid, and its local_nic_path is not host:port@device");
         }
         var name = new EndpointName(remote.Address.ToString(), server.Port);
-        var options = new HandshakeClientOptions { ConnectTimeout = s_connectBackTimeout, ReplyTimeout = s_connectBackTimeout, NullRetries = 0 };
-        SegmentDescriptor descriptor = HandshakeClient.FetchDescriptorAsync(name, default, options).AsTask().GetAwaiter().GetResult();
+        SegmentDescriptor descriptor;
+        try
+        {
+            descriptor = FetchDescriptor(name);
+        }
+        catch (CheckpointEngineException) when (IPAddress.TryParse(server.Host, out IPAddress? named) && !named.Equals(remote.Address) && _mayBeAsked(named))
+        {
+            descriptor = FetchDescriptor(name = server);
+        }
         SegmentDevice device = Array.Find(descriptor.Devices, device => nicPath.AsSpan(at + 1).SequenceEqual(device.Name));
         return device.Name is null
             ? ThrowHelper.Throw<(string, uint)>(CheckpointError.NotFound, $"device {HandshakeJson.Printable(nicPath.AsSpan(at + 1))} is not in the descriptor at {name}")
             : (device.Gid, device.Lid);
+    }
+
+    private static SegmentDescriptor FetchDescriptor(EndpointName name)
+    {
+        var options = new HandshakeClientOptions { ConnectTimeout = s_connectBackTimeout, ReplyTimeout = s_connectBackTimeout, NullRetries = 0 };
+        return HandshakeClient.FetchDescriptorAsync(name, default, options).AsTask().GetAwaiter().GetResult();
     }
 
     private RdmaMemoryRegion[] RegisterPiece(MemoryBuffer buffer, ulong address, long lengthBytes)
