@@ -9,7 +9,7 @@ internal static class Program
     private static readonly Func<FuzzTarget>[] s_targets =
     [
         () => new SafetensorsTarget(), () => new SafetensorsIndexTarget(), () => new MetasJsonTarget(), () => new MetasPickleTarget(),
-        () => new HandshakeFrameTarget(), () => new SegmentDescriptorTarget(), () => new EndpointNameTarget(), () => new GlobTarget(),
+        () => new HandshakeFrameTarget(), () => new SegmentDescriptorTarget(), () => new RdmaHandshakeTarget(), () => new EndpointNameTarget(), () => new GlobTarget(),
         () => new PeerSessionTarget(), () => new PeerClientTarget(), () => new TcpDataTarget(),
     ];
 

@@ -14,17 +14,14 @@ internal sealed partial class RdmaOwner
     // A descriptor of more would be beyond any host's memory and devices.
     private const int MaxDevices = 64;
 
-    private readonly Lock _lock = new();
     private readonly ILogger _logger;
-    private readonly Region[] _regions;       // by rising address
+    private readonly RemoteRegions _regions;
     private readonly Device[] _devices;
-    private readonly Pair[] _pairs;
+    private readonly DevicePairs _pairs;
 
     private readonly record struct Device(string Name, byte[] Gid, uint Lid);
 
-    private readonly record struct Region(ulong Address, ulong LengthBytes, uint[] Keys);
-
-    private RdmaOwner(RdmaPlane plane, RdmaLocalMemory memory, EndpointName name, bool isOurs, string serverName, TimeSpan stallTimeout, Device[] devices, Region[] regions, ILogger logger)
+    private RdmaOwner(RdmaPlane plane, RdmaLocalMemory memory, EndpointName name, bool isOurs, string serverName, TimeSpan stallTimeout, Device[] devices, RemoteRegions regions, ILogger logger)
     {
         Plane = plane;
         Memory = memory;
@@ -35,8 +32,7 @@ internal sealed partial class RdmaOwner
         _devices = devices;
         _regions = regions;
         _logger = logger;
-        _pairs = MakePairs(plane.Nics.Length, devices.Length);
-        Preferred = Math.Max(plane.Nics.Length, devices.Length);
+        _pairs = new DevicePairs(plane.Nics.Length, devices.Length);
     }
 
     internal RdmaPlane Plane { get; }
@@ -56,10 +52,10 @@ internal sealed partial class RdmaOwner
     internal TimeSpan StallTimeout { get; }
 
     /// <summary>Lanes that are worth having: one for each device of the side that has more.</summary>
-    internal int Preferred { get; }
+    internal int Preferred => _pairs.Preferred;
 
     /// <summary>Why there is no pair left; null while there is one.</summary>
-    internal string? Failure { get; private set; }
+    internal string? Failure => _pairs.Failure;
 
     /// <summary>Checks a descriptor and takes it.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.InvalidData"/>, <see cref="CheckpointError.NotSupported"/>.</exception>
@@ -84,61 +80,16 @@ internal sealed partial class RdmaOwner
             }
             devices[i] = new Device(descriptor.Devices[i].Name, gid, descriptor.Devices[i].Lid);
         }
-        Region[] regions = [.. descriptor.Buffers.Select(buffer => new Region(buffer.Address, buffer.LengthBytes, buffer.RemoteKeys)).OrderBy(region => region.Address)];
-        for (int i = 0; i < regions.Length; i++)
-        {
-            if (regions[i].LengthBytes > ulong.MaxValue - regions[i].Address)
-            {
-                ThrowHelper.Throw(CheckpointError.InvalidData, $"read from {name} over RDMA: a buffer at 0x{regions[i].Address:x} is longer than memory");
-            }
-        }
+        var regions = new RemoteRegions(name, descriptor.Buffers);
         return new RdmaOwner(plane, memory, name, isOurs, descriptor.RdmaServerName.Length != 0 ? descriptor.RdmaServerName : descriptor.Name,
             stallTimeout, devices, regions, logger);
     }
 
     /// <summary>Whether all of that is registered there.</summary>
-    internal bool Covers(ulong address, ulong lengthBytes)
-    {
-        while (lengthBytes != 0)
-        {
-            if (!TryFindKey(address, 0, out _, out ulong end))
-            {
-                return false;
-            }
-            ulong here = Math.Min(lengthBytes, end - address);
-            address += here;
-            lengthBytes -= here;
-        }
-        return true;
-    }
+    internal bool Covers(ulong address, ulong lengthBytes) => _regions.Covers(address, lengthBytes);
 
     /// <summary>The remote key for a byte with one of its devices, and up to which address it holds.</summary>
-    internal bool TryFindKey(ulong address, int device, out uint key, out ulong end)
-    {
-        int low = 0;
-        int high = _regions.Length;
-        while (low < high)
-        {
-            int middle = (low + high) / 2;
-            if (_regions[middle].Address <= address)
-            {
-                low = middle + 1;
-            }
-            else
-            {
-                high = middle;
-            }
-        }
-        if (low != 0 && address - _regions[low - 1].Address < _regions[low - 1].LengthBytes)
-        {
-            key = _regions[low - 1].Keys[device];
-            end = _regions[low - 1].Address + _regions[low - 1].LengthBytes;
-            return true;
-        }
-        key = 0;
-        end = 0;
-        return false;
-    }
+    internal bool TryFindKey(ulong address, int device, out uint key, out ulong end) => _regions.TryFindKey(address, device, out key, out end);
 
     internal string DeviceName(int device) => _devices[device].Name;
 
@@ -146,25 +97,7 @@ internal sealed partial class RdmaOwner
 
     /// <summary>A lane over a pair that has none; null when every pair has one, or failed.</summary>
     internal RdmaReadLane? TryMakeLane()
-    {
-        lock (_lock)
-        {
-            foreach (Pair pair in _pairs)
-            {
-                pair.Failure ??= Plane.Nics[pair.Local].Failure;
-                if (!pair.IsBusy && pair.Failure is null)
-                {
-                    pair.IsBusy = true;
-                    return new RdmaReadLane(this, pair.Local, pair.Remote);
-                }
-            }
-            if (Array.TrueForAll(_pairs, pair => pair.Failure is not null))
-            {
-                Failure ??= _pairs[0].Failure;
-            }
-            return null;
-        }
-    }
+        => _pairs.TryTake(local => Plane.Nics[local].Failure) is (int local, int remote) ? new RdmaReadLane(this, local, remote) : null;
 
     /// <summary>Gives a lane's pair back.</summary>
     /// <param name="local">Its device here.</param>
@@ -173,57 +106,12 @@ internal sealed partial class RdmaOwner
     /// <param name="ofOwner">The reason holds for every pair: the memory there is gone.</param>
     internal void Return(int local, int remote, string? failure, bool ofOwner)
     {
-        lock (_lock)
+        if (_pairs.Return(local, remote, failure, ofOwner))
         {
-            Pair pair = Array.Find(_pairs, candidate => candidate.Local == local && candidate.Remote == remote)!;
-            pair.IsBusy = false;
-            if (failure is null || pair.Failure is not null)
-            {
-                return;
-            }
-            LogPairFailed(Name, Plane.Nics[local].Name, Plane.Nics[local].Gid.AddressText, _devices[remote].Name, failure);
-            foreach (Pair lost in _pairs)
-            {
-                lost.Failure ??= ofOwner || lost == pair ? failure : null;
-            }
-            if (Array.TrueForAll(_pairs, lost => lost.Failure is not null))
-            {
-                Failure = failure;
-            }
+            LogPairFailed(Name, Plane.Nics[local].Name, Plane.Nics[local].Gid.AddressText, _devices[remote].Name, failure!);
         }
-    }
-
-    private static Pair[] MakePairs(int locals, int remotes)
-    {
-        var pairs = new List<Pair>(locals * remotes);
-        for (int i = 0; i < Math.Max(locals, remotes); i++)
-        {
-            pairs.Add(new Pair(i % locals, i % remotes));
-        }
-        for (int local = 0; local < locals; local++)
-        {
-            for (int remote = 0; remote < remotes; remote++)
-            {
-                if (!pairs.Exists(pair => pair.Local == local && pair.Remote == remote))
-                {
-                    pairs.Add(new Pair(local, remote));
-                }
-            }
-        }
-        return [.. pairs];
     }
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "rdma: {Owner}: device {Local} (GID {Gid}) to its {Remote}: {Reason}; its part goes another way")]
     private partial void LogPairFailed(EndpointName owner, string local, string gid, string remote, string reason);
-
-    private sealed class Pair(int local, int remote)
-    {
-        internal int Local { get; } = local;
-
-        internal int Remote { get; } = remote;
-
-        internal bool IsBusy { get; set; }
-
-        internal string? Failure { get; set; }
-    }
 }

@@ -1,0 +1,112 @@
+namespace CheckpointEngine.Transfer.Rdma;
+
+/// <summary>Which pairs of a device here and one there carry an owner's bytes, and why others do not.</summary>
+/// <remarks>
+/// Any number of threads. A pair is taken by one at a time; pairs on the same rail (device i with device i) come first, the others are for when those are
+/// taken or have failed. What has failed stays failed.
+/// </remarks>
+internal sealed class DevicePairs
+{
+    private readonly Lock _lock = new();
+    private readonly Pair[] _pairs;        // in the order they are taken
+    private volatile string? _failure;
+
+    /// <param name="locals">Devices here, at least one.</param>
+    /// <param name="remotes">Devices there, at least one.</param>
+    internal DevicePairs(int locals, int remotes)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(locals, 1);
+        ArgumentOutOfRangeException.ThrowIfLessThan(remotes, 1);
+        _pairs = MakePairs(locals, remotes);
+        Preferred = Math.Max(locals, remotes);
+    }
+
+    /// <summary>Pairs that are worth taking at once: one for each device of the side that has more.</summary>
+    internal int Preferred { get; }
+
+    /// <summary>Why there is no pair left; null while there is one.</summary>
+    internal string? Failure => _failure;
+
+    /// <summary>Takes the first pair that nobody has and that has not failed.</summary>
+    /// <param name="localFailure">Why a device here can no longer be used, null while it can; called under the lock.</param>
+    /// <returns>Null when every pair is taken or has failed.</returns>
+    internal (int Local, int Remote)? TryTake(Func<int, string?> localFailure)
+    {
+        lock (_lock)
+        {
+            foreach (Pair pair in _pairs)
+            {
+                pair.Failure ??= localFailure(pair.Local);
+                if (!pair.IsTaken && pair.Failure is null)
+                {
+                    pair.IsTaken = true;
+                    return (pair.Local, pair.Remote);
+                }
+            }
+            if (Array.TrueForAll(_pairs, pair => pair.Failure is not null))
+            {
+                _failure ??= _pairs[0].Failure;
+            }
+            return null;
+        }
+    }
+
+    /// <summary>Gives a pair back.</summary>
+    /// <param name="local">Its device here.</param>
+    /// <param name="remote">Its device there.</param>
+    /// <param name="failure">Why the pair is not to be taken again; null when it is well.</param>
+    /// <param name="ofOwner">The reason holds for every pair.</param>
+    /// <returns>Whether the pair has failed by this, and had not before.</returns>
+    internal bool Return(int local, int remote, string? failure, bool ofOwner)
+    {
+        lock (_lock)
+        {
+            Pair pair = Array.Find(_pairs, candidate => candidate.Local == local && candidate.Remote == remote)!;
+            pair.IsTaken = false;
+            if (failure is null || pair.Failure is not null)
+            {
+                return false;
+            }
+            foreach (Pair lost in _pairs)
+            {
+                lost.Failure ??= ofOwner || lost == pair ? failure : null;
+            }
+            if (Array.TrueForAll(_pairs, lost => lost.Failure is not null))
+            {
+                _failure = failure;
+            }
+            return true;
+        }
+    }
+
+    private static Pair[] MakePairs(int locals, int remotes)
+    {
+        var pairs = new List<Pair>(locals * remotes);
+        for (int i = 0; i < Math.Max(locals, remotes); i++)
+        {
+            pairs.Add(new Pair(i % locals, i % remotes));
+        }
+        for (int local = 0; local < locals; local++)
+        {
+            for (int remote = 0; remote < remotes; remote++)
+            {
+                if (!pairs.Exists(pair => pair.Local == local && pair.Remote == remote))
+                {
+                    pairs.Add(new Pair(local, remote));
+                }
+            }
+        }
+        return [.. pairs];
+    }
+
+    private sealed class Pair(int local, int remote)
+    {
+        internal int Local { get; } = local;
+
+        internal int Remote { get; } = remote;
+
+        internal bool IsTaken { get; set; }
+
+        internal string? Failure { get; set; }
+    }
+}
