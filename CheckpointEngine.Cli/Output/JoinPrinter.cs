@@ -43,7 +43,7 @@ internal static class JoinPrinter
         foreach (IGrouping<string, OwnerPlane> planes in report.Planes.Where(plane => plane.Reason is not null).GroupBy(plane => plane.Reason!))
         {
             int[] ranks = [.. planes.Select(plane => plane.Rank)];
-            Console.Out.WriteLine($"{(ranks.Length == 1 ? $"rank {ranks[0]}" : $"{ranks.Length} ranks from {ranks[0]} on")}: {planes.First().Transport}; local: {planes.Key}");
+            Console.Out.WriteLine($"{(ranks.Length == 1 ? $"rank {ranks[0]}" : $"{ranks.Length} ranks from {ranks[0]} on")}: {planes.First().Transport}; {(planes.Key.StartsWith("not ", StringComparison.Ordinal) ? "" : "local: ")}{planes.Key}");
         }
         Console.Out.Flush();
     }

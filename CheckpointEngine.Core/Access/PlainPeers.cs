@@ -16,6 +16,9 @@ public sealed class PlainPeers
     /// <summary>Everybody.</summary>
     public static PlainPeers All { get; } = new([IPNetwork.Parse("0.0.0.0/0"), IPNetwork.Parse("::/0")]);
 
+    /// <summary>Whether the user listed networks, and did not say all or none.</summary>
+    internal bool IsList => this != None && this != All;
+
     /// <summary>Reads <c>none</c>, <c>all</c>, or networks and addresses separated by commas (<c>10.0.0.0/8,192.168.1.7</c>).</summary>
     /// <exception cref="FormatException">An entry is no network and no address.</exception>
     public static PlainPeers Parse(string text)

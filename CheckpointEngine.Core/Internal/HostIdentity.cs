@@ -1,3 +1,6 @@
+using System.Net;
+using System.Net.NetworkInformation;
+
 namespace CheckpointEngine.Internal;
 
 /// <summary>What tells this host from others.</summary>
@@ -6,6 +9,10 @@ internal static class HostIdentity
     /// <summary>The kernel's boot id: the same for all processes of a host, containers included, another after each boot. Empty where there is none.</summary>
     /// <remarks>Source: random(4), /proc/sys/kernel/random/boot_id.</remarks>
     internal static string BootId { get; } = Read();
+
+    /// <summary>Whether an address is one of this host's, as this process's network namespace sees it.</summary>
+    internal static bool IsOwnAddress(IPAddress address)
+        => IPAddress.IsLoopback(address) || NetworkInterface.GetAllNetworkInterfaces().Any(network => network.GetIPProperties().UnicastAddresses.Any(own => own.Address.Equals(address)));
 
     private static string Read()
     {

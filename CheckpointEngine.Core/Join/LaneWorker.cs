@@ -190,7 +190,13 @@ internal sealed unsafe class LaneWorker : IReadProgress
                     work.GiveBack(unit);
                     break;
                 }
-                _slots[free] = new Slot { Unit = unit, Destination = isStaged ? Staging(lane, lane.WritesInTurn ? 0 : free) : destination, IsStaged = isStaged, InFlight = true };
+                if (isStaged && !TryStage(lane, lane.WritesInTurn ? 0 : free, link, out destination))
+                {
+                    work.GiveBack(unit);
+                    GiveBackAll(work);
+                    return bytesDone;
+                }
+                _slots[free] = new Slot { Unit = unit, Destination = destination, IsStaged = isStaged, InFlight = true };
                 inFlight++;
                 bytesInFlight += unit.LengthBytes;
                 lane.Submit(new ReadRequest(plan.Ranges[unit.Range].RemoteAddress + (ulong)unit.OffsetInRange, _slots[free].Destination, unit.LengthBytes, free));
@@ -292,6 +298,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
                 work.GiveBack(_slots[i].Unit);
             }
         }
+        _run.RoomCame();            // another lane may sleep for want of just these
     }
 
     private int FreeSlot()
@@ -307,6 +314,22 @@ internal sealed unsafe class LaneWorker : IReadProgress
     }
 
     // Pages that are not asked for are not there.
+    private bool TryStage(IReadLane lane, int slot, OwnerLink link, out nint place)
+    {
+        try
+        {
+            place = Staging(lane, slot);
+            return true;
+        }
+        catch (CheckpointEngineException reason) when (lane is RdmaReadLane rdma)
+        {
+            rdma.Quiesce();
+            link.LeaveRdma(reason);      // throws when there is no other way
+            place = 0;
+            return false;
+        }
+    }
+
     private nint Staging(IReadLane lane, int slot)
     {
         _staging ??= MemoryBuffer.AllocateAnonymous((long)MaxStaged * TensorDigest.ChunkBytes);

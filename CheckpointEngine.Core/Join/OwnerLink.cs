@@ -102,7 +102,7 @@ internal sealed class OwnerLink : IDisposable
         {
             string? local = Local is null ? _localReason : Local.Failure ?? _localReason;
             string? rdma = Local is { Failure: null } ? null : Rdma?.Failure ?? _rdmaReason;
-            return local is null || rdma is null ? local ?? rdma : $"not local: {local}; not rdma: {rdma}";
+            return rdma is null ? local : local is null ? $"not rdma: {rdma}" : $"not local: {local}; not rdma: {rdma}";
         }
     }
 
@@ -132,7 +132,7 @@ internal sealed class OwnerLink : IDisposable
             }
             if (!LocalSocketName.IsValid(_localSocket))
             {
-                ThrowHelper.Throw(CheckpointError.NotSupported, Peer is null ? "it is no CheckpointEngine" : "it offers no local plane (it was started with --transport tcp, or is older)");
+                ThrowHelper.Throw(CheckpointError.NotSupported, Peer is null ? "it is no CheckpointEngine" : "it offers no local plane (it was started for another transport alone, or is older)");
             }
             PeerClient peer = await PeerClient.ConnectLocallyAsync(_localSocket, token, stallTimeout, cancellationToken).ConfigureAwait(false);
             LocalMemory memory;
@@ -298,6 +298,9 @@ internal sealed class OwnerLink : IDisposable
             throw;
         }
     }
+
+    /// <summary>Whether <see cref="TryCreateLane"/> would make one.</summary>
+    internal bool HasLaneFree => Local is not null || Rdma is not { Failure: null, HasLaneFree: false };
 
     /// <summary>A lane that is yet to be connected, and the caller's to dispose; null when there are as many as there can be.</summary>
     /// <exception cref="CheckpointEngineException">No way to the owner is left.</exception>

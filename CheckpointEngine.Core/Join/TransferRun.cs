@@ -138,16 +138,27 @@ internal sealed class TransferRun
             }
             int best = -1;
             long most = 0;
+            bool noLaneFree = false;
             for (int owner = 0; owner < _works.Length; owner++)
             {
                 if (_works[owner] is OwnerWork work && (work.RemainingBytes + work.Lanes) / (work.Lanes + 1) > most && work.HasUnitToTake)
                 {
+                    if (!_links[owner]!.HasLaneFree)
+                    {
+                        noLaneFree = true;
+                        continue;
+                    }
                     most = (work.RemainingBytes + work.Lanes) / (work.Lanes + 1);
                     best = owner;
                 }
             }
             if (best < 0)
             {
+                if (noLaneFree)
+                {
+                    worker.IsRetired = true;        // every pair of devices has its lanes
+                    _activeWorkers--;
+                }
                 return null;
             }
             _works[best]!.Lanes++;

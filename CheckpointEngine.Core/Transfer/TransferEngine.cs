@@ -64,7 +64,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         {
             rdma.ServeAt(Name);
             _rdmaPlane = rdma;
-            _rdma = new RdmaServing(rdma, Name, _plainPeers.Allows, options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer.Rdma"));
+            _rdma = new RdmaServing(rdma, Name, MayBeAsked, options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer.Rdma"));
             registry.Observe(OfferOverRdma, _rdma.Remove);
         }
     }
@@ -96,6 +96,10 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
             await Task.WhenAny(drained, Task.Delay(s_cutInterval, CancellationToken.None)).ConfigureAwait(false);
         }
     }
+
+    // Networks that the user listed; and processes of this host, at any of its addresses, which could go there themselves.
+    private bool MayBeAsked(System.Net.IPAddress asker, System.Net.IPAddress named)
+        => _plainPeers.IsList ? _plainPeers.Allows(named) : HostIdentity.IsOwnAddress(asker) && HostIdentity.IsOwnAddress(named);
 
     // What cannot be registered is served over the other planes, unless the user named this one.
     private void OfferOverRdma(RegisteredRange range)

@@ -2,26 +2,31 @@ namespace CheckpointEngine.Transfer.Rdma;
 
 /// <summary>Which pairs of a device here and one there carry an owner's bytes, and why others do not.</summary>
 /// <remarks>
-/// Any number of threads. A pair is taken by one at a time; pairs on the same rail (device i with device i) come first, the others are for when those are
+/// Any number of threads. Pairs on the same rail (device i with device i) come first and share the lanes evenly; the others are for when those are
 /// taken or have failed. What has failed stays failed.
 /// </remarks>
 internal sealed class DevicePairs
 {
     private readonly Lock _lock = new();
-    private readonly Pair[] _pairs;        // in the order they are taken
+    private readonly Pair[] _pairs;        // in the order they are taken, those of a rail first
+    private readonly int _rails;
+    private readonly int _lanes;
     private volatile string? _failure;
 
     /// <param name="locals">Devices here, at least one.</param>
     /// <param name="remotes">Devices there, at least one.</param>
-    internal DevicePairs(int locals, int remotes)
+    /// <param name="lanes">How often a pair may be taken at once.</param>
+    internal DevicePairs(int locals, int remotes, int lanes = 1)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(locals, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(remotes, 1);
         _pairs = MakePairs(locals, remotes);
-        Preferred = Math.Max(locals, remotes);
+        _rails = Math.Max(locals, remotes);
+        _lanes = lanes;
+        Preferred = _rails * lanes;
     }
 
-    /// <summary>Pairs that are worth taking at once: one for each device of the side that has more.</summary>
+    /// <summary>Lanes that are worth having at once: those of one pair for each device of the side that has more.</summary>
     internal int Preferred { get; }
 
     /// <summary>Why there is no pair left; null while there is one.</summary>
@@ -37,17 +42,29 @@ internal sealed class DevicePairs
             foreach (Pair pair in _pairs)
             {
                 pair.Failure ??= localFailure(pair.Local);
-                if (!pair.IsTaken && pair.Failure is null)
-                {
-                    pair.IsTaken = true;
-                    return (pair.Local, pair.Remote);
-                }
+            }
+            if ((Emptiest(_pairs.AsSpan(0, _rails)) ?? Emptiest(_pairs.AsSpan(_rails))) is Pair free)
+            {
+                free.Lanes++;
+                return (free.Local, free.Remote);
             }
             if (Array.TrueForAll(_pairs, pair => pair.Failure is not null))
             {
                 _failure ??= _pairs[0].Failure;
             }
             return null;
+        }
+    }
+
+    /// <summary>Whether <see cref="TryTake"/> would give one.</summary>
+    internal bool HasFree
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return Emptiest(_pairs) is not null;
+            }
         }
     }
 
@@ -62,7 +79,7 @@ internal sealed class DevicePairs
         lock (_lock)
         {
             Pair pair = Array.Find(_pairs, candidate => candidate.Local == local && candidate.Remote == remote)!;
-            pair.IsTaken = false;
+            pair.Lanes--;
             if (failure is null || pair.Failure is not null)
             {
                 return false;
@@ -77,6 +94,19 @@ internal sealed class DevicePairs
             }
             return true;
         }
+    }
+
+    private Pair? Emptiest(ReadOnlySpan<Pair> pairs)
+    {
+        Pair? emptiest = null;
+        foreach (Pair pair in pairs)
+        {
+            if (pair.Failure is null && pair.Lanes < (emptiest?.Lanes ?? _lanes))
+            {
+                emptiest = pair;
+            }
+        }
+        return emptiest;
     }
 
     private static Pair[] MakePairs(int locals, int remotes)
@@ -105,7 +135,7 @@ internal sealed class DevicePairs
 
         internal int Remote { get; } = remote;
 
-        internal bool IsTaken { get; set; }
+        internal int Lanes { get; set; }
 
         internal string? Failure { get; set; }
     }

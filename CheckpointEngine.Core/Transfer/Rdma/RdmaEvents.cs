@@ -1,5 +1,6 @@
 using CheckpointEngine.Interop;
 using Microsoft.Extensions.Logging;
+using Microsoft.Win32.SafeHandles;
 
 namespace CheckpointEngine.Transfer.Rdma;
 
@@ -7,11 +8,11 @@ namespace CheckpointEngine.Transfer.Rdma;
 /// <remarks>A thread, asleep until something happens. Source: ibv_get_async_event(3).</remarks>
 internal sealed unsafe partial class RdmaEvents : IDisposable
 {
-    private const int LookMilliseconds = 1000;
+    private const string Removed = "the device was removed";
     private readonly RdmaNic[] _nics;
     private readonly ILogger _logger;
     private readonly Thread _thread;
-    private volatile bool _ended;
+    private readonly SafeFileHandle _end;      // readable when the thread is to end
 
     internal RdmaEvents(RdmaNic[] nics, ILogger logger)
     {
@@ -23,30 +24,44 @@ internal sealed unsafe partial class RdmaEvents : IDisposable
             int fd = nic.Context->async_fd;
             _ = Libc.fcntl(fd, Libc.F_SETFL, Libc.fcntl(fd, Libc.F_GETFL, 0) | Libc.O_NONBLOCK);
         }
+        _end = new SafeFileHandle(Libc.eventfd(0, Libc.EFD_CLOEXEC), ownsHandle: true);
         _thread = new Thread(Run, 128 << 10) { IsBackground = true, Name = "checkpoint-engine rdma" };
         _thread.Start();
     }
 
     public void Dispose()
     {
-        _ended = true;
+        RandomAccess.Write(_end, BitConverter.GetBytes(1L), 0);
         _thread.Join();
+        _end.Dispose();
     }
 
     private void Run()
     {
-        Libc.PollFd* descriptors = stackalloc Libc.PollFd[_nics.Length];
-        while (!_ended)
+        int count = _nics.Length;
+        Libc.PollFd* descriptors = stackalloc Libc.PollFd[count + 1];
+        for (int i = 0; i < count; i++)
         {
-            for (int i = 0; i < _nics.Length; i++)
+            descriptors[i] = new Libc.PollFd { fd = _nics[i].Context->async_fd, events = Libc.POLLIN };
+        }
+        descriptors[count] = new Libc.PollFd { fd = (int)_end.DangerousGetHandle(), events = Libc.POLLIN };
+        while (descriptors[count].revents == 0)
+        {
+            if (Libc.poll(descriptors, (nuint)count + 1, -1) <= 0)
             {
-                descriptors[i] = new Libc.PollFd { fd = _nics[i].Context->async_fd, events = Libc.POLLIN };
+                continue;       // EINTR
             }
-            if (Libc.poll(descriptors, (nuint)_nics.Length, LookMilliseconds) > 0)
+            for (int i = 0; i < count; i++)
             {
-                foreach (RdmaNic nic in _nics)
+                if ((descriptors[i].revents & Libc.POLLIN) != 0)
                 {
-                    TakeEvents(nic);
+                    TakeEvents(_nics[i]);
+                }
+                else if (descriptors[i].revents != 0)
+                {
+                    descriptors[i].fd = -1;       // it would be ready for ever
+                    _nics[i].Failure ??= Removed;
+                    LogLost(_nics[i].Name, Removed);
                 }
             }
         }
@@ -63,6 +78,7 @@ internal sealed unsafe partial class RdmaEvents : IDisposable
             bool ofPort = VerbsStatus.SubjectOf(type) == VerbsEventSubject.Port;
             int port = ofPort ? happened.element.port_num : 0;
             LibIbverbs.ibv_ack_async_event(&happened);
+            nic.IsFatal |= type == LibIbverbs.IBV_EVENT_DEVICE_FATAL;
             if (type == LibIbverbs.IBV_EVENT_DEVICE_FATAL || (type == LibIbverbs.IBV_EVENT_PORT_ERR && port == nic.Port.Number))
             {
                 nic.Failure = words;
@@ -70,7 +86,7 @@ internal sealed unsafe partial class RdmaEvents : IDisposable
             }
             else if (type == LibIbverbs.IBV_EVENT_PORT_ACTIVE && port == nic.Port.Number)
             {
-                nic.Failure = null;
+                nic.Failure = nic.IsFatal ? nic.Failure : null;
                 LogBack(nic.Name);
             }
             else

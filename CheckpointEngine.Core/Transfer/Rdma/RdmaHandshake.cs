@@ -138,7 +138,9 @@ internal sealed record RdmaHandshake
         }
         for (int i = 0; i < 16; i++)
         {
+            // byte.TryParse takes a NUL behind the digits.
             if ((i != 15 && text[3 * i + 2] != ':')
+                || !char.IsAsciiHexDigit(text[3 * i + 1])
                 || !byte.TryParse(text.Slice(3 * i, 2), NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture, out gid[i]))
             {
                 return false;

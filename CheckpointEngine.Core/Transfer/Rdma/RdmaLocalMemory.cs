@@ -9,10 +9,15 @@ internal sealed class RdmaLocalMemory : IDisposable
     private readonly Lock _lock = new();
     private readonly RdmaNic[] _nics;
     private Entry[] _entries = [];            // by rising address; replaced, never changed
+    private bool _disposed;
 
     private readonly record struct Entry(nint Address, long LengthBytes, RdmaMemoryRegion[] Regions);
 
-    internal RdmaLocalMemory(RdmaNic[] nics) => _nics = nics;
+    internal RdmaLocalMemory(RdmaNic[] nics)
+    {
+        _nics = nics;
+        Array.ForEach(nics, static nic => nic.AddReference());      // the devices stay open for as long as a join may come back to them
+    }
 
     /// <summary>Registers memory with all devices at once, in pieces no larger than each of them takes.</summary>
     /// <param name="address">First byte.</param>
@@ -22,10 +27,18 @@ internal sealed class RdmaLocalMemory : IDisposable
     internal IDisposable Add(nint address, long lengthBytes)
     {
         var registration = new Registration(this, address, lengthBytes);
-        long most = _nics.Min(nic => (long)Math.Min(nic.Limits.MaxRegionBytes, 1UL << 40)) & ~((1L << 21) - 1);
-        for (long at = 0; at < lengthBytes; at += most)
+        long most = RdmaMemoryRegion.LargestBytes(_nics);
+        try
         {
-            AddPiece(address + (nint)at, Math.Min(most, lengthBytes - at));
+            for (long at = 0; at < lengthBytes; at += most)
+            {
+                AddPiece(address + (nint)at, Math.Min(most, lengthBytes - at));
+            }
+        }
+        catch
+        {
+            registration.Dispose();
+            throw;
         }
         return registration;
     }
@@ -98,7 +111,14 @@ internal sealed class RdmaLocalMemory : IDisposable
         Array.ForEach(gone, static entry => Array.ForEach(entry.Regions, region => region.Dispose()));
     }
 
-    public void Dispose() => Remove(0, nint.MaxValue);
+    public void Dispose()
+    {
+        Remove(0, nint.MaxValue);
+        if (!Interlocked.Exchange(ref _disposed, true))
+        {
+            Array.ForEach(_nics, static nic => nic.Release());
+        }
+    }
 
     private sealed class Registration(RdmaLocalMemory memory, nint address, long lengthBytes) : IDisposable
     {

@@ -46,6 +46,10 @@ internal sealed unsafe class RdmaMemoryRegion : IDisposable
         return region == null ? null : new RdmaMemoryRegion(nic, region);
     }
 
+    /// <summary>The most bytes that every one of some devices takes as one region, in whole huge pages.</summary>
+    internal static long LargestBytes(RdmaNic[] nics)
+        => Math.Max(1L << 21, nics.Min(nic => (long)Math.Min(nic.Limits.MaxRegionBytes, 1UL << 40)) & ~((1L << 21) - 1));
+
     /// <summary>The error for a refusal.</summary>
     internal static CheckpointEngineException Refusal(RdmaNic nic, nint memory, long lengthBytes, int errno)
     {

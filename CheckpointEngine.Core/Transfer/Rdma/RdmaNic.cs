@@ -42,6 +42,9 @@ internal sealed unsafe class RdmaNic : IDisposable
         set => _failure = value;
     }
 
+    /// <summary>Whether it can never be used again in this process.</summary>
+    internal bool IsFatal { get; set; }
+
     /// <summary>Takes over an open device.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotSupported"/>: the device gives no protection domain.</exception>
     internal static RdmaNic Open(RdmaDevice device)
@@ -56,7 +59,17 @@ internal sealed unsafe class RdmaNic : IDisposable
         return new RdmaNic(device, device.UsedPorts[0], domain);
     }
 
-    internal void AddReference() => Interlocked.Increment(ref _references);
+    /// <exception cref="ObjectDisposedException">The last one is gone, and the device closed.</exception>
+    internal void AddReference()
+    {
+        int seen;
+        do
+        {
+            seen = Volatile.Read(ref _references);
+            ObjectDisposedException.ThrowIf(seen == 0, this);
+        }
+        while (Interlocked.CompareExchange(ref _references, seen + 1, seen) != seen);
+    }
 
     internal void Release()
     {

@@ -14,6 +14,9 @@ internal sealed partial class RdmaOwner
     // A descriptor of more would be beyond any host's memory and devices.
     private const int MaxDevices = 64;
 
+    // While one lane hashes what has come, the device is busy with the other's.
+    private const int LanesPerPair = 2;
+
     private readonly ILogger _logger;
     private readonly RemoteRegions _regions;
     private readonly Device[] _devices;
@@ -32,7 +35,7 @@ internal sealed partial class RdmaOwner
         _devices = devices;
         _regions = regions;
         _logger = logger;
-        _pairs = new DevicePairs(plane.Nics.Length, devices.Length);
+        _pairs = new DevicePairs(plane.Nics.Length, devices.Length, isOurs ? LanesPerPair : 1);
     }
 
     internal RdmaPlane Plane { get; }
@@ -97,7 +100,23 @@ internal sealed partial class RdmaOwner
 
     /// <summary>A lane over a pair that has none; null when every pair has one, or failed.</summary>
     internal RdmaReadLane? TryMakeLane()
-        => _pairs.TryTake(local => Plane.Nics[local].Failure) is (int local, int remote) ? new RdmaReadLane(this, local, remote) : null;
+    {
+        while (_pairs.TryTake(local => Plane.Nics[local].Failure) is (int local, int remote))
+        {
+            // A plain peer knows one endpoint by the names of the two devices: a second one would end the first.
+            if (IsOurs || Plane.TryClaim(ClaimOf(local, remote)))
+            {
+                return new RdmaReadLane(this, local, remote);
+            }
+            _pairs.Return(local, remote, "another join of this process reads over it", ofOwner: false);
+        }
+        return null;
+    }
+
+    /// <summary>Whether <see cref="TryMakeLane"/> would make one.</summary>
+    internal bool HasLaneFree => _pairs.HasFree;
+
+    private string ClaimOf(int local, int remote) => $"{Plane.Nics[local].Name} {ServerName}@{_devices[remote].Name}";
 
     /// <summary>Gives a lane's pair back.</summary>
     /// <param name="local">Its device here.</param>
@@ -106,6 +125,10 @@ internal sealed partial class RdmaOwner
     /// <param name="ofOwner">The reason holds for every pair: the memory there is gone.</param>
     internal void Return(int local, int remote, string? failure, bool ofOwner)
     {
+        if (!IsOurs)
+        {
+            Plane.Unclaim(ClaimOf(local, remote));
+        }
         if (_pairs.Return(local, remote, failure, ofOwner))
         {
             LogPairFailed(Name, Plane.Nics[local].Name, Plane.Nics[local].Gid.AddressText, _devices[remote].Name, failure!);

@@ -13,6 +13,7 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
     private readonly ILogger _logger;
     private readonly RdmaEvents _events;
     private readonly Lock _lock = new();
+    private readonly HashSet<string> _claims = new(StringComparer.Ordinal);
     private HandshakeListener? _ownListener;
     private EndpointName? _servedAt;
 
@@ -77,6 +78,23 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
         }
     }
 
+    /// <summary>Takes a name that only one may use at a time.</summary>
+    internal bool TryClaim(string name)
+    {
+        lock (_claims)
+        {
+            return _claims.Add(name);
+        }
+    }
+
+    internal void Unclaim(string name)
+    {
+        lock (_claims)
+        {
+            _claims.Remove(name);
+        }
+    }
+
     /// <summary>The devices as a descriptor has them.</summary>
     internal SegmentDevice[] DescribeDevices() => Array.ConvertAll(Nics, nic => new SegmentDevice(nic.Name, (uint)nic.Port.Lid, nic.Gid.WireText));
 
@@ -101,7 +119,7 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
     {
         if (!IPAddress.TryParse(peer.Host, out IPAddress? address))
         {
-            address = Dns.GetHostAddresses(peer.Host)[0];
+            address = Dns.GetHostAddresses(peer.Host).FirstOrDefault() ?? throw new SocketException((int)SocketError.HostNotFound);
         }
         using var socket = new Socket(address.AddressFamily, SocketType.Dgram, ProtocolType.Udp);
         socket.Connect(address, Math.Max(1, peer.Port));

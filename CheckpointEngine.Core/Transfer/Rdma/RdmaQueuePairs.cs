@@ -11,7 +11,7 @@ namespace CheckpointEngine.Transfer.Rdma;
 internal sealed unsafe class RdmaQueuePairs : IDisposable
 {
     /// <summary>Requests that one queue pair holds, as far as the device has room.</summary>
-    internal const int RequestsPerQueuePair = 256;
+    internal const int RequestsPerQueuePair = 1024;
 
     private const int MaxReadsInFlight = 16;
     private const int HopLimit = 16;
@@ -33,8 +33,9 @@ internal sealed unsafe class RdmaQueuePairs : IDisposable
     /// <param name="nic">Their device.</param>
     /// <param name="count">How many.</param>
     /// <param name="reads">Whether they read; else they only answer, and need no queues to speak of.</param>
+    /// <param name="isRead">Whether the peer may read what is registered here.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotSupported"/>: the device has no more.</exception>
-    internal RdmaQueuePairs(RdmaNic nic, int count, bool reads)
+    internal RdmaQueuePairs(RdmaNic nic, int count, bool reads, bool isRead)
     {
         _nic = nic;
         _nic.AddReference();
@@ -65,7 +66,7 @@ internal sealed unsafe class RdmaQueuePairs : IDisposable
                 _pairs[i] = LibIbverbs.ibv_create_qp(nic.Domain, &init);
                 ThrowIfNull(_pairs[i], "a queue pair");
                 Numbers[i] = _pairs[i]->qp_num;
-                Initialize(_pairs[i]);
+                Initialize(_pairs[i], isRead ? LibIbverbs.IBV_ACCESS_REMOTE_READ : 0);
             }
         }
         catch
@@ -185,14 +186,14 @@ internal sealed unsafe class RdmaQueuePairs : IDisposable
         Interlocked.Decrement(ref s_live);
     }
 
-    private void Initialize(LibIbverbs.IbvQp* pair)
+    private void Initialize(LibIbverbs.IbvQp* pair, int access)
     {
         var attributes = new LibIbverbs.IbvQpAttr
         {
             qp_state = LibIbverbs.IBV_QPS_INIT,
             pkey_index = 0,
             port_num = (byte)_nic.Port.Number,
-            qp_access_flags = LibIbverbs.IBV_ACCESS_REMOTE_READ,
+            qp_access_flags = (uint)access,
         };
         Modify(pair, &attributes, LibIbverbs.IBV_QP_STATE | LibIbverbs.IBV_QP_PKEY_INDEX | LibIbverbs.IBV_QP_PORT | LibIbverbs.IBV_QP_ACCESS_FLAGS, "nobody yet");
     }

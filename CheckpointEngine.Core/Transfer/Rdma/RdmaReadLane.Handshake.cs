@@ -6,14 +6,23 @@ namespace CheckpointEngine.Transfer.Rdma;
 
 internal sealed partial class RdmaReadLane
 {
+    // Who listens may be busy with others: ours closes beyond 256 at once, Mooncake's serves one after the other.
+    private const int Tries = 3;
+    private static readonly TimeSpan s_retryPause = TimeSpan.FromMilliseconds(200);
     private static readonly TimeSpan s_endTimeout = TimeSpan.FromSeconds(1);
+    private static readonly string s_process = Guid.NewGuid().ToString("N");
+    private static int s_lanes;
+    private string _ownPath = "";
+
+    // To one of ours a name of its own for every lane; a plain peer has one endpoint for a pair of devices, and may ask at its name.
+    private string OwnPath() => _owner.IsOurs ? $"{s_process}-{Interlocked.Increment(ref s_lanes)}@{_nic.Name}" : _owner.Plane.NicPath(_nic, _owner.Name);
 
     private async Task ConnectAsync(RdmaQueuePairs pairs)
     {
         string peerPath = $"{_owner.ServerName}@{_owner.DeviceName(_remote)}";
         var request = new RdmaHandshake
         {
-            LocalNicPath = _owner.Plane.NicPath(_nic, _owner.Name),
+            LocalNicPath = _ownPath = OwnPath(),
             PeerNicPath = peerPath,
             QueuePairs = pairs.Numbers,
             LocalGid = _nic.Gid.WireText,
@@ -62,7 +71,18 @@ internal sealed partial class RdmaReadLane
         message.Write(body);
         // A plain peer's port serves one at a time, and gives each up to 5 s.
         var options = new HandshakeClientOptions { ReplyTimeout = _owner.StallTimeout };
-        byte[] reply = await HandshakeClient.ExchangeAsync(_owner.Name, Operation, MessageType.Connection, body.WrittenMemory, options, _abort.Token).ConfigureAwait(false);
+        byte[]? reply = null;
+        for (int left = Tries - 1; reply is null; left--)
+        {
+            try
+            {
+                reply = await HandshakeClient.ExchangeAsync(_owner.Name, Operation, MessageType.Connection, body.WrittenMemory, options, _abort.Token).ConfigureAwait(false);
+            }
+            catch (CheckpointEngineException busy) when (busy.Error == CheckpointError.Unreachable && left != 0)
+            {
+                await Task.Delay(s_retryPause, _abort.Token).ConfigureAwait(false);
+            }
+        }
         if (SegmentDescriptorReader.IsNull(reply))
         {
             ThrowHelper.Throw(CheckpointError.Refused,
@@ -79,7 +99,7 @@ internal sealed partial class RdmaReadLane
             var body = new ArrayBufferWriter<byte>();
             new RdmaHandshake
             {
-                LocalNicPath = _owner.Plane.NicPath(_nic, _owner.Name),
+                LocalNicPath = _ownPath,
                 PeerNicPath = $"{_owner.ServerName}@{_owner.DeviceName(_remote)}",
                 QueuePairs = numbers,
                 IsEnd = true,

@@ -22,7 +22,7 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
     private const int SliceBytes = 256 << 10;
 
     private const int MaxRequests = 64;
-    private const int BytesInFlight = 8 << 20;
+    private const int BytesInFlight = 16 << 20;      // of which some are hashed while others come
     private const int PollBatch = 16;
     private const int SleepMilliseconds = 100;
     private static readonly long s_spinTicks = Stopwatch.Frequency / 50_000;        // 20 us: longer than a read of 64 KiB takes
@@ -45,6 +45,7 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
     private string? _failure;
     private bool _failureOfOwner;
     private bool _peerIsGone;
+    private bool _returned;
     private volatile bool _aborted;
 
     private struct Request
@@ -67,7 +68,7 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
 
     public int QueueDepth => MaxRequests;
 
-    public int QueueBytes => BytesInFlight;
+    public int QueueBytes => _pairs is null ? BytesInFlight : Math.Min(BytesInFlight, _pairs.Requests / 2 * SliceBytes);
 
     public bool WritesInTurn => false;
 
@@ -77,13 +78,16 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
     /// <summary>The two devices, ours first.</summary>
     internal string PairName => $"{_nic.Name}-{_owner.DeviceName(_remote)}";
 
+    /// <summary>Ends what is in flight: the device writes to no destination any more.</summary>
+    public void Quiesce() => _pairs?.Dispose();
+
     public IDisposable? Prepare(nint memory, long lengthBytes) => _owner.Memory.Add(memory, lengthBytes);
 
     public void Connect()
     {
         try
         {
-            _pairs = new RdmaQueuePairs(_nic, QueuePairs, reads: true);
+            _pairs = new RdmaQueuePairs(_nic, QueuePairs, reads: true, isRead: !_owner.IsOurs);      // a plain peer may read back over them
             _maxChain = _pairs.Requests;
             _work = (LibIbverbs.IbvSendWr*)NativeMemory.AllocZeroed((nuint)_maxChain, (nuint)sizeof(LibIbverbs.IbvSendWr));
             _pieces = (LibIbverbs.IbvSge*)NativeMemory.AllocZeroed((nuint)_maxChain, (nuint)sizeof(LibIbverbs.IbvSge));
@@ -95,6 +99,11 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
         {
             _failure = _aborted ? null : failure.Message;
             throw;
+        }
+        catch (Exception failure) when (failure is System.Net.Sockets.SocketException or ObjectDisposedException)
+        {
+            _failure = failure.Message;
+            throw new CheckpointEngineException(CheckpointError.Unreachable, $"connect to {_owner.Name} over RDMA: {failure.Message}", 0, failure);
         }
         catch (OperationCanceledException)
         {
@@ -152,6 +161,10 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
         if (_failure is null)
         {
             _work[chain - 1].send_flags = LibIbverbs.IBV_SEND_SIGNALED;
+            if (_outstanding[0] + _outstanding[1] == 0)
+            {
+                _lastProgress = Stopwatch.GetTimestamp();
+            }
             _outstanding[pair] += chain;
             LibIbverbs.IbvSendWr* bad;
             int errno = _outstanding[pair] > _pairs!.Requests ? Libc.ENOMEM : LibIbverbs.ibv_post_send(_pairs[pair], _work, &bad);
@@ -166,10 +179,6 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
     {
         long now = Stopwatch.GetTimestamp();
         long spinUntil = now + s_spinTicks;
-        if (_outstanding[0] + _outstanding[1] == 0)
-        {
-            _lastProgress = now;
-        }
         while (_failure is null && !_aborted)
         {
             if (TryTakeCompletion(out ReadCompletion completion))
@@ -184,7 +193,9 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
             }
             if (Stopwatch.GetElapsedTime(_lastProgress, now) > _owner.StallTimeout)
             {
-                return End(ReadStatus.Stalled);
+                _peerIsGone = true;
+                Fail($"nothing has completed for {_owner.StallTimeout.TotalSeconds:0.#} s");
+                continue;
             }
             _pairs!.RequestEvent();
             if (_completionAt == _completionCount && !PollAgain())
@@ -213,7 +224,7 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
         {
             string words = $"{VerbsStatus.DescribeCompletion(taken->status)} (vendor error 0x{taken->vendor_err:x})";
             _peerIsGone = taken->status is LibIbverbs.IBV_WC_RETRY_EXC_ERR;
-            if (taken->status is LibIbverbs.IBV_WC_REM_ACCESS_ERR or LibIbverbs.IBV_WC_REM_INV_REQ_ERR or LibIbverbs.IBV_WC_REM_OP_ERR)
+            if (taken->status is LibIbverbs.IBV_WC_REM_ACCESS_ERR or LibIbverbs.IBV_WC_REM_OP_ERR)
             {
                 FailOwner(words);
             }
@@ -243,9 +254,10 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
         return count > 0;
     }
 
-    // Any of those in flight: none of them is of use after it.
+    // Any of those in flight: none of them is of use after it. Who reads them again writes to the same places: the device must be done with them first.
     private ReadCompletion End(ReadStatus status)
     {
+        _pairs!.Dispose();
         int slot = Array.FindIndex(_requests, request => request.InFlight);
         return new ReadCompletion(_requests[Math.Max(0, slot)].Tag, status);
     }
@@ -275,11 +287,22 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
             NativeMemory.Free(_work);
             NativeMemory.Free(_pieces);
             NativeMemory.Free(_completions);
-            if (_owner.IsOurs && !_peerIsGone)
+            try
             {
-                TellEnd(numbers);
+                if (_owner.IsOurs && !_peerIsGone)
+                {
+                    TellEnd(numbers);
+                }
+            }
+            finally
+            {
+                _owner.Return(_local, _remote, _failure, _failureOfOwner);
             }
         }
-        _owner.Return(_local, _remote, _failure, _failureOfOwner);
+        else if (!_returned)
+        {
+            _owner.Return(_local, _remote, _failure, _failureOfOwner);
+        }
+        _returned = true;
     }
 }

@@ -17,29 +17,32 @@ namespace CheckpointEngine.Transfer.Rdma;
 /// </remarks>
 internal sealed unsafe partial class RdmaServing : IDisposable
 {
-    // There is no word of an end in Mooncake's wire: of more endpoints than this the oldest goes, whose peer is likely gone.
-    private const int MaxEndpoints = 1024;
+    // There is no word of an end in Mooncake's wire: beyond so many endpoints those of long ago go, whose peers are likely gone.
+    private const int MaxEndpoints = 16_384;
+    private const int MaxQueuePairs = 16;
+    private const int MaxConnectBacks = 4;
+    private static readonly TimeSpan s_longAgo = TimeSpan.FromMinutes(10);
 
-    private static readonly TimeSpan s_connectBackTimeout = TimeSpan.FromSeconds(2);       // twice, and a peer gives us 5 s for all of the reply
+    private static readonly TimeSpan s_connectBackTimeout = TimeSpan.FromSeconds(1);       // to connect and to answer, twice; a peer gives us 5 s for all of the reply
 
     private readonly RdmaPlane _plane;
     private readonly EndpointName _name;
-    private readonly Predicate<IPAddress> _mayBeAsked;
+    private readonly Func<IPAddress, IPAddress, bool> _mayBeAsked;
     private readonly ILogger _logger;
     private readonly Lock _lock = new();
     private readonly Dictionary<RegisteredRange, SegmentBuffer[]> _buffers = [];
     private readonly Dictionary<RegisteredRange, RdmaMemoryRegion[]> _regions = [];
     private readonly Dictionary<string, Endpoint> _endpoints = new(StringComparer.Ordinal);
-    private long _connections;
+    private readonly SemaphoreSlim _connectBacks = new(MaxConnectBacks);
     private bool _disposed;
 
-    private sealed record Endpoint(RdmaQueuePairs Pairs, uint[] PeerNumbers, long Age);
+    private sealed record Endpoint(RdmaQueuePairs Pairs, uint[] PeerNumbers, long Since);
 
     /// <param name="plane">The devices.</param>
     /// <param name="name">The segment's name, as NIC paths have it.</param>
-    /// <param name="mayBeAsked">Whom this process may connect to because a peer says so.</param>
+    /// <param name="mayBeAsked">Whether a peer at the first address may make this process connect to the second.</param>
     /// <param name="logger">Told of connections.</param>
-    internal RdmaServing(RdmaPlane plane, EndpointName name, Predicate<IPAddress> mayBeAsked, ILogger logger)
+    internal RdmaServing(RdmaPlane plane, EndpointName name, Func<IPAddress, IPAddress, bool> mayBeAsked, ILogger logger)
     {
         _mayBeAsked = mayBeAsked;
         _plane = plane;
@@ -51,7 +54,7 @@ internal sealed unsafe partial class RdmaServing : IDisposable
     /// <exception cref="CheckpointEngineException">A device refuses; nothing stays registered.</exception>
     internal void Add(RegisteredRange range)
     {
-        long most = _plane.Nics.Min(nic => (long)Math.Min(nic.Limits.MaxRegionBytes, 1UL << 40)) & ~((1L << 21) - 1);
+        long most = RdmaMemoryRegion.LargestBytes(_plane.Nics);
         var buffers = new List<SegmentBuffer>();
         var regions = new List<RdmaMemoryRegion>();
         try
@@ -73,9 +76,15 @@ internal sealed unsafe partial class RdmaServing : IDisposable
         }
         lock (_lock)
         {
-            _buffers.Add(range, [.. buffers]);
-            _regions.Add(range, [.. regions]);
+            if (!_disposed)
+            {
+                _buffers.Add(range, [.. buffers]);
+                _regions.Add(range, [.. regions]);
+                return;
+            }
         }
+        regions.ForEach(static region => region.Dispose());
+        throw new ObjectDisposedException(nameof(RdmaServing));
     }
 
     /// <summary>Takes a range out of every peer's reach.</summary>
@@ -130,7 +139,8 @@ internal sealed unsafe partial class RdmaServing : IDisposable
 
     private RdmaHandshake Reply(RdmaHandshake asked, IPEndPoint remote)
     {
-        string key = $"{asked.PeerNicPath}\n{asked.LocalNicPath}";
+        string key = $"{remote.Address}\n{asked.PeerNicPath}\n{asked.LocalNicPath}";      // nobody ends another host's
+        RdmaQueuePairs? ended = null;
         lock (_lock)
         {
             if (_endpoints.TryGetValue(key, out Endpoint? known) && known.PeerNumbers.AsSpan().SequenceEqual(asked.QueuePairs))
@@ -138,14 +148,17 @@ internal sealed unsafe partial class RdmaServing : IDisposable
                 if (asked.IsEnd)
                 {
                     _endpoints.Remove(key);
-                    known.Pairs.Dispose();
-                    return new RdmaHandshake();
+                    ended = known.Pairs;
                 }
-                return asked.ReadyAck == true ? new RdmaHandshake() : Accepted(asked, known.Pairs, NicOf(asked.PeerNicPath));
+                else
+                {
+                    return asked.ReadyAck == true ? new RdmaHandshake() : Accepted(asked, known.Pairs, NicOf(asked.PeerNicPath));
+                }
             }
         }
         if (asked.IsEnd)
         {
+            ended?.Dispose();
             return new RdmaHandshake();
         }
         if (asked.ReadyAck == true)
@@ -153,9 +166,9 @@ internal sealed unsafe partial class RdmaServing : IDisposable
             ThrowHelper.Throw(CheckpointError.NotFound, "an acknowledgement for an endpoint that is not there, or has other queue pairs");
         }
         RdmaNic nic = NicOf(asked.PeerNicPath);
-        if (asked.QueuePairs.Length == 0 || asked.LocalNicPath.Length == 0)
+        if (asked.QueuePairs.Length is 0 or > MaxQueuePairs || asked.LocalNicPath.Length == 0)
         {
-            ThrowHelper.Throw(CheckpointError.InvalidData, "the message has no qp_num or no local_nic_path");
+            ThrowHelper.Throw(CheckpointError.InvalidData, $"the message has {asked.QueuePairs.Length} qp_num, of which there may be 1 to {MaxQueuePairs}, or no local_nic_path");
         }
         Span<byte> gid = stackalloc byte[GidTableEntry.GidLength];
         uint lid = asked.LocalLid;
@@ -168,7 +181,7 @@ internal sealed unsafe partial class RdmaServing : IDisposable
         {
             ThrowHelper.Throw(CheckpointError.InvalidData, "its local_gid is none: 16 two-digit hexadecimal bytes joined by colons");
         }
-        var pairs = new RdmaQueuePairs(nic, asked.QueuePairs.Length, reads: false);
+        var pairs = new RdmaQueuePairs(nic, asked.QueuePairs.Length, reads: false, isRead: true);
         try
         {
             pairs.Connect(asked.QueuePairs, gid, lid, HandshakeJson.Printable(asked.LocalNicPath));
@@ -178,36 +191,46 @@ internal sealed unsafe partial class RdmaServing : IDisposable
             pairs.Dispose();
             throw;
         }
-        Keep(key, pairs, asked.QueuePairs);
+        if (!Keep(key, pairs, asked.QueuePairs))
+        {
+            ThrowHelper.Throw(CheckpointError.Busy, "too many peers are connected over RDMA");
+        }
         LogConnected(nic.Name, HandshakeJson.Printable(asked.LocalNicPath), pairs.Numbers.Length);
         return Accepted(asked, pairs, nic);
     }
 
-    private void Keep(string key, RdmaQueuePairs pairs, uint[] peerNumbers)
+    private bool Keep(string key, RdmaQueuePairs pairs, uint[] peerNumbers)
     {
         var gone = new List<RdmaQueuePairs>();
+        bool kept = false;
+        long now = Environment.TickCount64;
+        int most = Math.Min(MaxEndpoints, Math.Max(64, _plane.Nics.Min(nic => nic.Limits.MaxQueuePairs) / 4));
         lock (_lock)
         {
-            if (_disposed)
+            if (_endpoints.Remove(key, out Endpoint? old))
             {
-                gone.Add(pairs);
+                gone.Add(old.Pairs);      // the peer has begun anew
+            }
+            if (_endpoints.Count >= most)
+            {
+                foreach ((string stale, Endpoint endpoint) in _endpoints.Where(entry => now - entry.Value.Since > s_longAgo.TotalMilliseconds).ToArray())
+                {
+                    _endpoints.Remove(stale);
+                    gone.Add(endpoint.Pairs);
+                }
+            }
+            kept = !_disposed && _endpoints.Count < most;
+            if (kept)
+            {
+                _endpoints.Add(key, new Endpoint(pairs, peerNumbers, now));
             }
             else
             {
-                if (_endpoints.Remove(key, out Endpoint? old))
-                {
-                    gone.Add(old.Pairs);      // the peer has begun anew
-                }
-                while (_endpoints.Count >= MaxEndpoints)
-                {
-                    (string oldest, Endpoint endpoint) = _endpoints.MinBy(entry => entry.Value.Age);
-                    _endpoints.Remove(oldest);
-                    gone.Add(endpoint.Pairs);
-                }
-                _endpoints.Add(key, new Endpoint(pairs, peerNumbers, ++_connections));
+                gone.Add(pairs);
             }
         }
         gone.ForEach(static old => old.Dispose());
+        return kept;
     }
 
     private static RdmaHandshake Accepted(RdmaHandshake asked, RdmaQueuePairs pairs, RdmaNic nic) => new()
@@ -228,7 +251,7 @@ internal sealed unsafe partial class RdmaServing : IDisposable
     }
 
     // Mooncake before v0.3.11 does not say its GID: it is asked at the port it names, at the address it came from; a host of several addresses may listen
-    // at another, which it names, and which must be one that may read here.
+    // at another, which it names. A stranger is not let send us anywhere.
     private (string Gid, uint Lid) FetchAddress(string nicPath, IPEndPoint remote)
     {
         int at = nicPath.LastIndexOf('@');
@@ -238,13 +261,21 @@ internal sealed unsafe partial class RdmaServing : IDisposable
         }
         var name = new EndpointName(remote.Address.ToString(), server.Port);
         SegmentDescriptor descriptor;
+        if (!_connectBacks.Wait(0))
+        {
+            ThrowHelper.Throw(CheckpointError.Busy, "too many peers without local_gid at once");
+        }
         try
         {
             descriptor = FetchDescriptor(name);
         }
-        catch (CheckpointEngineException) when (IPAddress.TryParse(server.Host, out IPAddress? named) && !named.Equals(remote.Address) && _mayBeAsked(named))
+        catch (CheckpointEngineException) when (IPAddress.TryParse(server.Host, out IPAddress? named) && !named.Equals(remote.Address) && _mayBeAsked(remote.Address, named))
         {
             descriptor = FetchDescriptor(name = server);
+        }
+        finally
+        {
+            _connectBacks.Release();
         }
         SegmentDevice device = Array.Find(descriptor.Devices, device => nicPath.AsSpan(at + 1).SequenceEqual(device.Name));
         return device.Name is null

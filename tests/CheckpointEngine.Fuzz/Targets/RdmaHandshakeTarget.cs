@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Text;
 using CheckpointEngine.Fuzz.Support;
 using CheckpointEngine.Transfer.Rdma;
 
@@ -28,9 +29,24 @@ internal sealed class RdmaHandshakeTarget : FuzzTarget
         RdmaHandshake again = RdmaHandshake.Read(written);
         Check(again.QueuePairs.AsSpan().SequenceEqual(handshake.QueuePairs) && (again with { QueuePairs = handshake.QueuePairs }) == handshake, "a handshake is another once written");
         CheckSame(written, Write(again), "written once and twice");
-        bool hasGid = RdmaHandshake.TryParseGid(handshake.LocalGid, stackalloc byte[16]);
+        Span<byte> gid = stackalloc byte[16];
+        bool hasGid = RdmaHandshake.TryParseGid(handshake.LocalGid, gid);
+        if (hasGid)
+        {
+            Check(string.Equals(WireText(gid), handshake.LocalGid, StringComparison.OrdinalIgnoreCase), "a GID's text is another once written");
+        }
         return $"{Math.Min(handshake.QueuePairs.Length, 3)} numbers, {handshake.LocalNicPath.Length != 0} {handshake.PeerNicPath.Length != 0}, gid {hasGid} {handshake.LocalGid.Length != 0}, "
             + $"lid {handshake.LocalLid != 0}, ack {handshake.ReadyAck}, {handshake.ReplyMessage.Length != 0}, end {handshake.IsEnd}";
+    }
+
+    private static string WireText(ReadOnlySpan<byte> gid)
+    {
+        var text = new StringBuilder();
+        foreach (byte part in gid)
+        {
+            text.Append(text.Length == 0 ? "" : ":").Append(part.ToString("x2"));
+        }
+        return text.ToString();
     }
 
     private static byte[] Write(RdmaHandshake handshake)
