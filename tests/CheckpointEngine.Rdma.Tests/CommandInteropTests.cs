@@ -164,9 +164,7 @@ public sealed class CommandInteropTests
         => Owners(metas).SelectMany(owner => owner["memory_buffer_metas_list"]!.AsArray()).Select(buffer => buffer!);
 
     private static Task<Outcome> JoinAsync(int[] devices, params string[] more)
-        => ChildProcess.RunAsync(Repository.Command, ["join", "--transport", "rdma", "--devices", Names(devices), "--require-verify", "--json", .. more]);
-
-    private static string Names(int[] devices) => string.Join(',', devices.Select(index => RdmaLab.Found[index]));
+        => ChildProcess.RunAsync(Repository.Command, ["join", "--transport", "rdma", "--devices", RdmaLab.Names(devices), "--require-verify", "--json", .. more]);
 
     private static void AssertSame(string model, string copy)
     {
@@ -174,31 +172,5 @@ public sealed class CommandInteropTests
         Dictionary<string, Tensor> actual = SmallCheckpoint.Read(copy);
         Assert.Equal(expected.Keys.Order(StringComparer.Ordinal), actual.Keys.Order(StringComparer.Ordinal));
         Assert.All(expected, tensor => Assert.True(tensor.Value.Equals(actual[tensor.Key]), $"{tensor.Key.ToString(CultureInfo.InvariantCulture)} differs"));
-    }
-
-    /// <summary>A running <c>serve</c> at the address of its first device.</summary>
-    private sealed class Holder(ChildProcess process, JsonElement ready) : IAsyncDisposable
-    {
-        public string MetasUrl => ready.GetProperty("http").GetString()! + "/v1/metas";
-
-        public string P2pStoreAddress => ready.GetProperty("p2p_store_addr").GetString()!;
-
-        public static async Task<Holder> ServeAsync(int[] devices, string directory, params string[] more)
-        {
-            string address = RdmaLab.Address(devices[0]);
-            ChildProcess process = ChildProcess.Start(Repository.Command, ["serve", "--checkpoint", "m=" + directory, "--listen", $"http://{address}:0",
-                "--address", address, "--insecure", "--devices", Names(devices), "--json", .. more]);
-            try
-            {
-                return new Holder(process, await process.WaitForJsonAsync("{\"ready\":"));
-            }
-            catch
-            {
-                await process.DisposeAsync();
-                throw;
-            }
-        }
-
-        public ValueTask DisposeAsync() => process.DisposeAsync();
     }
 }

@@ -18,6 +18,9 @@ public static class RdmaLab
         ? [.. Directory.GetDirectories(Devices).Select(path => Path.GetFileName(path)).Order(StringComparer.Ordinal)]
         : [];
 
+    /// <summary>Devices by their numbers, as <c>--devices</c> takes them.</summary>
+    public static string Names(int[] devices) => string.Join(',', devices.Select(index => Found[index]));
+
     /// <summary>The address of device number <paramref name="index"/> (0-based).</summary>
     public static string Address(int index) => $"198.18.0.{index + 1}";
 

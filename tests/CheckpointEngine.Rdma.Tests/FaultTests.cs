@@ -1,0 +1,122 @@
+using System.Globalization;
+using System.Text.Json;
+using CheckpointEngine.Cli.Tests.Support;
+using CheckpointEngine.Rdma.Tests.Support;
+
+[assembly: Xunit.v3.Parallelization(Mode = Xunit.Sdk.ParallelMode.None)]       // one takes devices down, and the guest has one processor
+
+namespace CheckpointEngine.Rdma.Tests;
+
+/// <summary>What goes wrong while bytes move: a device goes down, all of them do, the holder dies, or takes its memory away.</summary>
+public sealed class FaultTests
+{
+    private const int Bytes = 200 << 20;        // two seconds of the guest's devices
+
+    [LabFact]
+    public async Task Join_OneOfTwoDevicesGoesDown_GoesOnOverTheOther()
+    {
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSingle(temp["model"], Bytes);
+        await using Holder holder = await Holder.ServeAsync([0, 1], temp["model"], "--transport", "rdma");
+        await using ChildProcess join = Join(holder, "rdma", [2, 3]);
+
+        Outcome outcome;
+        await TrafficAsync(3);
+        using (new DeviceDown(3))
+        {
+            outcome = await join.EndAsync();
+        }
+
+        JsonElement report = outcome.Succeeded().Json();
+        Assert.True(report.GetProperty("verified").GetBoolean());
+        Assert.Equal(["rdma"], report.GetProperty("transports").EnumerateObject().Select(plane => plane.Name));
+        Assert.Contains("rxe3", outcome.Errors, StringComparison.Ordinal);
+    }
+
+    [LabFact]
+    public async Task Join_TheOnlyDeviceGoesDown_FallsToTcpWhenAuto()
+    {
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSingle(temp["model"], Bytes);
+        await using Holder holder = await Holder.ServeAsync([0], temp["model"], "--transport", "rdma");
+        await using ChildProcess join = Join(holder, "auto", [3]);
+
+        Outcome outcome;
+        await TrafficAsync(3);
+        using (new DeviceDown(3))
+        {
+            outcome = await join.EndAsync();
+        }
+
+        JsonElement report = outcome.Succeeded().Json();
+        Assert.True(report.GetProperty("verified").GetBoolean());
+        Assert.Equal(["rdma", "tcp"], report.GetProperty("transports").EnumerateObject().Select(plane => plane.Name).Order(StringComparer.Ordinal));
+    }
+
+    [LabFact]
+    public async Task Join_HolderIsKilled_FailsAndSaysSo()
+    {
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSingle(temp["model"], Bytes);
+        await using Holder holder = await Holder.ServeAsync([0], temp["model"], "--transport", "rdma");
+        await using ChildProcess join = Join(holder, "rdma", [1]);
+
+        await TrafficAsync(1);
+        holder.Kill();
+        Outcome outcome = await join.EndAsync();
+
+        Assert.Equal(1, outcome.ExitCode);
+        Assert.Contains("check that the owner still runs", outcome.Errors, StringComparison.Ordinal);
+    }
+
+    [LabFact]
+    public async Task Join_MemoryIsTakenAway_FailsAndSaysSo()
+    {
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSingle(temp["model"], Bytes);
+        await using Holder holder = await Holder.ServeAsync([0], temp["model"], "--transport", "rdma");
+        await using ChildProcess join = Join(holder, "rdma", [1]);
+
+        await TrafficAsync(1);
+        using var http = new HttpClient();
+        (await http.DeleteAsync(new Uri(holder.MetasUrl.Replace("/v1/metas", "/v1/checkpoints/m", StringComparison.Ordinal)), TestContext.Current.CancellationToken)).EnsureSuccessStatusCode();
+        Outcome outcome = await join.EndAsync();
+
+        Assert.Equal(1, outcome.ExitCode);
+        Assert.Contains("remote access", outcome.Errors, StringComparison.OrdinalIgnoreCase);
+    }
+
+    private static ChildProcess Join(Holder holder, string transport, int[] devices)
+        => ChildProcess.Start(Repository.Command, "join", "--metas-url", holder.MetasUrl, "--to", "null", "--transport", transport,
+            "--devices", RdmaLab.Names(devices), "--require-verify", "--json");
+
+    // Until reads move bytes over a device.
+    private static async Task TrafficAsync(int device)
+    {
+        string counter = $"/sys/class/infiniband/{RdmaLab.Found[device]}/ports/1/hw_counters/rcvd_pkts";
+        long before = Read();
+        using var patience = new CancellationTokenSource(ChildProcess.Patience);
+        while (Read() < before + 500)
+        {
+            await Task.Delay(10, patience.Token);
+        }
+
+        long Read() => long.Parse(File.ReadAllText(counter), CultureInfo.InvariantCulture);
+    }
+
+    private sealed class DeviceDown : IDisposable
+    {
+        private readonly int _device;
+
+        public DeviceDown(int device)
+        {
+            _device = device;
+            Set("down");
+        }
+
+        public void Dispose() => Set("up");
+
+        private void Set(string state)
+            => ChildProcess.RunAsync("ip", "link", "set", $"net{_device}", state).GetAwaiter().GetResult().Succeeded();
+    }
+}
