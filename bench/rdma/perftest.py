@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What RDMA reads reach on this machine's devices by perftest, and beside it, in turns, what a command of ours reaches.
+"""What RDMA reads reach on this machine's devices by perftest, and beside it, in turns, what our lane reaches.
 
-    bench/rdma/perftest.py [--passes 3] [--devices 4] [--ours COMMAND]
+    bench/rdma/perftest.py [--passes 3] [--devices 4] [--ours bench/CheckpointEngine.Benchmarks/bin/Release/net10.0/CheckpointEngine.Benchmarks]
 
 Where there are no devices it runs itself in the guest of tests/rdma-lab/lab: one boot for the whole run. Emulated software
 devices say nothing about hardware; the ratio of two programs that alternate on them is what the run is for.
@@ -101,8 +101,8 @@ def bandwidth(pairs, size, total):
     count = total // size // len(pairs)
     # 16 reads in flight, as many as ours; the timeout (4.096 us << 18) is long, or emulated devices drown in what they send again. Counted runs, not
     # timed ones: at the end of those a server takes its queue pair away while a slow client still reads.
-    results = perftest("ib_read_bw", pairs, "-s", str(size), "-n", str(count), "--report_gbits", "-o", "16", "-t", "16", "-u", "18")
-    slowest = max(count * size / (result["BW_average"] * 1e9 / 8) for result in results)
+    results = perftest("ib_read_bw", pairs, "-s", str(size), "-n", str(count), "-o", "16", "-t", "16", "-u", "18")
+    slowest = max(count * size / (result["BW_average"] * (1 << 20)) for result in results)
     return count * size * len(pairs) / slowest / 1e6
 
 
@@ -111,31 +111,54 @@ def latency(pairs):
     return statistics.mean(result["t_typical"] for result in perftest("ib_read_lat", pairs, "-s", "4096", "-n", "1000"))
 
 
-def ours(command, pairs):
-    environment = {**os.environ, "BENCH_BYTES": str(WHOLE), "BENCH_HOLDERS": ",".join(f"rxe{h}" for h, _ in pairs),
-                   "BENCH_READERS": ",".join(f"rxe{r}" for _, r in pairs), "BENCH_HOST": f"198.18.0.{pairs[0][0] + 1}"}
-    done = subprocess.run(command, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=PATIENCE,
-                          check=False)
-    if done.returncode != 0:
-        raise Failed(f"{command} ended with {done.returncode}\n{done.stdout}")
-    result = json.loads(done.stdout.splitlines()[-1])
-    return result["bytes"] / result["seconds"] / 1e6
+class Ours:
+    """Our own lane in two processes, which start once: a program that is compiled as it runs should not be measured while it is."""
+
+    def __init__(self, program, pairs):
+        devices = ",".join(f"rxe{holder}" for holder, _ in pairs)
+        self.holder = self.start(program, "rdma-serve", str(WHOLE), devices, f"198.18.0.{pairs[0][0] + 1}")
+        segment, address = self.holder.stdout.readline().split()
+        readers = ",".join(f"rxe{reader}" for _, reader in pairs)
+        self.reader = self.start(program, "rdma-read", segment, address, str(WHOLE), readers)
+        print(f"{len(pairs)} devices: {self.reader.stdout.readline().strip()}", file=sys.stderr)
+        for _ in range(3):
+            self.ask("bw", 1 << 20, WHOLE // 8)
+
+    @staticmethod
+    def start(*arguments):
+        return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, what, block, count):
+        self.reader.stdin.write(f"{what} {block} {count}\n")
+        self.reader.stdin.flush()
+        line = self.reader.stdout.readline()
+        if not line:
+            raise Failed(f"our reader ended with {self.reader.wait()}")
+        return float(line)
+
+    def bandwidth(self, size, total):
+        return total / self.ask("bw", size, total) / 1e6
+
+    def latency(self):
+        return self.ask("lat", 4096, 1000)
 
 
 def measure(options):
     count = len(list(DEVICES.iterdir()))
     if count < 2:
         raise Failed(f"needs two devices, there is {count}")
-    one = [(0, 1)]
-    many = [(i, (i + 1) % count) for i in range(count)]
-    rows = []       # name, unit, samples; a row is measured once a pass
+    one = [(0, 0)]
+    many = [(i, i) for i in range(count)]       # on one rail, as ours take them
+    rows = []       # name, unit, samples, what of ours is beside it; a row is measured once a pass
     for pairs, label in ((one, "1 device"), (many, f"{count} devices")):
-        rows.append((f"ib_read_bw 64 KiB, {label}", "MB/s", lambda p=pairs: bandwidth(p, 65536, WHOLE // 4)))
-        rows.append((f"ib_read_bw 1 MiB, {label}", "MB/s", lambda p=pairs: bandwidth(p, 1 << 20, WHOLE // 4)))
-        rows.append((f"ib_read_bw 256 MiB in reads of 1 MiB, {label}", "MB/s", lambda p=pairs: bandwidth(p, 1 << 20, WHOLE)))
-        if options.ours:
-            rows.append((f"ours 256 MiB, {label}", "MB/s", lambda p=pairs: ours(options.ours, p)))
+        us = Ours(options.ours, pairs) if options.ours else None
+        for name, size, total in (("64 KiB", 65536, WHOLE // 4), ("1 MiB", 1 << 20, WHOLE // 4), ("256 MiB in reads of 1 MiB", 1 << 20, WHOLE)):
+            rows.append((f"ib_read_bw {name}, {label}", "MB/s", lambda p=pairs, s=size, t=total: bandwidth(p, s, t)))
+            if us:
+                rows.append((f"ours {name}, {label}", "MB/s", lambda u=us, s=size, t=total: u.bandwidth(s, t)))
         rows.append((f"ib_read_lat 4 KiB, {label}", "us", lambda p=pairs: latency(p)))
+        if us:
+            rows.append((f"ours 4 KiB alone, {label}", "us", us.latency))
     samples = {name: [] for name, _, _ in rows}
     for number in range(options.passes):
         for name, unit, run in rows if number % 2 == 0 else reversed(rows):
@@ -143,9 +166,10 @@ def measure(options):
             print(f"pass {number + 1} of {options.passes}: {name}: {samples[name][-1]:.1f} {unit}", file=sys.stderr, flush=True)
     medians = {name: statistics.median(samples[name]) for name, _, _ in rows}
     print("\n| what | median | range | ours / it |\n| --- | ---: | ---: | ---: |")
-    for name, unit, _ in rows:
-        us = medians.get(f"ours 256 MiB, {name.rpartition(', ')[2]}")
-        ratio = f"{us / medians[name]:.2f}" if us and unit == "MB/s" and not name.startswith("ours") else ""
+    for number, (name, unit, _) in enumerate(rows):
+        beside = rows[number + 1][0] if number + 1 < len(rows) and rows[number + 1][0].startswith("ours") else None
+        ratios = [a / b for a, b in zip(samples[beside], samples[name])] if beside else []
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
         print(f"| {name} | {medians[name]:.1f} {unit} | {min(samples[name]):.1f} to {max(samples[name]):.1f} | {ratio} |")
     if options.json:
         print(json.dumps({name: {"unit": unit, "median": medians[name], "samples": samples[name]} for name, unit, _ in rows}))
@@ -156,8 +180,7 @@ def main():
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--devices", type=int, default=4, help="of the guest, where one is booted")
     parser.add_argument("--mem", default="4G", help="of the guest")
-    parser.add_argument("--ours", metavar="COMMAND", help="prints a line {\"bytes\":N,\"seconds\":S} at its end; it finds BENCH_BYTES, "
-                        "BENCH_HOLDERS and BENCH_READERS (devices, in pairs) and BENCH_HOST (address of the first holder) in its environment")
+    parser.add_argument("--ours", metavar="PROGRAM", help="CheckpointEngine.Benchmarks as it was built: its lane is measured beside each row")
     parser.add_argument("--json", action="store_true", help="a line of JSON after the table")
     options = parser.parse_args()
     if not DEVICES.is_dir() or not any(DEVICES.iterdir()):

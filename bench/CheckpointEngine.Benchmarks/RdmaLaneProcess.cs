@@ -1,0 +1,136 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Net;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Handshake;
+using CheckpointEngine.Transfer.Rdma;
+using Microsoft.Extensions.Logging.Abstractions;
+
+namespace CheckpointEngine.Benchmarks;
+
+/// <summary>
+/// The RDMA plane alone as two processes, for <c>bench/rdma/perftest.py</c>: <c>rdma-serve BYTES DEVICES HOST</c> prints its segment and an address and
+/// serves until its stdin ends; <c>rdma-read SEGMENT ADDRESS BYTES DEVICES</c> connects its lanes once and then measures a line of stdin at a time:
+/// <c>bw BLOCK TOTAL</c> prints seconds, <c>lat BLOCK COUNT</c> the median of single reads in microseconds.
+/// </summary>
+internal static unsafe class RdmaLaneProcess
+{
+    private const int LargestRequestBytes = 4 << 20;
+    private static readonly TimeSpan s_stall = TimeSpan.FromSeconds(30);
+
+    /// <summary>Runs if the arguments are its own.</summary>
+    /// <returns>The exit status; null when they are not.</returns>
+    internal static int? TryRun(string[] args)
+    {
+        CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
+        switch (args)
+        {
+            case ["rdma-serve", string bytes, string devices, string host] when long.TryParse(bytes, out long length) && IPAddress.TryParse(host, out IPAddress? address):
+                Serve(length, devices, address);
+                return 0;
+            case ["rdma-read", string segment, string addressText, string bytes, string devices]
+                when ulong.TryParse(addressText, out ulong address) && long.TryParse(bytes, out long length):
+                Read(segment, address, length, devices);
+                return 0;
+            default:
+                return null;
+        }
+    }
+
+    private static void Serve(long lengthBytes, string devices, IPAddress host)
+    {
+        using MemoryBuffer source = MemoryBuffer.AllocateAnonymous(lengthBytes);
+        new Span<byte>((void*)source.Address, checked((int)lengthBytes)).Fill(1);
+        var server = new ParameterServer(new ParameterServerOptions { Address = host, Transport = TransportChoice.Rdma, RdmaDevices = devices, Digest = DigestAlgorithm.None });
+        server.StartAsync().GetAwaiter().GetResult();
+        using var tensors = new CallerTensors();
+        tensors.Add("t", TensorDtype.U8, [lengthBytes], source.Address);
+        server.RegisterTensors("bench", tensors);
+        Console.WriteLine($"{server.P2pStoreAddress} {source.Address}");
+        while (Console.In.Read() >= 0)
+        {
+        }
+        server.DisposeAsync().AsTask().GetAwaiter().GetResult();
+    }
+
+    private static void Read(string segment, ulong address, long lengthBytes, string devices)
+    {
+        EndpointName name = EndpointName.Parse(segment);
+        RdmaPlane plane = RdmaPlane.TryOpen(devices, NullLogger.Instance, out string? whyNone) ?? throw new InvalidOperationException(whyNone);
+        SegmentDescriptor descriptor = HandshakeClient.FetchDescriptorAsync(name, "{\"protocol\":\"rdma\"}"u8.ToArray()).AsTask().GetAwaiter().GetResult();
+        using MemoryBuffer destination = MemoryBuffer.AllocateAnonymous(lengthBytes);
+        using var memory = new RdmaLocalMemory(plane.Nics);
+        memory.Add(destination.Address, lengthBytes);
+        RdmaOwner owner = RdmaOwner.Make(plane, memory, name, isOurs: true, descriptor, s_stall, NullLogger.Instance);
+        long start = Stopwatch.GetTimestamp();
+        var lanes = new RdmaReadLane[owner.Preferred];
+        for (int i = 0; i < lanes.Length; i++)
+        {
+            lanes[i] = owner.TryMakeLane()!;
+            lanes[i].Connect();
+        }
+        Console.WriteLine($"connected {lanes.Length} lanes in {Stopwatch.GetElapsedTime(start).TotalMilliseconds:0.0} ms");
+        while (Console.ReadLine()?.Split(' ') is [string what, string blockText, string countText])
+        {
+            int block = int.Parse(blockText);
+            long count = long.Parse(countText);
+            Console.WriteLine(what == "lat"
+                ? $"{Latency(lanes[0], address, destination.Address, block, (int)count):0.000}"
+                : $"{Bandwidth(lanes, address, destination.Address, lengthBytes, block, count):0.000000}");
+        }
+        Array.ForEach(lanes, static lane => lane.Dispose());
+    }
+
+    private static double Bandwidth(RdmaReadLane[] lanes, ulong address, nint destination, long lengthBytes, int block, long total)
+    {
+        long share = total / lanes.Length / block * block;
+        long part = lengthBytes / lanes.Length / block * block;
+        long start = Stopwatch.GetTimestamp();
+        Thread[] threads = [.. lanes.Select((lane, i) => new Thread(() => ReadBlocks(lane, address + (ulong)(i * part), destination + (nint)(i * part), part, block, share)))];
+        Array.ForEach(threads, static thread => thread.Start());
+        Array.ForEach(threads, static thread => thread.Join());
+        return Stopwatch.GetElapsedTime(start).TotalSeconds * total / (share * lanes.Length);
+    }
+
+    private static void ReadBlocks(RdmaReadLane lane, ulong address, nint destination, long partBytes, int block, long bytes)
+    {
+        int request = Math.Min(block, LargestRequestBytes);
+        long submitted = 0;
+        long done = 0;
+        int inFlight = 0;
+        while (done < bytes)
+        {
+            while (submitted < bytes && inFlight < lane.QueueDepth && submitted - done < lane.QueueBytes)
+            {
+                long at = submitted % partBytes;
+                lane.Submit(new ReadRequest(address + (ulong)at, destination + (nint)at, request, 0));
+                submitted += request;
+                inFlight++;
+            }
+            if (lane.Wait(null).Status != ReadStatus.Done)
+            {
+                throw new InvalidOperationException($"a read failed: {lane.Failure}");
+            }
+            done += request;
+            inFlight--;
+        }
+    }
+
+    private static double Latency(RdmaReadLane lane, ulong address, nint destination, int block, int count)
+    {
+        double[] microseconds = new double[count];
+        for (int i = 0; i < count; i++)
+        {
+            long start = Stopwatch.GetTimestamp();
+            lane.Submit(new ReadRequest(address, destination, block, 0));
+            if (lane.Wait(null).Status != ReadStatus.Done)
+            {
+                throw new InvalidOperationException($"a read failed: {lane.Failure}");
+            }
+            microseconds[i] = Stopwatch.GetElapsedTime(start).TotalMicroseconds;
+        }
+        Array.Sort(microseconds);
+        return microseconds[count / 2];
+    }
+}
