@@ -7,6 +7,8 @@ internal sealed class Holder(ChildProcess process, JsonElement ready) : IAsyncDi
 {
     public string MetasUrl => ready.GetProperty("http").GetString()! + "/v1/metas";
 
+    public int ProcessId => process.ProcessId;
+
     public string P2pStoreAddress => ready.GetProperty("p2p_store_addr").GetString()!;
 
     public static async Task<Holder> ServeAsync(int[] devices, string directory, params string[] more)
