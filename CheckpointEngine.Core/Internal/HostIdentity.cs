@@ -1,5 +1,5 @@
 using System.Net;
-using System.Net.NetworkInformation;
+using System.Net.Sockets;
 
 namespace CheckpointEngine.Internal;
 
@@ -12,7 +12,18 @@ internal static class HostIdentity
 
     /// <summary>Whether an address is one of this host's, as this process's network namespace sees it.</summary>
     internal static bool IsOwnAddress(IPAddress address)
-        => IPAddress.IsLoopback(address) || NetworkInterface.GetAllNetworkInterfaces().Any(network => network.GetIPProperties().UnicastAddresses.Any(own => own.Address.Equals(address)));
+    {
+        try
+        {
+            using var socket = new Socket(address.AddressFamily, SocketType.Dgram, ProtocolType.Udp);
+            socket.Bind(new IPEndPoint(address, 0));       // of another host it cannot be had
+            return true;
+        }
+        catch (SocketException)
+        {
+            return false;
+        }
+    }
 
     private static string Read()
     {

@@ -11,7 +11,14 @@ internal sealed class RdmaLocalMemory : IDisposable
     private Entry[] _entries = [];            // by rising address; replaced, never changed
     private bool _disposed;
 
-    private readonly record struct Entry(nint Address, long LengthBytes, RdmaMemoryRegion[] Regions);
+    private sealed class Entry(nint address, long lengthBytes, RdmaMemoryRegion[] regions)
+    {
+        internal nint Address { get; } = address;
+
+        internal long LengthBytes { get; } = lengthBytes;
+
+        internal RdmaMemoryRegion[] Regions { get; } = regions;
+    }
 
     internal RdmaLocalMemory(RdmaNic[] nics)
     {
@@ -77,15 +84,7 @@ internal sealed class RdmaLocalMemory : IDisposable
     {
         var regions = new RdmaMemoryRegion?[_nics.Length];
         CheckpointEngineException? failure = null;
-        Parallel.For(0, _nics.Length, i =>
-        {
-            const int Access = LibIbverbs.IBV_ACCESS_LOCAL_WRITE | LibIbverbs.IBV_ACCESS_RELAXED_ORDERING;
-            regions[i] = RdmaMemoryRegion.TryRegister(_nics[i], address, lengthBytes, (ulong)address, Access, out int errno);
-            if (regions[i] is null)
-            {
-                failure = RdmaMemoryRegion.Refusal(_nics[i], address, lengthBytes, errno);
-            }
-        });
+        Task.WaitAll([.. Enumerable.Range(0, _nics.Length).Select(i => Task.Run(() => Register(i)))]);
         if (failure is not null)
         {
             Array.ForEach(regions, region => region?.Dispose());
@@ -96,6 +95,16 @@ internal sealed class RdmaLocalMemory : IDisposable
             Entry[] entries = [.. _entries, new Entry(address, lengthBytes, regions!)];
             Array.Sort(entries, static (a, b) => a.Address.CompareTo(b.Address));
             Volatile.Write(ref _entries, entries);
+        }
+
+        void Register(int i)
+        {
+            const int Access = LibIbverbs.IBV_ACCESS_LOCAL_WRITE | LibIbverbs.IBV_ACCESS_RELAXED_ORDERING;
+            regions[i] = RdmaMemoryRegion.TryRegister(_nics[i], address, lengthBytes, (ulong)address, Access, out int errno);
+            if (regions[i] is null)
+            {
+                failure = RdmaMemoryRegion.Refusal(_nics[i], address, lengthBytes, errno);
+            }
         }
     }
 

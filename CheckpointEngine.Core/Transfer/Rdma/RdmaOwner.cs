@@ -22,7 +22,14 @@ internal sealed partial class RdmaOwner
     private readonly Device[] _devices;
     private readonly DevicePairs _pairs;
 
-    private readonly record struct Device(string Name, byte[] Gid, uint Lid);
+    private sealed class Device(string name, byte[] gid, uint lid)
+    {
+        internal string Name { get; } = name;
+
+        internal byte[] Gid { get; } = gid;
+
+        internal uint Lid { get; } = lid;
+    }
 
     private RdmaOwner(RdmaPlane plane, RdmaLocalMemory memory, EndpointName name, bool isOurs, string serverName, TimeSpan stallTimeout, Device[] devices, RemoteRegions regions, ILogger logger)
     {

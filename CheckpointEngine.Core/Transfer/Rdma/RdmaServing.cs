@@ -36,7 +36,14 @@ internal sealed unsafe partial class RdmaServing : IDisposable
     private readonly SemaphoreSlim _connectBacks = new(MaxConnectBacks);
     private bool _disposed;
 
-    private sealed record Endpoint(RdmaQueuePairs Pairs, uint[] PeerNumbers, long Since);
+    private sealed class Endpoint(RdmaQueuePairs pairs, uint[] peerNumbers, long since)
+    {
+        internal RdmaQueuePairs Pairs { get; } = pairs;
+
+        internal uint[] PeerNumbers { get; } = peerNumbers;
+
+        internal long Since { get; } = since;
+    }
 
     /// <param name="plane">The devices.</param>
     /// <param name="name">The segment's name, as NIC paths have it.</param>
@@ -104,7 +111,11 @@ internal sealed unsafe partial class RdmaServing : IDisposable
     {
         lock (_lock)
         {
-            return [.. _buffers.Values.SelectMany(buffers => buffers).OrderBy(buffer => buffer.Address)];
+            RegisteredRange[] ranges = [.. _buffers.Keys];
+            Array.Sort(ranges, static (a, b) => a.Address.CompareTo(b.Address));
+            var all = new List<SegmentBuffer>(ranges.Length);
+            Array.ForEach(ranges, range => all.AddRange(_buffers[range]));
+            return [.. all];
         }
     }
 
@@ -213,10 +224,12 @@ internal sealed unsafe partial class RdmaServing : IDisposable
             }
             if (_endpoints.Count >= most)
             {
-                foreach ((string stale, Endpoint endpoint) in _endpoints.Where(entry => now - entry.Value.Since > s_longAgo.TotalMilliseconds).ToArray())
+                foreach (string stale in _endpoints.Keys.ToArray())
                 {
-                    _endpoints.Remove(stale);
-                    gone.Add(endpoint.Pairs);
+                    if (now - _endpoints[stale].Since > s_longAgo.TotalMilliseconds && _endpoints.Remove(stale, out Endpoint? endpoint))
+                    {
+                        gone.Add(endpoint.Pairs);
+                    }
                 }
             }
             kept = !_disposed && _endpoints.Count < most;

@@ -9,14 +9,22 @@ internal sealed class RemoteRegions
 {
     private readonly Region[] _regions;       // by rising address
 
-    private readonly record struct Region(ulong Address, ulong LengthBytes, uint[] Keys);
+    private sealed class Region(ulong address, ulong lengthBytes, uint[] keys)
+    {
+        internal ulong Address { get; } = address;
+
+        internal ulong LengthBytes { get; } = lengthBytes;
+
+        internal uint[] Keys { get; } = keys;
+    }
 
     /// <param name="owner">Whose they are, for messages.</param>
     /// <param name="buffers">As its descriptor has them, in any order; each with a key for every device.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.InvalidData"/>: a region ends beyond the address space.</exception>
     internal RemoteRegions(EndpointName owner, SegmentBuffer[] buffers)
     {
-        _regions = [.. buffers.Select(buffer => new Region(buffer.Address, buffer.LengthBytes, buffer.RemoteKeys)).OrderBy(region => region.Address)];
+        _regions = Array.ConvertAll(buffers, static buffer => new Region(buffer.Address, buffer.LengthBytes, buffer.RemoteKeys));
+        Array.Sort(_regions, static (a, b) => a.Address.CompareTo(b.Address));
         for (int i = 0; i < _regions.Length; i++)
         {
             if (_regions[i].LengthBytes > ulong.MaxValue - _regions[i].Address)
