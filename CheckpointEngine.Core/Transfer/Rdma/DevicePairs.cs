@@ -39,11 +39,7 @@ internal sealed class DevicePairs
     {
         lock (_lock)
         {
-            foreach (Pair pair in _pairs)
-            {
-                pair.Failure ??= localFailure(pair.Local);
-            }
-            if ((Emptiest(_pairs.AsSpan(0, _rails)) ?? Emptiest(_pairs.AsSpan(_rails))) is Pair free)
+            if ((Emptiest(_pairs.AsSpan(0, _rails), localFailure) ?? Emptiest(_pairs.AsSpan(_rails), localFailure)) is Pair free)
             {
                 free.Lanes++;
                 return (free.Local, free.Remote);
@@ -63,7 +59,7 @@ internal sealed class DevicePairs
         {
             lock (_lock)
             {
-                return Emptiest(_pairs) is not null;
+                return Emptiest(_pairs, null) is not null;
             }
         }
     }
@@ -96,17 +92,20 @@ internal sealed class DevicePairs
         }
     }
 
-    private Pair? Emptiest(ReadOnlySpan<Pair> pairs)
+    private Pair? Emptiest(ReadOnlySpan<Pair> pairs, Func<int, string?>? localFailure)
     {
-        Pair? emptiest = null;
-        foreach (Pair pair in pairs)
+        for (int lanes = 0; lanes < _lanes; lanes++)
         {
-            if (pair.Failure is null && pair.Lanes < (emptiest?.Lanes ?? _lanes))
+            foreach (Pair pair in pairs)
             {
-                emptiest = pair;
+                pair.Failure ??= localFailure?.Invoke(pair.Local);
+                if (pair.Failure is null && pair.Lanes == lanes)
+                {
+                    return pair;
+                }
             }
         }
-        return emptiest;
+        return null;
     }
 
     private static Pair[] MakePairs(int locals, int remotes)

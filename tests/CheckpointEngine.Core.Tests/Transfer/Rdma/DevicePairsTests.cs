@@ -206,4 +206,17 @@ public class DevicePairsTests
         }
         return taken;
     }
+
+    [Fact]
+    public void TryTake_SeveralLanesAPair_SharesThemEvenlyOnTheRailsFirst()
+    {
+        var pairs = new DevicePairs(2, 2, lanes: 2);
+        Assert.Equal(4, pairs.Preferred);
+        Assert.Equal([(0, 0), (1, 1), (0, 0), (1, 1), (0, 1)], Enumerable.Range(0, 5).Select(_ => pairs.TryTake(static _ => null)!.Value));
+
+        pairs.Return(1, 1, null, ofOwner: false);
+
+        Assert.Equal((1, 1), pairs.TryTake(static _ => null));
+        Assert.True(pairs.HasFree);
+    }
 }
