@@ -301,7 +301,10 @@ roomy_directory() {
 step_bench() {
     need_sdk
     # shellcheck disable=SC2086  # several words on purpose
-    if [[ -n ${BENCH:-} ]]; then
+    if [[ ${BENCH:-} == rdma* ]]; then
+        dotnet build bench/CheckpointEngine.Benchmarks -c "$configuration" --nologo -v quiet
+        bench/rdma/perftest.py --ours "$PWD/bench/CheckpointEngine.Benchmarks/bin/$configuration/net10.0/CheckpointEngine.Benchmarks" ${BENCH#rdma}
+    elif [[ -n ${BENCH:-} ]]; then
         [[ -x $artifacts/bin/checkpoint-engine ]] || step_build
         dotnet run -c "$configuration" --project bench/CheckpointEngine.ProcessBenchmarks -- $BENCH
     else

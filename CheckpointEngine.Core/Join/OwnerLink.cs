@@ -132,7 +132,7 @@ internal sealed class OwnerLink : IDisposable
             }
             if (!LocalSocketName.IsValid(_localSocket))
             {
-                ThrowHelper.Throw(CheckpointError.NotSupported, Peer is null ? "it is no CheckpointEngine" : "it offers no local plane (it was started for another transport alone, or is older)");
+                ThrowHelper.Throw(CheckpointError.NotSupported, Peer is null ? "it is no CheckpointEngine" : "it offers no local plane (it was started with --transport tcp or rdma, or is older)");
             }
             PeerClient peer = await PeerClient.ConnectLocallyAsync(_localSocket, token, stallTimeout, cancellationToken).ConfigureAwait(false);
             LocalMemory memory;

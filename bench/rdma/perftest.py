@@ -96,12 +96,12 @@ def perftest(program, pairs, *more):
                     process.communicate()
 
 
-def bandwidth(pairs, size, total):
+def bandwidth(pairs, size, total, queue_pairs=1):
     """MB/s (10^6) of all pairs together, until the slowest has its part."""
-    count = total // size // len(pairs)
+    count = total // size // len(pairs) // queue_pairs * queue_pairs
     # 16 reads in flight, as many as ours; the timeout (4.096 us << 18) is long, or emulated devices drown in what they send again. Counted runs, not
     # timed ones: at the end of those a server takes its queue pair away while a slow client still reads.
-    results = perftest("ib_read_bw", pairs, "-s", str(size), "-n", str(count), "-o", "16", "-t", "16", "-u", "18")
+    results = perftest("ib_read_bw", pairs, "-s", str(size), "-n", str(count // queue_pairs), "-q", str(queue_pairs), "-o", "16", "-t", "16", "-u", "18")
     slowest = max(count * size / (result["BW_average"] * (1 << 20)) for result in results)
     return count * size * len(pairs) / slowest / 1e6
 
@@ -149,30 +149,31 @@ def measure(options):
         raise Failed(f"needs two devices, there is {count}")
     one = [(0, 0)]
     many = [(i, i) for i in range(count)]       # on one rail, as ours take them
-    rows = []       # name, unit, samples, what of ours is beside it; a row is measured once a pass
+    rows = []       # name, unit, how it is measured (once a pass), the row of ours that it is the limit of
     for pairs, label in ((one, "1 device"), (many, f"{count} devices")):
         us = Ours(options.ours, pairs) if options.ours else None
         for name, size, total in (("64 KiB", 65536, WHOLE // 4), ("1 MiB", 1 << 20, WHOLE // 4), ("256 MiB in reads of 1 MiB", 1 << 20, WHOLE)):
-            rows.append((f"ib_read_bw {name}, {label}", "MB/s", lambda p=pairs, s=size, t=total: bandwidth(p, s, t)))
+            for queue_pairs in (1, 4):      # ours has 2 lanes of 2
+                rows.append((f"ib_read_bw -q {queue_pairs}, {name}, {label}", "MB/s",
+                             lambda p=pairs, s=size, t=total, q=queue_pairs: bandwidth(p, s, t, q), f"ours, {name}, {label}"))
             if us:
-                rows.append((f"ours {name}, {label}", "MB/s", lambda u=us, s=size, t=total: u.bandwidth(s, t)))
-        rows.append((f"ib_read_lat 4 KiB, {label}", "us", lambda p=pairs: latency(p)))
+                rows.append((f"ours, {name}, {label}", "MB/s", lambda u=us, s=size, t=total: u.bandwidth(s, t), None))
+        rows.append((f"ib_read_lat, 4 KiB, {label}", "us", lambda p=pairs: latency(p), f"ours, one read of 4 KiB, {label}"))
         if us:
-            rows.append((f"ours 4 KiB alone, {label}", "us", us.latency))
-    samples = {name: [] for name, _, _ in rows}
+            rows.append((f"ours, one read of 4 KiB, {label}", "us", us.latency, None))
+    samples = {name: [] for name, _, _, _ in rows}
     for number in range(options.passes):
-        for name, unit, run in rows if number % 2 == 0 else reversed(rows):
+        for name, unit, run, _ in rows if number % 2 == 0 else reversed(rows):
             samples[name].append(run())
             print(f"pass {number + 1} of {options.passes}: {name}: {samples[name][-1]:.1f} {unit}", file=sys.stderr, flush=True)
-    medians = {name: statistics.median(samples[name]) for name, _, _ in rows}
+    medians = {name: statistics.median(samples[name]) for name, _, _, _ in rows}
     print("\n| what | median | range | ours / it |\n| --- | ---: | ---: | ---: |")
-    for number, (name, unit, _) in enumerate(rows):
-        beside = rows[number + 1][0] if number + 1 < len(rows) and rows[number + 1][0].startswith("ours") else None
-        ratios = [a / b for a, b in zip(samples[beside], samples[name])] if beside else []
+    for name, unit, _, beside in rows:
+        ratios = [a / b for a, b in zip(samples[beside], samples[name])] if beside in samples else []
         ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
         print(f"| {name} | {medians[name]:.1f} {unit} | {min(samples[name]):.1f} to {max(samples[name]):.1f} | {ratio} |")
     if options.json:
-        print(json.dumps({name: {"unit": unit, "median": medians[name], "samples": samples[name]} for name, unit, _ in rows}))
+        print(json.dumps({name: {"unit": unit, "median": medians[name], "samples": samples[name]} for name, unit, _, _ in rows}))
 
 
 def main():

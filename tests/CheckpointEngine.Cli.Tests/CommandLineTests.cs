@@ -45,7 +45,7 @@ public sealed class CommandLineTests
     [InlineData("port range", "serve", "--checkpoint", "m=x", "--port", "65536")]
     [InlineData("rank word", "serve", "--checkpoint", "m=x", "--rank", "first")]
     [InlineData("hold word", "serve", "--checkpoint", "m=x", "--hold", "disk")]
-    [InlineData("transport not here", "serve", "--checkpoint", "m=x", "--transport", "rdma")]
+    [InlineData("transport not here", "serve", "--checkpoint", "m=x", "--transport", "smoke")]
     [InlineData("listen scheme", "serve", "--checkpoint", "m=x", "--listen", "ftp://127.0.0.1:1")]
     [InlineData("listen port", "serve", "--checkpoint", "m=x", "--listen", "http://127.0.0.1:70000")]
     [InlineData("https without key", "serve", "--checkpoint", "m=x", "--listen", "https://127.0.0.1:0")]

@@ -34,6 +34,29 @@ public sealed class FaultTests
     }
 
     [LabFact]
+    public async Task Join_OneOfTwoDevicesIsRemoved_GoesOnOverTheOther()
+    {
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSingle(temp["model"], Bytes);
+        await using Holder holder = await Holder.ServeAsync([0, 1], temp["model"], "--transport", "rdma");
+        await using ChildProcess join = Join(holder, "rdma", [2, 3]);
+
+        await TrafficAsync(3);
+        (await ChildProcess.RunAsync("rdma", "link", "delete", "rxe3")).Succeeded();
+        try
+        {
+            JsonElement report = (await join.EndAsync()).Succeeded().Json();
+
+            Assert.True(report.GetProperty("verified").GetBoolean());
+            Assert.Equal(["rdma"], report.GetProperty("transports").EnumerateObject().Select(plane => plane.Name));
+        }
+        finally
+        {
+            (await ChildProcess.RunAsync("rdma", "link", "add", "rxe3", "type", "rxe", "netdev", "net3")).Succeeded();
+        }
+    }
+
+    [LabFact]
     public async Task Join_TheOnlyDeviceGoesDown_FallsToTcpWhenAuto()
     {
         using var temp = new TempDirectory();

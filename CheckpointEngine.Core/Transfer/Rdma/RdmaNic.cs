@@ -25,7 +25,10 @@ internal sealed unsafe class RdmaNic : IDisposable
     internal RdmaPort Port { get; }
 
     /// <summary>The GID that connections are made under.</summary>
-    internal GidTableEntry Gid => Port.GidChoice.Candidates[0];
+    internal GidTableEntry Gid => Gids[0];
+
+    /// <summary>The GIDs that may be tried, best first: others than the first only where nobody chose it.</summary>
+    internal GidTableEntry[] Gids => Port.GidChoice.IsAutomatic ? Port.GidChoice.Candidates : Port.GidChoice.Candidates[..1];
 
     internal RdmaDeviceLimits Limits => _device.Limits!;
 

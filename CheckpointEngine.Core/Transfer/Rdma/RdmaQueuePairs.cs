@@ -90,13 +90,14 @@ internal sealed unsafe class RdmaQueuePairs : IDisposable
 
     internal LibIbverbs.IbvQp* this[int index] => _pairs[index];
 
-    /// <summary>Connects each to one of the peer's: from here on it may read, and we may.</summary>
+    /// <summary>Connects each to one of the peer's: from here on it may read, and we may. After EINVAL another GID may be tried.</summary>
+    /// <param name="own">The GID of ours.</param>
     /// <param name="peerNumbers">As many as <see cref="Numbers"/>.</param>
     /// <param name="peerGid">The peer's GID, 16 bytes.</param>
     /// <param name="peerLid">The peer's LID; 0 on Ethernet.</param>
     /// <param name="peer">For messages.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Unreachable"/>: there is no way between the two GIDs.</exception>
-    internal void Connect(uint[] peerNumbers, ReadOnlySpan<byte> peerGid, uint peerLid, string peer)
+    internal void Connect(GidTableEntry own, uint[] peerNumbers, ReadOnlySpan<byte> peerGid, uint peerLid, string peer)
     {
         for (int i = 0; i < _pairs.Length; i++)
         {
@@ -113,12 +114,12 @@ internal sealed unsafe class RdmaQueuePairs : IDisposable
                     is_global = 1,
                     dlid = (ushort)peerLid,
                     port_num = (byte)_nic.Port.Number,
-                    grh = new LibIbverbs.IbvGlobalRoute { sgid_index = (byte)_nic.Gid.Index, hop_limit = HopLimit },
+                    grh = new LibIbverbs.IbvGlobalRoute { sgid_index = (byte)own.Index, hop_limit = HopLimit },
                 },
             };
             peerGid.CopyTo(new Span<byte>(attributes.ah_attr.grh.dgid.raw, 16));
             Modify(_pairs[i], &attributes, LibIbverbs.IBV_QP_STATE | LibIbverbs.IBV_QP_AV | LibIbverbs.IBV_QP_PATH_MTU | LibIbverbs.IBV_QP_DEST_QPN
-                | LibIbverbs.IBV_QP_RQ_PSN | LibIbverbs.IBV_QP_MAX_DEST_RD_ATOMIC | LibIbverbs.IBV_QP_MIN_RNR_TIMER, peer);
+                | LibIbverbs.IBV_QP_RQ_PSN | LibIbverbs.IBV_QP_MAX_DEST_RD_ATOMIC | LibIbverbs.IBV_QP_MIN_RNR_TIMER, own, peer);
             attributes = new LibIbverbs.IbvQpAttr
             {
                 qp_state = LibIbverbs.IBV_QPS_RTS,
@@ -129,9 +130,12 @@ internal sealed unsafe class RdmaQueuePairs : IDisposable
                 max_rd_atomic = (byte)Math.Clamp(_nic.Limits.MaxReadsInFlight, 1, MaxReadsInFlight),
             };
             Modify(_pairs[i], &attributes, LibIbverbs.IBV_QP_STATE | LibIbverbs.IBV_QP_TIMEOUT | LibIbverbs.IBV_QP_RETRY_CNT | LibIbverbs.IBV_QP_RNR_RETRY
-                | LibIbverbs.IBV_QP_SQ_PSN | LibIbverbs.IBV_QP_MAX_QP_RD_ATOMIC, peer);
+                | LibIbverbs.IBV_QP_SQ_PSN | LibIbverbs.IBV_QP_MAX_QP_RD_ATOMIC, own, peer);
         }
     }
+
+    /// <summary>Whether a failure of <see cref="Connect"/> is of a kind that another GID of ours may mend: there is no way from this one to the peer's.</summary>
+    internal static bool IsOfGid(CheckpointEngineException failure) => failure.NativeCode is Libc.EINVAL;
 
     /// <summary>Takes completions; never waits.</summary>
     /// <returns>How many, or negative when the device is gone.</returns>
@@ -195,17 +199,17 @@ internal sealed unsafe class RdmaQueuePairs : IDisposable
             port_num = (byte)_nic.Port.Number,
             qp_access_flags = (uint)access,
         };
-        Modify(pair, &attributes, LibIbverbs.IBV_QP_STATE | LibIbverbs.IBV_QP_PKEY_INDEX | LibIbverbs.IBV_QP_PORT | LibIbverbs.IBV_QP_ACCESS_FLAGS, "nobody yet");
+        Modify(pair, &attributes, LibIbverbs.IBV_QP_STATE | LibIbverbs.IBV_QP_PKEY_INDEX | LibIbverbs.IBV_QP_PORT | LibIbverbs.IBV_QP_ACCESS_FLAGS, _nic.Gid, "nobody yet");
     }
 
-    private void Modify(LibIbverbs.IbvQp* pair, LibIbverbs.IbvQpAttr* attributes, int mask, string peer)
+    private void Modify(LibIbverbs.IbvQp* pair, LibIbverbs.IbvQpAttr* attributes, int mask, GidTableEntry own, string peer)
     {
         int errno = LibIbverbs.ibv_modify_qp(pair, attributes, mask);
         if (errno != 0)
         {
             string state = attributes->qp_state switch { LibIbverbs.IBV_QPS_INIT => "INIT", LibIbverbs.IBV_QPS_RTR => "RTR", _ => "RTS" };
             throw new CheckpointEngineException(CheckpointError.Unreachable,
-                $"bring a queue pair of {_nic.Name} with GID {_nic.Gid.AddressText} (index {_nic.Gid.Index}) to {state} for {peer}: {VerbsStatus.Errno(errno)}; "
+                $"bring a queue pair of {_nic.Name} with GID {own.AddressText} (index {own.Index}) to {state} for {peer}: {VerbsStatus.Errno(errno)}; "
                 + "is there a route between the two GIDs, and are they of one kind? MC_GID_INDEX chooses another", errno);
         }
     }

@@ -17,7 +17,7 @@ internal sealed partial class RdmaReadLane
     // To one of ours a name of its own for every lane; a plain peer has one endpoint for a pair of devices, and may ask at its name.
     private string OwnPath() => _owner.IsOurs ? $"{s_process}-{Interlocked.Increment(ref s_lanes)}@{_nic.Name}" : _owner.Plane.NicPath(_nic, _owner.Name);
 
-    private async Task ConnectAsync(RdmaQueuePairs pairs)
+    private async Task ConnectAsync(RdmaQueuePairs pairs, GidTableEntry own)
     {
         string peerPath = $"{_owner.ServerName}@{_owner.DeviceName(_remote)}";
         var request = new RdmaHandshake
@@ -25,7 +25,7 @@ internal sealed partial class RdmaReadLane
             LocalNicPath = _ownPath = OwnPath(),
             PeerNicPath = peerPath,
             QueuePairs = pairs.Numbers,
-            LocalGid = _nic.Gid.WireText,
+            LocalGid = own.WireText,
             LocalLid = (uint)_nic.Port.Lid,
             ReadyAck = _owner.IsOurs ? null : false,
         };
@@ -52,7 +52,7 @@ internal sealed partial class RdmaReadLane
                 ThrowHelper.Throw(CheckpointError.ProtocolViolation, $"connect {_nic.Name} to {peerPath}: '{HandshakeJson.Printable(reply.LocalGid)}' is no GID");
             }
         }
-        pairs.Connect(reply.QueuePairs, gid, lid, peerPath);
+        pairs.Connect(own, reply.QueuePairs, gid, lid, peerPath);
         if (request.ReadyAck is not null && reply.ReadyAck is not null)
         {
             RdmaHandshake acknowledged = await ExchangeAsync(request with { ReadyAck = true }).ConfigureAwait(false);

@@ -87,12 +87,11 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
     {
         try
         {
-            _pairs = new RdmaQueuePairs(_nic, QueuePairs, reads: true, isRead: !_owner.IsOurs);      // a plain peer may read back over them
-            _maxChain = _pairs.Requests;
+            _maxChain = Math.Min(RdmaQueuePairs.RequestsPerQueuePair, _nic.Limits.MaxQueuePairRequests);
             _work = (LibIbverbs.IbvSendWr*)NativeMemory.AllocZeroed((nuint)_maxChain, (nuint)sizeof(LibIbverbs.IbvSendWr));
             _pieces = (LibIbverbs.IbvSge*)NativeMemory.AllocZeroed((nuint)_maxChain, (nuint)sizeof(LibIbverbs.IbvSge));
             _completions = (LibIbverbs.IbvWc*)NativeMemory.AllocZeroed(PollBatch, (nuint)sizeof(LibIbverbs.IbvWc));
-            ConnectAsync(_pairs).GetAwaiter().GetResult();
+            Connect(_nic.Gids);
             _lastProgress = Stopwatch.GetTimestamp();
         }
         catch (CheckpointEngineException failure)
@@ -108,6 +107,24 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
         catch (OperationCanceledException)
         {
             throw new CheckpointEngineException(CheckpointError.Unreachable, $"connect to {_owner.Name} over RDMA: aborted");
+        }
+    }
+
+    // The peer is told our GID before the kernel says whether there is a way between the two: then another one, with queue pairs of their own.
+    private void Connect(GidTableEntry[] candidates)
+    {
+        for (int i = 0; ; i++)
+        {
+            _pairs = new RdmaQueuePairs(_nic, QueuePairs, reads: true, isRead: !_owner.IsOurs);      // a plain peer may read back over them
+            try
+            {
+                ConnectAsync(_pairs, candidates[i]).GetAwaiter().GetResult();
+                return;
+            }
+            catch (CheckpointEngineException failure) when (i + 1 < candidates.Length && RdmaQueuePairs.IsOfGid(failure))
+            {
+                _pairs.Dispose();
+            }
         }
     }
 

@@ -36,9 +36,11 @@ internal sealed unsafe partial class RdmaServing : IDisposable
     private readonly SemaphoreSlim _connectBacks = new(MaxConnectBacks);
     private bool _disposed;
 
-    private sealed class Endpoint(RdmaQueuePairs pairs, uint[] peerNumbers, long since)
+    private sealed class Endpoint(RdmaQueuePairs pairs, GidTableEntry own, uint[] peerNumbers, long since)
     {
         internal RdmaQueuePairs Pairs { get; } = pairs;
+
+        internal GidTableEntry Own { get; } = own;
 
         internal uint[] PeerNumbers { get; } = peerNumbers;
 
@@ -163,7 +165,7 @@ internal sealed unsafe partial class RdmaServing : IDisposable
                 }
                 else
                 {
-                    return asked.ReadyAck == true ? new RdmaHandshake() : Accepted(asked, known.Pairs, NicOf(asked.PeerNicPath));
+                    return asked.ReadyAck == true ? new RdmaHandshake() : Accepted(asked, known.Pairs, NicOf(asked.PeerNicPath), known.Own);
                 }
             }
         }
@@ -193,24 +195,42 @@ internal sealed unsafe partial class RdmaServing : IDisposable
             ThrowHelper.Throw(CheckpointError.InvalidData, "its local_gid is none: 16 two-digit hexadecimal bytes joined by colons");
         }
         var pairs = new RdmaQueuePairs(nic, asked.QueuePairs.Length, reads: false, isRead: true);
+        GidTableEntry own;
         try
         {
-            pairs.Connect(asked.QueuePairs, gid, lid, HandshakeJson.Printable(asked.LocalNicPath));
+            own = Connect(pairs, nic.Gids, asked, gid, lid);
         }
         catch
         {
             pairs.Dispose();
             throw;
         }
-        if (!Keep(key, pairs, asked.QueuePairs))
+        if (!Keep(key, pairs, own, asked.QueuePairs))
         {
             ThrowHelper.Throw(CheckpointError.Busy, "too many peers are connected over RDMA");
         }
         LogConnected(nic.Name, HandshakeJson.Printable(asked.LocalNicPath), pairs.Numbers.Length);
-        return Accepted(asked, pairs, nic);
+        return Accepted(asked, pairs, nic, own);
     }
 
-    private bool Keep(string key, RdmaQueuePairs pairs, uint[] peerNumbers)
+    // The first of our GIDs from which there is a way to the peer's.
+    private static GidTableEntry Connect(RdmaQueuePairs pairs, GidTableEntry[] candidates, RdmaHandshake asked, ReadOnlySpan<byte> gid, uint lid)
+    {
+        for (int i = 0; ; i++)
+        {
+            try
+            {
+                pairs.Connect(candidates[i], asked.QueuePairs, gid, lid, HandshakeJson.Printable(asked.LocalNicPath));
+                return candidates[i];
+            }
+            catch (CheckpointEngineException failure) when (i + 1 < candidates.Length && RdmaQueuePairs.IsOfGid(failure))
+            {
+                // The queue pairs are where they were.
+            }
+        }
+    }
+
+    private bool Keep(string key, RdmaQueuePairs pairs, GidTableEntry own, uint[] peerNumbers)
     {
         var gone = new List<RdmaQueuePairs>();
         bool kept = false;
@@ -235,7 +255,7 @@ internal sealed unsafe partial class RdmaServing : IDisposable
             kept = !_disposed && _endpoints.Count < most;
             if (kept)
             {
-                _endpoints.Add(key, new Endpoint(pairs, peerNumbers, now));
+                _endpoints.Add(key, new Endpoint(pairs, own, peerNumbers, now));
             }
             else
             {
@@ -246,12 +266,12 @@ internal sealed unsafe partial class RdmaServing : IDisposable
         return kept;
     }
 
-    private static RdmaHandshake Accepted(RdmaHandshake asked, RdmaQueuePairs pairs, RdmaNic nic) => new()
+    private static RdmaHandshake Accepted(RdmaHandshake asked, RdmaQueuePairs pairs, RdmaNic nic, GidTableEntry own) => new()
     {
         LocalNicPath = asked.PeerNicPath,
         PeerNicPath = asked.LocalNicPath,
         QueuePairs = pairs.Numbers,
-        LocalGid = nic.Gid.WireText,
+        LocalGid = own.WireText,
         LocalLid = (uint)nic.Port.Lid,
         ReadyAck = asked.ReadyAck is null ? null : false,
     };

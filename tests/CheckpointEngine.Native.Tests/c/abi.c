@@ -92,6 +92,7 @@ int main(void) {
     VALUE(CE_TRANSPORT_AUTO);
     VALUE(CE_TRANSPORT_TCP);
     VALUE(CE_TRANSPORT_LOCAL);
+    VALUE(CE_TRANSPORT_RDMA);
     STRUCT(ce_server_options);
     FIELD(ce_server_options, struct_size);
     FIELD(ce_server_options, address);

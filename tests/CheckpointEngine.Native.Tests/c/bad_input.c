@@ -666,7 +666,7 @@ static void numbers(struct pair *pair) {
     options.verify = 3;
     join_ends_with(pair, &options, CE_E_ARGUMENT);
     options = pair_options(pair, CE_TO_NULL);
-    options.transport = 3;
+    options.transport = 4;
     join_ends_with(pair, &options, CE_E_ARGUMENT);
     options = pair_options(pair, CE_TO_NULL);
     options.reserved = 1;
