@@ -152,7 +152,7 @@ def measure(options):
     rows = []       # name, unit, how it is measured (once a pass), the row of ours that it is the limit of
     for pairs, label in ((one, "1 device"), (many, f"{count} devices")):
         us = Ours(options.ours, pairs) if options.ours else None
-        for name, size, total in (("64 KiB", 65536, WHOLE // 4), ("1 MiB", 1 << 20, WHOLE // 4), ("256 MiB in reads of 1 MiB", 1 << 20, WHOLE)):
+        for name, size, total in (("64 KiB", 65536, WHOLE // 4), ("1 MiB", 1 << 20, WHOLE // 2), ("256 MiB in reads of 1 MiB", 1 << 20, WHOLE)):
             for queue_pairs in (1, 4):      # ours has 2 lanes of 2
                 rows.append((f"ib_read_bw -q {queue_pairs}, {name}, {label}", "MB/s",
                              lambda p=pairs, s=size, t=total, q=queue_pairs: bandwidth(p, s, t, q), f"ours, {name}, {label}"))
