@@ -301,12 +301,9 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
         {
             uint[] numbers = pairs.Numbers;
             pairs.Dispose();                  // from here on nothing writes to our memory
-            NativeMemory.Free(_work);
-            NativeMemory.Free(_pieces);
-            NativeMemory.Free(_completions);
             try
             {
-                if (_owner.IsOurs && !_peerIsGone)
+                if (_owner.IsOurs && !_peerIsGone && _lastProgress != 0)
                 {
                     TellEnd(numbers);
                 }
@@ -321,5 +318,11 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
             _owner.Return(_local, _remote, _failure, _failureOfOwner);
         }
         _returned = true;
+        NativeMemory.Free(_work);
+        NativeMemory.Free(_pieces);
+        NativeMemory.Free(_completions);
+        _work = null;
+        _pieces = null;
+        _completions = null;
     }
 }
