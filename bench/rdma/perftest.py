@@ -143,6 +143,12 @@ class Ours:
         return self.ask("lat", 4096, 1000)
 
 
+def busy():
+    """Seconds that all processors have worked so far, in programs and in the kernel: software devices work in neither's name."""
+    fields = [int(field) for field in pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return (sum(fields[:8]) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(options):
     count = len(list(DEVICES.iterdir()))
     if count < 2:
@@ -162,16 +168,20 @@ def measure(options):
         if us:
             rows.append((f"ours, one read of 4 KiB, {label}", "us", us.latency, None))
     samples = {name: [] for name, _, _, _ in rows}
+    work = {name: [] for name, _, _, _ in rows}
     for number in range(options.passes):
         for name, unit, run, _ in rows if number % 2 == 0 else reversed(rows):
+            before = busy()
             samples[name].append(run())
+            work[name].append(busy() - before)
             print(f"pass {number + 1} of {options.passes}: {name}: {samples[name][-1]:.1f} {unit}", file=sys.stderr, flush=True)
     medians = {name: statistics.median(samples[name]) for name, _, _, _ in rows}
-    print("\n| what | median | range | ours / it |\n| --- | ---: | ---: | ---: |")
+    print("\n| what | median | range | ours / it | processor, with the start of its programs | ours / it |\n| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, unit, _, beside in rows:
         ratios = [a / b for a, b in zip(samples[beside], samples[name])] if beside in samples else []
         ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
-        print(f"| {name} | {medians[name]:.1f} {unit} | {min(samples[name]):.1f} to {max(samples[name]):.1f} | {ratio} |")
+        effort = f"{statistics.median(work[beside]) / statistics.median(work[name]):.2f}" if ratios else ""
+        print(f"| {name} | {medians[name]:.1f} {unit} | {min(samples[name]):.1f} to {max(samples[name]):.1f} | {ratio} | {statistics.median(work[name]):.2f} s | {effort} |")
     if options.json:
         print(json.dumps({name: {"unit": unit, "median": medians[name], "samples": samples[name]} for name, unit, _, _ in rows}))
 

@@ -99,7 +99,7 @@ internal sealed unsafe class TcpDataTarget : FuzzTarget
         if ((flags & DemandsToken) != 0 && !proved)
         {
             // A status; or the answer to a challenge, and the status of a proof that cannot be right.
-            Check(answer.Length <= DataHeader.StatusSize * 2 + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes, $"{answer.Length:N0} bytes without a proof");
+            Check(answer.Length <= DataHeader.StatusSize + DataHeader.LineStatusSize + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes, $"{answer.Length:N0} bytes without a proof");
             return CheckListeners($"unproved {answer.Length}");
         }
         (byte[] expected, string how) = Model(bytes, stopsAtChallenge: proved);
@@ -129,7 +129,7 @@ internal sealed unsafe class TcpDataTarget : FuzzTarget
     private static (byte[] Answer, string How) Model(ReadOnlySpan<byte> bytes, bool stopsAtChallenge)
     {
         var answer = new MemoryStream();
-        Span<byte> status = stackalloc byte[8];
+        Span<byte> status = stackalloc byte[64];
         for (; bytes.Length >= DataHeader.Size; bytes = bytes[DataHeader.Size..])
         {
             ulong lengthBytes = BinaryPrimitives.ReadUInt64LittleEndian(bytes);
@@ -144,8 +144,9 @@ internal sealed unsafe class TcpDataTarget : FuzzTarget
                 && Array.Exists(s_ranges, range => (UInt128)address >= range.Address && (UInt128)address + lengthBytes <= (UInt128)range.Address + range.LengthBytes);
             if (withStatus)
             {
+                status.Clear();
                 BinaryPrimitives.WriteUInt64LittleEndian(status, 0x4D43_5456_0000_0000 | (readable ? 0UL : 1));
-                answer.Write(status);
+                answer.Write(status[..(operation == 0x52 ? 64 : 8)]);      // between our own: a cache line
             }
             if (!readable)
             {
