@@ -34,7 +34,7 @@ internal sealed partial class ChildProcess : IAsyncDisposable
     public const int SigStop = 19;
 
     // Far beyond what anything here takes, also emulated; a test that waits this long has failed.
-    public static readonly TimeSpan Patience = TimeSpan.FromSeconds(60);
+    public static readonly TimeSpan Patience = TimeSpan.FromSeconds(120);
 
     private readonly Process _process;
     private readonly List<string> _output = [];
