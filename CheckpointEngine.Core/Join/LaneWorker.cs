@@ -313,7 +313,6 @@ internal sealed unsafe class LaneWorker : IReadProgress
         throw new InvalidOperationException("more requests in flight than slots");
     }
 
-    // Pages that are not asked for are not there.
     private bool TryStage(IReadLane lane, int slot, OwnerLink link, out nint place)
     {
         try
@@ -330,6 +329,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
         }
     }
 
+    // Pages that are not asked for are not there.
     private nint Staging(IReadLane lane, int slot)
     {
         _staging ??= MemoryBuffer.AllocateAnonymous((long)MaxStaged * TensorDigest.ChunkBytes);

@@ -156,8 +156,7 @@ internal sealed class TransferRun
             {
                 if (noLaneFree)
                 {
-                    worker.IsRetired = true;        // every pair of devices has its lanes
-                    _activeWorkers--;
+                    Retire(worker);
                 }
                 return null;
             }

@@ -6,8 +6,8 @@ namespace CheckpointEngine.Transfer.Rdma;
 
 /// <summary>An owner that is read over RDMA: its devices and keys, and which pairs of devices carry its bytes.</summary>
 /// <remarks>
-/// Any number of threads. A lane has a pair for itself, for an endpoint has one name at either end; pairs on the same rail (device i with device i) come
-/// first, the others are for when those fail. Lanes take work as they finish it, so a faster pair carries more.
+/// Any number of threads. Two lanes share a pair between our own; a plain peer knows one endpoint a pair. Pairs on the same rail (device i with device i)
+/// come first, the others are for when those fail. Lanes take work as they finish it, so a faster pair carries more.
 /// </remarks>
 internal sealed partial class RdmaOwner
 {
@@ -61,7 +61,7 @@ internal sealed partial class RdmaOwner
 
     internal TimeSpan StallTimeout { get; }
 
-    /// <summary>Lanes that are worth having: one for each device of the side that has more.</summary>
+    /// <summary>Lanes that are worth having: those of one pair for each device of the side that has more.</summary>
     internal int Preferred => _pairs.Preferred;
 
     /// <summary>Why there is no pair left; null while there is one.</summary>
@@ -105,7 +105,7 @@ internal sealed partial class RdmaOwner
 
     internal (byte[] Gid, uint Lid) DeviceAddress(int device) => (_devices[device].Gid, _devices[device].Lid);
 
-    /// <summary>A lane over a pair that has none; null when every pair has one, or failed.</summary>
+    /// <summary>A lane over the pair that has the fewest; null when every pair has all it may have, or failed.</summary>
     internal RdmaReadLane? TryMakeLane()
     {
         while (_pairs.TryTake(local => Plane.Nics[local].Failure) is (int local, int remote))

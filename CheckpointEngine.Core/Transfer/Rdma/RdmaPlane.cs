@@ -1,6 +1,5 @@
 using System.Net;
 using System.Net.Sockets;
-using CheckpointEngine.Interop;
 using CheckpointEngine.Transfer.Handshake;
 using Microsoft.Extensions.Logging;
 
@@ -28,7 +27,7 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
     internal RdmaNic[] Nics { get; }
 
     /// <summary>Opens the devices that the user means.</summary>
-    /// <param name="devices">His list; null for what the environment says.</param>
+    /// <param name="devices">The user's list; null for what the environment says.</param>
     /// <param name="logger">Told of what is passed over.</param>
     /// <param name="whyNone">Why there is none, and what to do.</param>
     internal static RdmaPlane? TryOpen(string? devices, ILogger logger, out string? whyNone)

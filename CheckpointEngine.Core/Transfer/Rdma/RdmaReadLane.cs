@@ -45,7 +45,7 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
     private string? _failure;
     private bool _failureOfOwner;
     private bool _peerIsGone;
-    private bool _returned;
+    private bool _disposed;
     private volatile bool _aborted;
 
     private struct Request
@@ -295,34 +295,26 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
 
     public void Dispose()
     {
-        RdmaQueuePairs? pairs = _pairs;
-        _pairs = null;
-        if (pairs is not null)
+        if (_disposed)
         {
-            uint[] numbers = pairs.Numbers;
-            pairs.Dispose();                  // from here on nothing writes to our memory
-            try
+            return;
+        }
+        _disposed = true;
+        try
+        {
+            _pairs?.Dispose();                // from here on nothing writes to our memory
+            if (_owner.IsOurs && !_peerIsGone && _lastProgress != 0)
             {
-                if (_owner.IsOurs && !_peerIsGone && _lastProgress != 0)
-                {
-                    TellEnd(numbers);
-                }
-            }
-            finally
-            {
-                _owner.Return(_local, _remote, _failure, _failureOfOwner);
+                TellEnd(_pairs!.Numbers);
             }
         }
-        else if (!_returned)
+        finally
         {
             _owner.Return(_local, _remote, _failure, _failureOfOwner);
+            NativeMemory.Free(_work);
+            NativeMemory.Free(_pieces);
+            NativeMemory.Free(_completions);
+            _abort.Dispose();
         }
-        _returned = true;
-        NativeMemory.Free(_work);
-        NativeMemory.Free(_pieces);
-        NativeMemory.Free(_completions);
-        _work = null;
-        _pieces = null;
-        _completions = null;
     }
 }
