@@ -294,7 +294,8 @@ internal sealed class TcpDataConnection : IDisposable
                 }
             }
         }
-        return Send(status, (void*)address, lengthBytes, 0);
+        // Another answer follows at once: the kernel puts the end of this one and the start of that into one packet.
+        return Send(status, (void*)address, lengthBytes, _receivedEnd - _receivedStart >= DataHeader.Size ? Libc.MSG_MORE : 0);
     }
 
     // A part of _answer and what lies behind it. Bytes taken of both, 0 when there is no room, -1 when the kernel may not pin more memory for sends without a copy.
