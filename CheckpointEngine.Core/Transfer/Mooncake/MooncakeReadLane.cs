@@ -36,6 +36,7 @@ internal sealed unsafe class MooncakeReadLane : IReadLane
     private long _lastProgress;
     private int _failedTag = -1;
     private ReadStatus _failureStatus = ReadStatus.Broken;
+    private bool _mayBeWritten;         // by reads that nobody can ask for any more
     private bool _entered;
     private bool _disposed;
     private volatile bool _aborted;
@@ -178,8 +179,25 @@ internal sealed unsafe class MooncakeReadLane : IReadLane
         _heldCount = 0;
         if (code != 0)
         {
-            Fail($"submitting reads: {MooncakeStatus.Describe(code)}");      // those that did start are waited for when the lane ends
+            Fail($"submitting reads: {MooncakeStatus.Describe(code)}");
+            ForgetUnasked(free, code);
         }
+    }
+
+    // Some may have started, and which cannot be found out: a library that was built with assertions ends the process over a question for one that did not.
+    private void ForgetUnasked(int batch, int code)
+    {
+        _mayBeWritten |= code is not (MooncakeStatus.TooManyRequests or MooncakeStatus.NoTransport);
+        for (int slot = MaxRequests - 1; slot >= 0; slot--)
+        {
+            if (_requests[slot].InFlight && _requests[slot].Batch == batch)
+            {
+                _requests[slot].InFlight = false;
+                _failedTag = _requests[slot].Tag;
+            }
+        }
+        _batches[batch].Unfinished = 0;
+        Free(ref _batches[batch]);
     }
 
     private bool TryTake(out ReadCompletion completion)
@@ -308,15 +326,14 @@ internal sealed unsafe class MooncakeReadLane : IReadLane
                 {
                     continue;
                 }
-                // A number that is out of range was never taken in: nothing is written for it.
-                int code = LibTransferEngine.getTransferStatus(_engine.Pointer, _batches[request.Batch].Id, (nuint)request.Task, _status);
-                if (code != 0 || MooncakeStatus.IsFinal(_status->status))
+                if (LibTransferEngine.getTransferStatus(_engine.Pointer, _batches[request.Batch].Id, (nuint)request.Task, _status) == 0 && MooncakeStatus.IsFinal(_status->status))
                 {
                     End(ref request, ref _batches[request.Batch]);
                 }
                 waits |= request.InFlight;
             }
-            if (!waits || Stopwatch.GetElapsedTime(start) > s_grace)
+            waits |= _mayBeWritten;
+            if (!waits || _mayBeWritten || Stopwatch.GetElapsedTime(start) > s_grace)
             {
                 return !waits;
             }

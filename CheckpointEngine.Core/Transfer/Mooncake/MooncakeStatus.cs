@@ -5,18 +5,24 @@ namespace CheckpointEngine.Transfer.Mooncake;
 /// <summary>The numbers of Mooncake's library in words. Source: error.h and status.h of v0.3.12.</summary>
 internal static class MooncakeStatus
 {
+    /// <summary>Of a batch: nothing of what was submitted has started.</summary>
+    internal const int TooManyRequests = 2;
+
+    /// <inheritdoc cref="TooManyRequests"/>
+    internal const int NoTransport = 8;
+
     /// <summary>An error: the engine's are negative, a batch's positive.</summary>
     internal static string Describe(int code)
     {
         string words = Math.Abs(code) switch
         {
             1 => "invalid argument",
-            2 => "more requests than the batch has room for",
+            TooManyRequests => "more requests than the batch has room for",
             3 => "memory that is not registered",
             4 => "the batch is busy",
             6 => "no such device",
             7 => "it overlaps memory that is registered",
-            8 => "the library has not installed the transport that the owner offers",
+            NoTransport => "the library has not installed the transport that the owner offers",
             101 => "a name cannot be resolved",
             102 => "a socket failed",
             103 => "JSON that cannot be read",
