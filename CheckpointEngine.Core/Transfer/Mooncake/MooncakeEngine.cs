@@ -84,6 +84,10 @@ internal sealed partial class MooncakeEngine : IDisposable
             SegmentDescriptor own = SegmentDescriptorReader.Read(await engine.FetchOwnDescriptorAsync(cancellationToken).ConfigureAwait(false));
             engine.Protocol = own.Protocol;
             engine.LogStarted(path, LibTransferEngine.Release, engine.Name, engine.Protocol);
+            if (LibTransferEngine.ServesAnyMemory && !engine.ReadsIntoRegistered)
+            {
+                engine.LogServesAnyMemory(path, LibTransferEngine.Release);
+            }
             return engine;
         }
         catch
@@ -308,6 +312,9 @@ internal sealed partial class MooncakeEngine : IDisposable
 
     [LoggerMessage(Level = LogLevel.Information, Message = "mooncake: {Library} ({Release}) at {Name} over {Protocol}")]
     private partial void LogStarted(string library, string release, EndpointName name, string protocol);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "mooncake: {Library} is {Release}: who reaches its data port can read and write any memory of this process; take v0.3.12 or later")]
+    private partial void LogServesAnyMemory(string library, string release);
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "mooncake: the engine at {Name} is ended: {Reason}")]
     private partial void LogAbandoned(EndpointName name, string reason);
