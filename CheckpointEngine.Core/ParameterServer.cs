@@ -1,4 +1,5 @@
 using System.Net;
+using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Join;
@@ -6,6 +7,7 @@ using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
+using CheckpointEngine.Transfer.Mooncake;
 using CheckpointEngine.Transfer.Rdma;
 using Microsoft.Extensions.Logging;
 
@@ -27,6 +29,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private PeerListener? _peers;
     private PeerListener? _localPeers;
     private TransferEngine? _engine;
+    private MooncakeEngine? _mooncake;
     private readonly Lock _rdmaLock = new();
     private RdmaPlane? _rdma;
     private string? _whyNoRdma;
@@ -94,7 +97,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         _peers = new PeerListener(new IPEndPoint(Options.Address, 0), responder, Options.Token, peerLogger);
         try
         {
-            string localSocket = Options.Transport is TransportChoice.Tcp or TransportChoice.Rdma ? "" : Options.LocalSocket ?? LocalSocketName.MakeUnique();
+            string localSocket = Options.Transport is not (TransportChoice.Auto or TransportChoice.Local) ? "" : Options.LocalSocket ?? LocalSocketName.MakeUnique();
             if (localSocket.Length != 0)
             {
                 _localPeers = new PeerListener(localSocket, responder, Options.Token, peerLogger, new PeerListenerOptions { LocalPeers = Options.LocalPeers });
@@ -104,10 +107,13 @@ public sealed partial class ParameterServer : IAsyncDisposable
             {
                 ThrowHelper.Throw(CheckpointError.NotSupported, $"serve over RDMA: {whyNone}");
             }
-            _engine = new TransferEngine(Options, _registry, PeerName, localSocket, rdma);
+            _mooncake = Options.Transport == TransportChoice.Mooncake ? await StartMooncakeAsync(cancellationToken).ConfigureAwait(false) : null;
+            _engine = new TransferEngine(Options, _registry, PeerName, localSocket, rdma, _mooncake);
         }
         catch
         {
+            _mooncake?.Dispose();
+            _mooncake = null;
             await StopPeersAsync().ConfigureAwait(false);
             throw;
         }
@@ -149,7 +155,8 @@ public sealed partial class ParameterServer : IAsyncDisposable
             {
                 held = await LoadAsync(Options.Hold).ConfigureAwait(false);
             }
-            catch (CheckpointEngineException refused) when (Options is { Transport: TransportChoice.Rdma, Hold: not HoldMode.Anonymous } && refused.NativeCode == Interop.Libc.EFAULT)
+            catch (CheckpointEngineException refused) when (Options.Hold != HoldMode.Anonymous
+                && (Options.Transport == TransportChoice.Rdma ? refused.NativeCode == Interop.Libc.EFAULT : _mooncake is not null && refused.Error == CheckpointError.NotSupported))
             {
                 LogCopied(name, refused.Message);       // freed by now
                 held = await LoadAsync(HoldMode.Anonymous).ConfigureAwait(false);
@@ -469,10 +476,21 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             await _engine.DisposeAsync().ConfigureAwait(false);
         }
+        _mooncake?.Dispose();
         if (_rdma is not null)
         {
             await _rdma.DisposeAsync().ConfigureAwait(false);
         }
+    }
+
+    private Task<MooncakeEngine> StartMooncakeAsync(CancellationToken cancellationToken)
+    {
+        if ((Options.PlainPeers ?? (Options.Token is null ? PlainPeers.All : PlainPeers.None)) != PlainPeers.All)
+        {
+            ThrowHelper.Throw(CheckpointError.NotSupported,
+                "serve through Mooncake's library: it serves whoever reaches its ports and knows neither tokens nor addresses; say so with --plain-peers all, or take another --transport");
+        }
+        return MooncakeEngine.StartAsync(Options.MooncakeLibrary, Options.Address, Options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer.Mooncake"), cancellationToken);
     }
 
     // Once, when RDMA is first wanted; joins and serving share what is open.
@@ -624,7 +642,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     [LoggerMessage(Level = LogLevel.Information, Message = "registered '{Checkpoint}': {Tensors} tensors, {Bytes} bytes")]
     private partial void LogRegistered(string checkpoint, int tensors, long bytes);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "'{Checkpoint}' is copied into anonymous memory: where it is it cannot be served over RDMA: {Reason}")]
+    [LoggerMessage(Level = LogLevel.Warning, Message = "'{Checkpoint}' is copied into anonymous memory: where it is it cannot be registered: {Reason}")]
     private partial void LogCopied(string checkpoint, string reason);
 
     [LoggerMessage(Level = LogLevel.Information, Message = "updated '{Checkpoint}'")]

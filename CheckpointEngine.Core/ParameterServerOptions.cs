@@ -25,6 +25,9 @@ public sealed class ParameterServerOptions
     /// <summary>Which RDMA devices are used: a list as <c>PS_P2P_STORE_RDMA_DEVICES</c> has it; null (the default) for that variable, then <c>NCCL_IB_HCA</c>, then all.</summary>
     public string? RdmaDevices { get; set; }
 
+    /// <summary>Mooncake's library for <see cref="TransportChoice.Mooncake"/>: a path, or a name that the loader looks for; null (the default) for what <c>CHECKPOINT_ENGINE_MOONCAKE_LIBRARY</c> says, then <c>libtransfer_engine.so</c>. A process can have one.</summary>
+    public string? MooncakeLibrary { get; set; }
+
     /// <summary>How files are held; default mapped in place.</summary>
     public HoldMode Hold { get; set; } = HoldMode.Map;
 

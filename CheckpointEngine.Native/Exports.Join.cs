@@ -48,7 +48,7 @@ internal static unsafe partial class Exports
                 WeightsOnly = given.WeightsOnly != 0,
                 Verify = verify != 2,
                 RequireVerify = verify == 1,
-                Transport = Choose(given.Transport, "transport", TransportChoice.Auto, TransportChoice.Tcp, TransportChoice.Local, TransportChoice.Rdma),
+                Transport = Choose(given.Transport, "transport", TransportChoice.Auto, TransportChoice.Tcp, TransportChoice.Local, TransportChoice.Rdma, TransportChoice.Mooncake),
                 Copy = given.Copy != 0,
                 AttachFiles = given.AttachFiles != 0,
                 Lanes = (int)given.Lanes,

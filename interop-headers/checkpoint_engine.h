@@ -315,7 +315,8 @@ enum {
 enum { CE_HOLD_MAP = 0, CE_HOLD_MEMFD = 1, CE_HOLD_ANON = 2 };      /* files: mapped in place, copied to a memfd, copied to anonymous memory */
 enum { CE_PIN_AUTO = 0, CE_PIN_MLOCK = 1, CE_PIN_NONE = 2 };        /* lock memory: when the limit allows, or fail; never */
 enum { CE_DIGEST_XXH3 = 0, CE_DIGEST_SHA256 = 1, CE_DIGEST_NONE = 2 };
-enum { CE_TRANSPORT_AUTO = 0, CE_TRANSPORT_TCP = 1, CE_TRANSPORT_LOCAL = 2, CE_TRANSPORT_RDMA = 3 }; /* the best both ends have; one alone. LOCAL, RDMA since 0.3 */
+enum { CE_TRANSPORT_AUTO = 0, CE_TRANSPORT_TCP = 1, CE_TRANSPORT_LOCAL = 2, CE_TRANSPORT_RDMA = 3, /* the best both ends have; one alone. LOCAL, RDMA since 0.3 */
+       CE_TRANSPORT_MOONCAKE = 4 };   /* Mooncake's library, which CHECKPOINT_ENGINE_MOONCAKE_LIBRARY names; since 0.3 */
 
 typedef struct ce_server_options {
     size_t struct_size;

@@ -632,7 +632,7 @@ enum class Destination : std::uint32_t {
     Null = CE_TO_NULL
 };
 enum class Verify : std::uint32_t { On = CE_VERIFY_ON, Require = CE_VERIFY_REQUIRE, Off = CE_VERIFY_OFF };
-enum class Transport : std::uint32_t { Auto = CE_TRANSPORT_AUTO, Tcp = CE_TRANSPORT_TCP, Local = CE_TRANSPORT_LOCAL, Rdma = CE_TRANSPORT_RDMA };
+enum class Transport : std::uint32_t { Auto = CE_TRANSPORT_AUTO, Tcp = CE_TRANSPORT_TCP, Local = CE_TRANSPORT_LOCAL, Rdma = CE_TRANSPORT_RDMA, Mooncake = CE_TRANSPORT_MOONCAKE };
 
 /* Whole tensors that have arrived and were checked. A range of Tensor.
  * Ownership: all of it is the library's and lives until the callback returns; the data may be changed through data().

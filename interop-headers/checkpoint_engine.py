@@ -1197,7 +1197,7 @@ _PINS = {"auto": 0, "mlock": 1, "none": 2}
 _DIGESTS = {"xxh3": 0, "sha256": 1, "none": 2}
 
 
-_TRANSPORTS = {"auto": 0, "tcp": 1, "local": 2, "rdma": 3}
+_TRANSPORTS = {"auto": 0, "tcp": 1, "local": 2, "rdma": 3, "mooncake": 4}
 
 
 class ParameterServer:
@@ -1798,7 +1798,8 @@ def start_join(source: Union[str, "os.PathLike[str]", Metas], server: Optional[P
 
     include, exclude: name patterns (*, ?, [...]) of tensors to take and to leave.
     verify: True checks what can be checked against the owners' digests, "require" fails if not all could be, False does not check.
-    lanes: connections per owner; 0 is found out on the way. transport: "auto", "tcp", "local" (memory of this host) or "rdma".
+    lanes: connections per owner; 0 is found out on the way. transport: "auto", "tcp", "local" (memory of this host), "rdma",
+    or "mooncake" (its own library, which CHECKPOINT_ENGINE_MOONCAKE_LIBRARY names).
     copy: copy what could be attached to. False maps memory that owners of this host offer, read-only, where it is (into="memory"): no byte is copied,
         and they are checked only by verify="require". attach_files: attach to files that others than their owner may write, too.
     timeout: for the whole join, in seconds; None is none. stall_timeout: the longest an owner may send nothing; None is 30.

@@ -16,6 +16,7 @@ internal sealed class PlanCommand : DocumentedCommand
     private readonly Option<bool> _offline = new("--offline") { Description = "Do not ask the owners which way their bytes would come" };
     private readonly CommonOptions _common = new("Print one JSON document");
     private readonly SourceOptions _source;
+    private readonly HoldingOptions _holding;
     private readonly CredentialOptions _credentials;
 
     public PlanCommand()
@@ -24,8 +25,10 @@ internal sealed class PlanCommand : DocumentedCommand
         _source = new SourceOptions(this);
         _credentials = new CredentialOptions(this);
         _filter = new FilterOptions(this);
+        _holding = new HoldingOptions(this);
         AddGroup(_source.Group);
         AddGroup(new OptionGroup("Choice", [.. _filter.Options, _offline]));
+        AddGroup(_holding.TransportGroup);
         AddGroup(_credentials.Group);
         AddGroup(_common.Group);
     }
@@ -47,8 +50,8 @@ internal sealed class PlanCommand : DocumentedCommand
         PlanJson plan = PlanSummary.Of(metas, _filter.Read(parsed));
         if (!parsed.GetValue(_offline))
         {
-            await using var server = new ParameterServer(new ParameterServerOptions { Token = token, LoggerFactory = logging });
-            var options = new JoinOptions { Include = _filter.Include(parsed), Exclude = _filter.Exclude(parsed), StallTimeout = s_ask };
+            await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, AnnouncedAddress.OfJoiner(metas), token, logging));
+            var options = new JoinOptions { Include = _filter.Include(parsed), Exclude = _filter.Exclude(parsed), StallTimeout = s_ask, Transport = _holding.Transport(parsed), AttachFiles = _holding.AttachFiles(parsed) };
             IReadOnlyList<OwnerPlane> planes = await server.ProbeAsync(metas, options).ConfigureAwait(false);
             plan = PlanSummary.WithPlanes(plan, planes);
         }

@@ -1,5 +1,7 @@
 using System.Globalization;
 using System.Runtime.InteropServices;
+using CheckpointEngine.Interop;
+using CheckpointEngine.Transfer.Mooncake;
 
 namespace CheckpointEngine.Cli.Doctor;
 
@@ -22,7 +24,6 @@ internal sealed class HostProbe(string root, VerbsFacts? verbs = null)
         ("libibverbs.so.1", "RDMA"),
         ("libzmq.so.5", "inference workers that speak ZeroMQ"),
         ("libcuda.so.1", "memory of NVIDIA devices"),
-        ("libtransfer_engine.so", "Mooncake's own transports"),
     ];
 
     public HostReport Examine()
@@ -34,7 +35,7 @@ internal sealed class HostProbe(string root, VerbsFacts? verbs = null)
         NumaNode[] nodes = ReadNumaNodes();
         RdmaFacts rdma = ReadRdma();
         int? ptraceScope = (int?)ReadNumber("proc/sys/kernel/yama/ptrace_scope");
-        LibraryFacts[] libraries = [.. s_libraries.Select(library => new LibraryFacts(library.Name, CanLoad(library.Name), library.NeededFor))];
+        LibraryFacts[] libraries = [.. s_libraries.Select(library => new LibraryFacts(library.Name, CanLoad(library.Name), library.NeededFor)), ReadMooncake()];
         var sockets = new SocketFacts(ReadNumbers("proc/sys/net/ipv4/tcp_rmem"), ReadNumbers("proc/sys/net/ipv4/tcp_wmem"),
             ReadNumber("proc/sys/net/core/rmem_max"), ReadNumber("proc/sys/net/core/wmem_max"), ReadText("proc/sys/net/ipv4/tcp_congestion_control"));
         var report = new HostReport(versions, cpu, memory, nodes, rdma, ptraceScope, libraries, sockets, []);
@@ -152,6 +153,14 @@ internal sealed class HostProbe(string root, VerbsFacts? verbs = null)
         {
             return (null, null);
         }
+    }
+
+    private static LibraryFacts ReadMooncake()
+    {
+        string library = MooncakeEngine.LibraryFor(null);
+        bool found = LibTransferEngine.TryLoad(library, out string? reason);
+        string? detail = found ? LibTransferEngine.Release : library == MooncakeEngine.DefaultLibrary && reason!.Contains("cannot open", StringComparison.Ordinal) ? null : reason;
+        return new LibraryFacts(library, found, "Mooncake's own transports (--transport mooncake)", detail);
     }
 
     private static bool CanLoad(string library)

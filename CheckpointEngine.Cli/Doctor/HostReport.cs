@@ -107,7 +107,11 @@ internal sealed record VerbsPort(
     string GidReason,
     IReadOnlyList<int> GidAlternatives);
 
-internal sealed record LibraryFacts(string Name, bool Found, string NeededFor);
+/// <param name="Name">As it is loaded.</param>
+/// <param name="Found">Whether it can be used.</param>
+/// <param name="NeededFor">What for.</param>
+/// <param name="Detail">Which release it is, or why it cannot be used; null when there is nothing to say.</param>
+internal sealed record LibraryFacts(string Name, bool Found, string NeededFor, string? Detail = null);
 
 internal sealed record SocketFacts(
     IReadOnlyList<long>? TcpReceiveBuffer, IReadOnlyList<long>? TcpSendBuffer, long? ReceiveBufferLimit, long? SendBufferLimit, string? CongestionControl);

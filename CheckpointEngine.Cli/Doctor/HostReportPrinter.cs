@@ -25,7 +25,7 @@ internal static class HostReportPrinter
         PrintRdma(output, report.Rdma);
         foreach (LibraryFacts library in report.Libraries)
         {
-            Row(output, "library", $"{library.Name}: {(library.Found ? "found" : "not found")} ({library.NeededFor})");
+            Row(output, "library", $"{library.Name}: {(library.Found ? "found" : "not found")} ({library.NeededFor}){(library.Detail is null ? "" : ": " + library.Detail)}");
         }
         Row(output, "sockets", $"tcp_rmem {Numbers(report.Sockets.TcpReceiveBuffer)}, tcp_wmem {Numbers(report.Sockets.TcpSendBuffer)}, {report.Sockets.CongestionControl ?? "?"}");
         output.WriteLine();

@@ -20,12 +20,18 @@ internal sealed class HoldingOptions
 
     private readonly Option<int> _port = OptionRules.Integer("--port", "N", "Port that others read from; default: any free one", 0, 65535);
 
-    private readonly Option<string> _transport = OptionRules.Word("--transport", "Way of the bytes: the best both ends have (auto, default), or just this one; local is the memory of this host, rdma needs libibverbs", "auto", "local", "rdma", "tcp");
+    private readonly Option<string> _transport = OptionRules.Word("--transport", "Way of the bytes: the best both ends have (auto, default), or just this one; local is the memory of this host, rdma needs libibverbs, mooncake needs Mooncake's library", "auto", "local", "rdma", "tcp", "mooncake");
 
     private readonly Option<string> _devices = new("--devices")
     {
         Description = "RDMA devices to use; default: PS_P2P_STORE_RDMA_DEVICES, else NCCL_IB_HCA, else all that are up",
         HelpName = "NAME,…",
+    };
+
+    private readonly Option<string> _mooncakeLibrary = new("--mooncake-library")
+    {
+        Description = "Mooncake's library for --transport mooncake; default: CHECKPOINT_ENGINE_MOONCAKE_LIBRARY, else libtransfer_engine.so where the loader finds it",
+        HelpName = "PATH",
     };
 
     private readonly Option<bool> _attachFiles = new("--attach-files") { Description = "Attach, or let attach, to files that others than their owner may write" };
@@ -60,7 +66,7 @@ internal sealed class HoldingOptions
 
     public HoldingOptions(Command command)
     {
-        TransportGroup = new OptionGroup("Transfer", [_transport, _devices, _attachFiles, _localPeers]);
+        TransportGroup = new OptionGroup("Transfer", [_transport, _devices, _mooncakeLibrary, _attachFiles, _localPeers]);
         ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket]);
         command.Validators.Add(result =>
         {
@@ -104,7 +110,14 @@ internal sealed class HoldingOptions
     public OptionGroup ServingGroup { get; }
 
     public TransportChoice Transport(ParseResult parsed)
-        => parsed.GetValue(_transport) switch { "tcp" => TransportChoice.Tcp, "local" => TransportChoice.Local, "rdma" => TransportChoice.Rdma, _ => TransportChoice.Auto };
+        => parsed.GetValue(_transport) switch
+        {
+            "tcp" => TransportChoice.Tcp,
+            "local" => TransportChoice.Local,
+            "rdma" => TransportChoice.Rdma,
+            "mooncake" => TransportChoice.Mooncake,
+            _ => TransportChoice.Auto,
+        };
 
     public bool AttachFiles(ParseResult parsed) => parsed.GetValue(_attachFiles);
 
@@ -118,6 +131,7 @@ internal sealed class HoldingOptions
         Rank = parsed.GetValue(_rank),
         Transport = Transport(parsed),
         RdmaDevices = parsed.GetValue(_devices),
+        MooncakeLibrary = parsed.GetValue(_mooncakeLibrary),
         Hold = parsed.GetValue(_hold) switch { "memfd" => HoldMode.Memfd, "anon" => HoldMode.Anonymous, _ => HoldMode.Map },
         Pin = parsed.GetValue(_pin) switch { "mlock" => PinMode.Mlock, "none" => PinMode.None, _ => PinMode.Auto },
         Digest = parsed.GetValue(_digest) switch { "sha256" => DigestAlgorithm.Sha256, "none" => DigestAlgorithm.None, _ => DigestAlgorithm.Xxh3 },

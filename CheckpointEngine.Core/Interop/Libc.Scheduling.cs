@@ -30,6 +30,21 @@ internal static unsafe partial class Libc
 
     private static bool IsArm64 => RuntimeInformation.ProcessArchitecture == Architecture.Arm64;
 
+    /// <summary>Sleeps, nanosleep(2); a signal ends it early. 0, or -1 and errno.</summary>
+    [LibraryImport(Library)]
+    internal static partial int nanosleep(TimeSpec* time, TimeSpec* left);
+
+    /// <summary>Sets a variable of the C library's environment, setenv(3): that of native code, which .NET's own does not change. 0, or -1 and errno.</summary>
+    [LibraryImport(Library, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int setenv(string name, string value, int overwrite);
+
+    /// <summary><c>struct timespec</c>; time.h.</summary>
+    internal struct TimeSpec
+    {
+        internal nint tv_sec;
+        internal nint tv_nsec;
+    }
+
     // The calls on NUMA are in libnuma and not in the C library.
     [LibraryImport(Library, SetLastError = true)]
     private static partial nint syscall(nint number, nint a, nint b, nint c, nint d, nint e, nint f);

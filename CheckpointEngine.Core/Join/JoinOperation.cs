@@ -34,12 +34,14 @@ internal sealed partial class JoinOperation : IDisposable
     private readonly ILogger _logger;
     private readonly List<string> _warnings = [];
     private readonly RdmaJoin _rdma;
+    private readonly MooncakeJoin _mooncake;
     private TensorsDestination? _tensors;
     private BucketPlan? _buckets;
 
     internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server, RdmaPlaneOpener openRdma)
     {
         _rdma = new RdmaJoin(openRdma);
+        _mooncake = new MooncakeJoin(server);
         _metas = metas;
         _options = options;
         _token = server.Token;
@@ -106,6 +108,7 @@ internal sealed partial class JoinOperation : IDisposable
             (ulong, ulong)[] runs = [.. plan.Ranges.ToArray().Where(range => range.Owner == owner).Select(range => (range.RemoteAddress, (ulong)range.LengthBytes))];
             await link.OpenLocalAsync(runs, _options.Transport, attach: _options is { Destination: JoinDestinationKind.Memory, Copy: false }, _options.AttachFiles, _token, _localPeers, _options.StallTimeout, cancellationToken).ConfigureAwait(false);
             await link.OpenRdmaAsync(runs, _options.Transport, _rdma, _options.StallTimeout, _logger, cancellationToken).ConfigureAwait(false);
+            await link.OpenMooncakeAsync(runs, _options.Transport, _mooncake, _options.StallTimeout, cancellationToken).ConfigureAwait(false);
             return link;
         }
         catch
@@ -126,7 +129,7 @@ internal sealed partial class JoinOperation : IDisposable
         switch (_options.Destination)
         {
             case JoinDestinationKind.Memory:
-                if (_options.Copy || _options.Transport == TransportChoice.Tcp)
+                if (_options.Copy || _options.Transport is TransportChoice.Tcp or TransportChoice.Mooncake)
                 {
                     MemoryDestination.ThrowIfBeyondHost(plan, static _ => false);      // before anybody is asked for anything
                 }
@@ -142,7 +145,11 @@ internal sealed partial class JoinOperation : IDisposable
         return plan;
     }
 
-    public void Dispose() => _rdma.Dispose();
+    public void Dispose()
+    {
+        _rdma.Dispose();
+        _mooncake.Dispose();
+    }
 
     private static OwnerPlane[] PlanesOf(OwnerLink?[] links) => [.. links.OfType<OwnerLink>().Select(link => link.Plane)];
 
@@ -175,6 +182,7 @@ internal sealed partial class JoinOperation : IDisposable
                 {
                     destination = MakeDestination(plan, links, verifier);
                     RegisterWithDevices(destination, links);
+                    _mooncake.Register(destination);
                 }
                 double allocate = clock.Mark();
 
@@ -213,6 +221,7 @@ internal sealed partial class JoinOperation : IDisposable
             HeldCheckpoint? held = null;
             CheckpointDigests? digests = null;
             _rdma.Dispose();            // what is registered cannot be sealed
+            _mooncake.Unregister();
             cancellationToken.ThrowIfCancellationRequested();
             if (destination is MemoryDestination memory)
             {
@@ -247,6 +256,7 @@ internal sealed partial class JoinOperation : IDisposable
             await fetchStop.CancelAsync().ConfigureAwait(false);
             await Task.WhenAll(fetch, sideFiles).ContinueWith(static ended => _ = ended.Exception, TaskScheduler.Default).ConfigureAwait(false);
             _rdma.Dispose();            // before what it holds registered
+            _mooncake.Unregister();
             destination?.Dispose();
         }
     }

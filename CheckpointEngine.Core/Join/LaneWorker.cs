@@ -3,6 +3,7 @@ using CheckpointEngine.Internal;
 using CheckpointEngine.Planning;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Local;
+using CheckpointEngine.Transfer.Mooncake;
 using CheckpointEngine.Transfer.Rdma;
 
 namespace CheckpointEngine.Join;
@@ -346,7 +347,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
         {
             ReadStatus.Stalled => (CheckpointError.Timeout, "it sends nothing any more"),
             ReadStatus.Garbled => (CheckpointError.ProtocolViolation, "it answers something that is no status"),
-            _ => (CheckpointError.Unreachable, (lane is LocalReadLane ? link.Local?.Failure : (lane as RdmaReadLane)?.Failure) ?? "the connection broke"),
+            _ => (CheckpointError.Unreachable, (lane is LocalReadLane ? link.Local?.Failure : (lane as RdmaReadLane)?.Failure) ?? (lane as MooncakeReadLane)?.Failure ?? "the connection broke"),
         };
         return new CheckpointEngineException(error, $"read {Describe(plan, unit)} from {link.Name}: {reason}; check that the owner still runs, then join again");
     }

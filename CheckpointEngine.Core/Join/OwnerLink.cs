@@ -7,6 +7,7 @@ using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
 using CheckpointEngine.Transfer.Local;
+using CheckpointEngine.Transfer.Mooncake;
 using CheckpointEngine.Transfer.Rdma;
 using CheckpointEngine.Transfer.Tcp;
 using Microsoft.Extensions.Logging;
@@ -24,7 +25,7 @@ internal sealed class OwnerLink : IDisposable
     // An answer over rdma is for an asker that says it speaks it.
     private static readonly byte[] s_asksForRdma = "{\"protocol\":\"rdma\"}\n"u8.ToArray();
 
-    private readonly TcpLaneTarget? _target;      // null: a plain peer that is read over RDMA only
+    private readonly TcpLaneTarget? _target;      // null: the owner's data port is none that we speak to
     private readonly SegmentDescriptor _descriptor;
     private readonly EndpointName _opened;
     private readonly string _localSocket;
@@ -89,17 +90,24 @@ internal sealed class OwnerLink : IDisposable
     /// <summary>How it is read over RDMA; null when it is not.</summary>
     internal RdmaOwner? Rdma { get; private set; }
 
+    /// <summary>How it is read through Mooncake's library; null when it is not.</summary>
+    internal MooncakeOwner? Mooncake { get; private set; }
+
     /// <summary>Whether the owner's memory itself becomes the destination.</summary>
     internal bool IsAttached { get; private set; }
 
     /// <summary>Which plane its bytes come over, and why not over a better one.</summary>
     internal OwnerPlane Plane => new(Owner.Rank, Owner.P2pStoreAddress ?? "",
-        Local is { Failure: null } ? LocalReadLane.Name : Rdma is { Failure: null } ? RdmaReadLane.Name : SegmentDescriptor.TcpProtocol, IsAttached, Reason);
+        Mooncake is not null ? MooncakeReadLane.Name : Local is { Failure: null } ? LocalReadLane.Name : Rdma is { Failure: null } ? RdmaReadLane.Name : SegmentDescriptor.TcpProtocol, IsAttached, Reason);
 
     private string? Reason
     {
         get
         {
+            if (Mooncake is not null)
+            {
+                return $"over {Mooncake.Engine.Protocol}, by Mooncake's library";
+            }
             string? local = Local is null ? _localReason : Local.Failure ?? _localReason;
             string? rdma = Local is { Failure: null } ? null : Rdma?.Failure ?? _rdmaReason;
             return rdma is null ? local : local is null ? $"not rdma: {rdma}" : $"not local: {local}; not rdma: {rdma}";
@@ -119,7 +127,7 @@ internal sealed class OwnerLink : IDisposable
     internal async Task OpenLocalAsync(IEnumerable<(ulong Address, ulong LengthBytes)> runs, TransportChoice choice, bool attach, bool attachFiles,
         AccessToken? token, LocalPeers localPeers, TimeSpan stallTimeout, CancellationToken cancellationToken)
     {
-        if (choice is TransportChoice.Tcp or TransportChoice.Rdma)
+        if (choice is not (TransportChoice.Auto or TransportChoice.Local))
         {
             _localReason = choice == TransportChoice.Tcp ? "tcp was asked for" : null;
             return;
@@ -132,7 +140,7 @@ internal sealed class OwnerLink : IDisposable
             }
             if (!LocalSocketName.IsValid(_localSocket))
             {
-                ThrowHelper.Throw(CheckpointError.NotSupported, Peer is null ? "it is no CheckpointEngine" : "it offers no local plane (it was started with --transport tcp or rdma, or is older)");
+                ThrowHelper.Throw(CheckpointError.NotSupported, Peer is null ? "it is no CheckpointEngine" : "it offers no local plane (it was started with --transport tcp, rdma or mooncake, or is older)");
             }
             PeerClient peer = await PeerClient.ConnectLocallyAsync(_localSocket, token, stallTimeout, cancellationToken).ConfigureAwait(false);
             LocalMemory memory;
@@ -180,7 +188,7 @@ internal sealed class OwnerLink : IDisposable
     /// <exception cref="CheckpointEngineException">RDMA was named by the user and cannot be had.</exception>
     internal async Task OpenRdmaAsync(IEnumerable<(ulong Address, ulong LengthBytes)> runs, TransportChoice choice, RdmaJoin join, TimeSpan stallTimeout, ILogger logger, CancellationToken cancellationToken)
     {
-        if (Local is not null || choice is TransportChoice.Tcp or TransportChoice.Local)
+        if (Local is not null || choice is not (TransportChoice.Auto or TransportChoice.Rdma))
         {
             return;
         }
@@ -197,13 +205,13 @@ internal sealed class OwnerLink : IDisposable
         try
         {
             RdmaPlane plane = join.TryOpen(out string? whyNone) ?? ThrowHelper.Throw<RdmaPlane>(CheckpointError.NotSupported, whyNone ?? "there is no RDMA device here");
-            if (Peer is { Server.TokenRequired: true })
+            if (!isPlain && Peer is { Server.TokenRequired: true })
             {
                 ThrowHelper.Throw(CheckpointError.NotSupported, "it demands a token, and RDMA knows none yet");
             }
             SegmentDescriptor descriptor = isPlain ? _descriptor : await HandshakeClient.FetchDescriptorAsync(_opened, s_asksForRdma,
                 new HandshakeClientOptions { ReplyTimeout = stallTimeout, MaxFrameBytes = MaxDescriptorBytes }, cancellationToken).ConfigureAwait(false);
-            RdmaOwner rdma = RdmaOwner.Make(plane, join.MemoryOf(plane), _opened, Peer is not null, descriptor, stallTimeout, logger);
+            RdmaOwner rdma = RdmaOwner.Make(plane, join.MemoryOf(plane), _opened, Peer is not null && !isPlain, descriptor, stallTimeout, logger);
             foreach ((ulong address, ulong lengthBytes) in runs)
             {
                 if (!rdma.Covers(address, lengthBytes))
@@ -220,6 +228,31 @@ internal sealed class OwnerLink : IDisposable
         catch (CheckpointEngineException reason)
         {
             throw new CheckpointEngineException(reason.Error, $"read from {Name} over RDMA: {reason.Message}", reason.NativeCode, reason);
+        }
+    }
+
+    /// <summary>Takes Mooncake's library, if the user named it.</summary>
+    /// <param name="runs">What is to be read: address and length in the owner's process.</param>
+    /// <param name="choice">Mooncake, or nothing is done.</param>
+    /// <param name="join">The engine of this join.</param>
+    /// <param name="stallTimeout">For each answer.</param>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <exception cref="CheckpointEngineException">There is no library here, or it cannot read the owner.</exception>
+    internal async Task OpenMooncakeAsync(IEnumerable<(ulong Address, ulong LengthBytes)> runs, TransportChoice choice, MooncakeJoin join, TimeSpan stallTimeout, CancellationToken cancellationToken)
+    {
+        if (choice != TransportChoice.Mooncake)
+        {
+            return;
+        }
+        try
+        {
+            MooncakeEngine engine = await join.OpenAsync(_opened, cancellationToken).ConfigureAwait(false);
+            var options = new HandshakeClientOptions { ReplyTimeout = stallTimeout, MaxFrameBytes = MaxDescriptorBytes };
+            Mooncake = await MooncakeOwner.OpenAsync(engine, _opened, runs, options, stallTimeout, cancellationToken).ConfigureAwait(false);
+        }
+        catch (CheckpointEngineException reason)
+        {
+            throw new CheckpointEngineException(reason.Error, $"read from {Name} through Mooncake's library: {reason.Message}", reason.NativeCode, reason);
         }
     }
 
@@ -262,13 +295,12 @@ internal sealed class OwnerLink : IDisposable
         EndpointName name = EndpointName.Parse(owner.P2pStoreAddress);
         var handshake = new HandshakeClientOptions { ReplyTimeout = stallTimeout, MaxFrameBytes = MaxDescriptorBytes };
         SegmentDescriptor descriptor = await HandshakeClient.FetchDescriptorAsync(name, default, handshake, cancellationToken).ConfigureAwait(false);
-        descriptor.Validate();
-        if (descriptor.Protocol != SegmentDescriptor.TcpProtocol)
+        descriptor.Validate(anyProtocol: choice == TransportChoice.Mooncake);
+        bool isTcp = descriptor.Protocol == SegmentDescriptor.TcpProtocol;
+        if (!isTcp && choice is TransportChoice.Tcp or TransportChoice.Local)
         {
-            return choice is TransportChoice.Auto or TransportChoice.Rdma
-                ? new OwnerLink(owner, null, null, descriptor, name, choice)
-                : ThrowHelper.Throw<OwnerLink>(CheckpointError.NotSupported,
-                    $"read from rank {owner.Rank} at {name}: it offers {descriptor.Protocol} only; read it with --transport rdma, or start it with MC_FORCE_TCP=1");
+            ThrowHelper.Throw(CheckpointError.NotSupported,
+                $"read from rank {owner.Rank} at {name}: it offers {descriptor.Protocol} only; read it with --transport rdma, or start it with MC_FORCE_TCP=1");
         }
         PeerClient? peer = null;
         if (descriptor.Engine is { } engine && engine.Peer.Length != 0)
@@ -277,6 +309,11 @@ internal sealed class OwnerLink : IDisposable
             var service = new EndpointName(name.Host, EndpointName.Parse(engine.Peer).Port);
             peer = await PeerClient.ConnectAsync(service, token, stallTimeout, cancellationToken).ConfigureAwait(false);
         }
+        if (!isTcp)
+        {
+            return new OwnerLink(owner, null, peer, descriptor, name, choice);
+        }
+        bool isOurs = peer is not null && !descriptor.Engine!.Transports.Contains(MooncakeReadLane.Name);      // else the data port is Mooncake's
         try
         {
             EndpointName data = descriptor.GetTcpDataEndpoint(name);
@@ -287,8 +324,8 @@ internal sealed class OwnerLink : IDisposable
                 [.. addresses.Take(16).Select(candidate => new IPEndPoint(candidate, data.Port))],
                 $"rank {owner.Rank} at {name}",
                 descriptor.TcpProtoVersion,
-                IsOurs: peer is not null,
-                peer is { Server.TokenRequired: true } ? token : null,
+                IsOurs: isOurs,
+                isOurs && peer!.Server.TokenRequired ? token : null,
                 s_connectTimeout,
                 stallTimeout), peer, descriptor, name, choice);
         }
@@ -306,6 +343,10 @@ internal sealed class OwnerLink : IDisposable
     /// <exception cref="CheckpointEngineException">No way to the owner is left.</exception>
     internal IReadLane? TryCreateLane()
     {
+        if (Mooncake is not null)
+        {
+            return new MooncakeReadLane(Mooncake);
+        }
         if (Local is { Failure: null } || (Local is not null && !_mayFallBack))
         {
             return new LocalReadLane(Local);

@@ -14,7 +14,7 @@ internal sealed class TransferRun
     // More threads than this cost more in switching than another connection could bring, on any host seen.
     private const int MaxLanes = 64;
 
-    // For an owner that is read in another way, where others are read over RDMA.
+    // For an owner that is read through Mooncake's library, or beside others that are read over RDMA: one hashes while the other's reads come.
     private const int LanesBesideRdma = 2;
 
     private static readonly TimeSpan s_tick = TimeSpan.FromMilliseconds(50);
@@ -62,7 +62,7 @@ internal sealed class TransferRun
             }
         }
         _fixedLanes = Math.Min(MaxLanes, lanesPerOwner * owners);
-        if (lanesPerOwner == 0 && Array.Exists(links, link => link is { Rdma: not null }))
+        if (lanesPerOwner == 0 && Array.Exists(links, link => link is { Rdma: not null } or { Mooncake: not null }))
         {
             _fixedLanes = Math.Min(MaxLanes, Enumerable.Range(0, links.Length).Sum(owner => _works[owner] is null ? 0 : links[owner]!.Rdma?.Preferred ?? LanesBesideRdma));
         }

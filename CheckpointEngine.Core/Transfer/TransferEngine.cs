@@ -4,6 +4,7 @@ using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Transfer.Handshake;
 using CheckpointEngine.Transfer.Local;
+using CheckpointEngine.Transfer.Mooncake;
 using CheckpointEngine.Transfer.Rdma;
 using CheckpointEngine.Transfer.Tcp;
 using Microsoft.Extensions.Logging;
@@ -19,11 +20,12 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     private readonly ParameterServerOptions _options;
     private readonly ILogger _logger;
     private readonly PlainPeers _plainPeers;
-    private readonly TcpDataListener _data;
+    private readonly TcpDataListener? _data;              // null: Mooncake's library has its own
     private readonly HandshakeListener _handshakes;
     private readonly EngineAnnouncement _announcement;
     private readonly RdmaPlane? _rdmaPlane;
     private readonly RdmaServing? _rdma;
+    private readonly MooncakeServing? _mooncake;
 
     /// <summary>Binds its ports and listens at once.</summary>
     /// <param name="options">Address, port, token and who may read plainly.</param>
@@ -31,24 +33,30 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     /// <param name="peerName">Where the peer service of this process is, as peers are told.</param>
     /// <param name="localSocket">Where it is for processes of this host; empty for nowhere.</param>
     /// <param name="rdma">The RDMA devices to be read over; null for none. The caller's, who disposes it later.</param>
+    /// <param name="mooncake">Mooncake's library, which then serves in place of our own data port; null for none. The caller's, who disposes it later.</param>
     /// <exception cref="CheckpointEngineException">An address or port cannot be had.</exception>
-    internal TransferEngine(ParameterServerOptions options, MemoryRegistry registry, EndpointName peerName, string localSocket, RdmaPlane? rdma)
+    internal TransferEngine(ParameterServerOptions options, MemoryRegistry registry, EndpointName peerName, string localSocket, RdmaPlane? rdma, MooncakeEngine? mooncake)
     {
         Registry = registry;
         _options = options;
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer");
         _plainPeers = options.PlainPeers ?? (options.Token is null ? PlainPeers.All : PlainPeers.None);
         var anyPort = new IPEndPoint(options.Address, 0);
-        _data = new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = options.Token, PlainPeers = _plainPeers }, _logger);
+        _data = mooncake is not null ? null : new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = options.Token, PlainPeers = _plainPeers }, _logger);
         _announcement = new EngineAnnouncement
         {
             Peer = peerName.ToString(),
             HostId = HostIdentity.BootId,
             LocalSocket = localSocket,
-            Transports = [.. localSocket.Length == 0 ? [] : (string[])[LocalReadLane.Name], .. rdma is null ? [] : (string[])[RdmaReadLane.Name], SegmentDescriptor.TcpProtocol],
+            Transports = mooncake is not null ? [MooncakeReadLane.Name] : [.. localSocket.Length == 0 ? [] : (string[])[LocalReadLane.Name], .. rdma is null ? [] : (string[])[RdmaReadLane.Name], SegmentDescriptor.TcpProtocol],
             TokenRequired = options.Token is not null,
             Version = EngineVersion.Text,
         };
+        if (mooncake is not null)
+        {
+            _mooncake = new MooncakeServing(mooncake);
+            registry.Observe(_mooncake.Add, _mooncake.Remove);
+        }
         try
         {
             // Last: once the handshake port answers, all that it describes is there.
@@ -56,7 +64,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         }
         catch
         {
-            _ = _data.DisposeAsync().AsTask();      // its socket is closed at once; nobody has connected
+            _ = _data?.DisposeAsync().AsTask();      // its socket is closed at once; nobody has connected
             throw;
         }
         Name = EndpointName.FromEndPoint(_handshakes.EndPoints[0]);
@@ -88,7 +96,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
             {
                 if (!range.Drained.IsCompleted)
                 {
-                    _data.CutReadersOf(range);
+                    _data?.CutReadersOf(range);
                     cutOthers(range);
                 }
             }
@@ -116,6 +124,11 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
 
     void IHandshakeResponder.WriteDescriptor(IBufferWriter<byte> output, in PeerRequest request)
     {
+        if (_mooncake is not null)
+        {
+            _mooncake.WriteDescriptor(output, _announcement);
+            return;
+        }
         // Who may not read plainly learns where the peer service is, and no address.
         bool plain = _plainPeers.Allows(request.Remote.Address);
         string name = Name.ToString();
@@ -148,7 +161,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         {
             Name = name,
             Protocol = SegmentDescriptor.TcpProtocol,
-            TcpDataPort = _data.LocalEndPoint.Port,
+            TcpDataPort = _data!.LocalEndPoint.Port,
             TcpProtoVersion = 2,
             Timestamp = SegmentDescriptor.FormatTimestamp(DateTimeOffset.Now),
             Buffers = buffers,
@@ -160,7 +173,11 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
 
     void IHandshakeResponder.WriteConnectionReply(IBufferWriter<byte> output, ReadOnlySequence<byte> request, in PeerRequest peer)
     {
-        if (_rdma is null)
+        if (_mooncake is not null)
+        {
+            _mooncake.WriteConnectionReply(output, request);
+        }
+        else if (_rdma is null)
         {
             ConnectionReply.WriteRefusal(output, ConnectionReply.NoRdma);
         }
@@ -178,7 +195,10 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     {
         await _handshakes.DisposeAsync().ConfigureAwait(false);
         _rdma?.Dispose();
-        await _data.DisposeAsync().ConfigureAwait(false);
+        if (_data is not null)
+        {
+            await _data.DisposeAsync().ConfigureAwait(false);
+        }
     }
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "not served over RDMA: {Reason}")]

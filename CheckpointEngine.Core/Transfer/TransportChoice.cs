@@ -14,4 +14,7 @@ public enum TransportChoice
 
     /// <summary>RDMA over libibverbs, named by the user: no fall-back.</summary>
     Rdma,
+
+    /// <summary>Mooncake's own library and whatever transport it brings, named by the user: never taken otherwise, no fall-back.</summary>
+    Mooncake,
 }

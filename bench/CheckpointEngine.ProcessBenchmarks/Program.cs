@@ -17,6 +17,7 @@ const string Usage = """
       registration   files mapped; copied from the page cache beside memcpy; copied from a cold disk beside plain reads
       all            all of the above
       compare        our planes beside a bare pump, iperf3, UCX, memcpy, process_vm_readv and Mooncake, at 64 KiB, 1 MiB, 16 MiB, 1 GiB
+      mooncake-library   the binding to Mooncake's library beside a C program on the same library
     options:
       --check            end with status 1 when a figure misses its limit
       --passes N         passes of each comparison, an odd number; default 5, of compare 3
@@ -26,7 +27,9 @@ const string Usage = """
       --write DIR        compare: write compare.md and compare.svg there
       --install          compare: first install the tools that are missing (apt-get, as root)
     environment:
-      MOONCAKE_BENCH_DIRECTORY   compare: a directory with a built transfer_engine_bench, which then takes part
+      MOONCAKE_BENCH_DIRECTORY   compare: a directory with a built transfer_engine_bench, which then takes part;
+                                 mooncake-library: with te-read-bench and mooncake-peer
+      CHECKPOINT_ENGINE_MOONCAKE_LIBRARY   mooncake-library: the library
     needs: cc, and ./build.sh build before it (artifacts/bin/checkpoint-engine)
     """;
 
@@ -56,6 +59,7 @@ try
             "local-plane" => LocalPlane.RunAsync(bench, scoreboard),
             "many-joiners" => ManyJoiners.RunAsync(bench, scoreboard),
             "registration" => Registration.RunAsync(bench, scoreboard),
+            BenchmarkOptions.MooncakeLibrary => MooncakeLibrary.RunAsync(bench, scoreboard),
             "start-up" => StartUp.RunAsync(bench, scoreboard),
             BenchmarkOptions.Compare => Comparison.RunAsync(bench, scoreboard, machine),
             _ => JoinLatency.RunAsync(bench, scoreboard),

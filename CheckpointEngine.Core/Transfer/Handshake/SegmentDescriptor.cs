@@ -56,6 +56,7 @@ internal sealed class SegmentDescriptor
     internal EndpointName GetTcpDataEndpoint(EndpointName opened) => new(opened.Host, TcpDataPort);
 
     /// <summary>Checks that a transfer over tcp or rdma can start from this descriptor; what it lets pass, a Mooncake peer would too.</summary>
+    /// <param name="anyProtocol">Let transports pass that this engine does not speak, and look at their buffers only.</param>
     /// <exception cref="CheckpointEngineException">
     /// <see cref="CheckpointError.NotSupported"/>: another transport. <see cref="CheckpointError.InvalidData"/>: a buffer without name, address
     /// or length, a data port out of range, a device without name or GID, or keys that do not match the devices.
@@ -63,7 +64,7 @@ internal sealed class SegmentDescriptor
     /// <remarks>
     /// Source: docs/mooncake-wire.md. An rdma buffer without keys is refused, as by all releases but the newest.
     /// </remarks>
-    internal void Validate()
+    internal void Validate(bool anyProtocol = false)
     {
         switch (Protocol)
         {
@@ -75,6 +76,8 @@ internal sealed class SegmentDescriptor
                 break;
             case RdmaProtocol:
                 ValidateDevices();
+                break;
+            case not "" when anyProtocol:
                 break;
             default:
                 ThrowHelper.Throw(Protocol.Length == 0 ? CheckpointError.InvalidData : CheckpointError.NotSupported,

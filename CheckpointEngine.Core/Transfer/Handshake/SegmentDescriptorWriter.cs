@@ -105,7 +105,8 @@ internal static class SegmentDescriptorWriter
         writer.WriteEndObject();
     }
 
-    private static void WriteEngine(Utf8JsonWriter writer, EngineAnnouncement engine)
+    /// <summary>Writes the member <c>checkpoint_engine</c> with its name.</summary>
+    internal static void WriteEngine(Utf8JsonWriter writer, EngineAnnouncement engine)
     {
         writer.WriteStartObject("checkpoint_engine"u8);
         writer.WriteString("host_id"u8, engine.HostId);

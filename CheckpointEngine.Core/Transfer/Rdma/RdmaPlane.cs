@@ -113,8 +113,8 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
         Array.ForEach(Nics, nic => nic.Dispose());
     }
 
-    // No packet is sent: connecting a datagram socket only asks the routing table.
-    private static IPAddress OwnAddressTowards(EndpointName peer)
+    /// <summary>The address that a peer sees this process at. No packet is sent: connecting a datagram socket only asks the routing table.</summary>
+    internal static IPAddress OwnAddressTowards(EndpointName peer)
     {
         if (!IPAddress.TryParse(peer.Host, out IPAddress? address))
         {

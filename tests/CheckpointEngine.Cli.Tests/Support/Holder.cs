@@ -26,9 +26,11 @@ internal sealed class Holder : IAsyncDisposable
     public static Task<Holder> ServeAsync(string directory, params string[] more)
         => StartAsync(["serve", "--checkpoint", "m=" + directory, "--listen", "http://127.0.0.1:0", "--json", .. more]);
 
-    public static async Task<Holder> StartAsync(params string[] arguments)
+    public static Task<Holder> StartAsync(params string[] arguments) => StartAsync(new Dictionary<string, string>(), arguments);
+
+    public static async Task<Holder> StartAsync(Dictionary<string, string> environment, params string[] arguments)
     {
-        Engine engine = Engine.Start(arguments);
+        Engine engine = Engine.Start(environment, arguments);
         try
         {
             string line = await engine.WaitForLineAsync(line => line.StartsWith("{\"ready\":", StringComparison.Ordinal));

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <errno.h>
+#include <time.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -32,6 +33,9 @@ int main(void)
     printf("RLimit - 0 %zu\n", sizeof(struct rlimit));
     FIELD(struct rlimit, "RLimit", rlim_cur);
     FIELD(struct rlimit, "RLimit", rlim_max);
+    printf("TimeSpec - 0 %zu\n", sizeof(struct timespec));
+    FIELD(struct timespec, "TimeSpec", tv_sec);
+    FIELD(struct timespec, "TimeSpec", tv_nsec);
     printf("IoVec - 0 %zu\n", sizeof(struct iovec));
     FIELD(struct iovec, "IoVec", iov_base);
     FIELD(struct iovec, "IoVec", iov_len);

@@ -93,6 +93,7 @@ int main(void) {
     VALUE(CE_TRANSPORT_TCP);
     VALUE(CE_TRANSPORT_LOCAL);
     VALUE(CE_TRANSPORT_RDMA);
+    VALUE(CE_TRANSPORT_MOONCAKE);
     STRUCT(ce_server_options);
     FIELD(ce_server_options, struct_size);
     FIELD(ce_server_options, address);
