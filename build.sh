@@ -222,7 +222,7 @@ step_interop() {
         run_interop_over_rdma "$(basename "$(dirname "$(dirname "$release")")")" "$release" >>"$table"
     done
     say "our processes beside Mooncake's"
-    sort "$table" | awk -F '\t' '{ printf "%-14s %-4s  %-66s %s\n", $1, $3, $2, $4 }'
+    sort "$table" | awk -F '\t' '{ printf "%-14s %-4s  %-70s %s\n", $1, $3, $2, $4 }'
     rm -f "$table"
     tell_counts
 }

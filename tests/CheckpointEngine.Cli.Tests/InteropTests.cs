@@ -12,7 +12,7 @@ namespace CheckpointEngine.Cli.Tests;
 public sealed class InteropTests(InteropTable table) : IClassFixture<InteropTable>
 {
     // More than a descriptor of 1 MiB lists, which is what a Mooncake engine takes unless it is told otherwise.
-    private const int ManyFiles = 14_000;
+    private const int ManyFiles = 20_000;
     private const int Crowd = 8;
 
     public static TheoryData<string> Releases => [.. MooncakeRelease.Names];
