@@ -1,8 +1,6 @@
-using System.Buffers.Binary;
 using System.Net;
 using System.Text;
 using CheckpointEngine.Checkpoints;
-using CheckpointEngine.Metas;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
 using CheckpointEngine.Transfer.Tcp;
@@ -43,7 +41,8 @@ public sealed class PublishedBuffersTests
         }
         using RawClient client = await RawClient.ConnectAsync(new IPEndPoint(IPAddress.Loopback, descriptor.TcpDataPort));
         ulong last = (ulong)(memory.Address + ((Count - 1) * StrideBytes));
-        await client.SendAsync([.. DataPort.Header(TensorBytes, last, DataHeader.Read), .. DataPort.Header(TensorBytes + 1, last, DataHeader.Read)]);
+        byte[] requests = [.. DataPort.Header(TensorBytes, last, DataHeader.Read), .. DataPort.Header(TensorBytes + 1, last, DataHeader.Read)];
+        await client.SendAsync(requests);
         client.HalfClose();
         Assert.Equal(memory.GetSpan((Count - 1) * StrideBytes, TensorBytes).ToArray(), await client.ReadToEndAsync());    // and no byte of the gap
     }
