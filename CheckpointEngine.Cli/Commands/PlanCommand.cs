@@ -14,6 +14,7 @@ internal sealed class PlanCommand : DocumentedCommand
     private static readonly TimeSpan s_ask = TimeSpan.FromSeconds(5);
 
     private readonly Option<bool> _offline = new("--offline") { Description = "Do not ask the owners which way their bytes would come" };
+    private readonly Option<string> _devices = HoldingOptions.CreateDevices();
     private readonly CommonOptions _common = new("Print one JSON document");
     private readonly SourceOptions _source;
     private readonly CredentialOptions _credentials;
@@ -25,7 +26,7 @@ internal sealed class PlanCommand : DocumentedCommand
         _credentials = new CredentialOptions(this);
         _filter = new FilterOptions(this);
         AddGroup(_source.Group);
-        AddGroup(new OptionGroup("Choice", [.. _filter.Options, _offline]));
+        AddGroup(new OptionGroup("Choice", [.. _filter.Options, _devices, _offline]));
         AddGroup(_credentials.Group);
         AddGroup(_common.Group);
     }
@@ -47,7 +48,7 @@ internal sealed class PlanCommand : DocumentedCommand
         PlanJson plan = PlanSummary.Of(metas, _filter.Read(parsed));
         if (!parsed.GetValue(_offline))
         {
-            await using var server = new ParameterServer(new ParameterServerOptions { Token = token, LoggerFactory = logging });
+            await using var server = new ParameterServer(new ParameterServerOptions { Token = token, RdmaDevices = parsed.GetValue(_devices), LoggerFactory = logging });
             var options = new JoinOptions { Include = _filter.Include(parsed), Exclude = _filter.Exclude(parsed), StallTimeout = s_ask };
             IReadOnlyList<OwnerPlane> planes = await server.ProbeAsync(metas, options).ConfigureAwait(false);
             plan = PlanSummary.WithPlanes(plan, planes);
