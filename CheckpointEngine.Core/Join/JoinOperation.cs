@@ -39,7 +39,6 @@ internal sealed partial class JoinOperation : IDisposable
 
     internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server, RdmaPlaneOpener openRdma)
     {
-        _rdma = new RdmaJoin(openRdma);
         _metas = metas;
         _options = options;
         _token = server.Token;
@@ -48,6 +47,7 @@ internal sealed partial class JoinOperation : IDisposable
         _pin = server.Pin;
         _hold = server.Hold;
         _logger = server.LoggerFactory.CreateLogger("CheckpointEngine.Join");
+        _rdma = new RdmaJoin(openRdma, _logger);
     }
 
     internal async Task<JoinOutcome> RunAsync(IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
