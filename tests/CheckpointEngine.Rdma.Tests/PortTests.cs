@@ -133,7 +133,7 @@ public sealed class PortTests
         memory.Add(destination.Address, Bytes);
         RdmaOwner owner = await Ends.OwnerAsync(plane, memory, holder);
         using var network = new NetworkInterface(2);
-        string before = plane.Nics[0].GidText;
+        string before = plane.Nics[0].Gid.WireText;
         using (RdmaReadLane lane = owner.TryMakeLane()!)
         {
             lane.Connect();
@@ -143,8 +143,8 @@ public sealed class PortTests
 
             Assert.False(Ends.Pump(lane, source.Address, destination.Address, 1 << 20));
         }
-        await Ends.UntilAsync(() => new ValueTask<bool>(plane.Nics[0].GidText.EndsWith("c6:12:00:67", StringComparison.Ordinal)));
-        Assert.NotEqual(before, plane.Nics[0].GidText);
+        await Ends.UntilAsync(() => new ValueTask<bool>(plane.Nics[0].Gid.WireText.EndsWith("c6:12:00:67", StringComparison.Ordinal)));
+        Assert.NotEqual(before, plane.Nics[0].Gid.WireText);
         using RdmaReadLane again = owner.TryMakeLane()!;
         again.Connect();
         Assert.True(Ends.Pump(again, source.Address, destination.Address, 32));

@@ -220,7 +220,7 @@ internal static class SegmentDescriptorReader
         {
             return [];
         }
-        var byLocation = new OrderedDictionary<string, DeviceAffinity>();
+        var byLocation = new Dictionary<string, DeviceAffinity>(StringComparer.Ordinal);
         while (HandshakeJson.NextKey(ref reader))
         {
             HandshakeJson.CheckCount(ref reader, byLocation.Count, MaxLocations, "locations in priority_matrix");

@@ -30,7 +30,12 @@ internal static class RdmaAffinity
         {
             nearest = node >= 0 && memoryNode >= 0 ? Math.Min(nearest, distances.Between(memoryNode, node)) : nearest;
         }
-        return Array.ConvertAll(deviceNodes, node => node < 0 || memoryNode < 0 || distances.Between(memoryNode, node) == nearest);
+        bool[] near = new bool[deviceNodes.Length];
+        for (int device = 0; device < near.Length; device++)
+        {
+            near[device] = deviceNodes[device] < 0 || memoryNode < 0 || distances.Between(memoryNode, deviceNodes[device]) == nearest;
+        }
+        return near;
     }
 
     /// <summary>The matrix for some places of memory: each names all devices, the near ones as preferred.</summary>
@@ -42,28 +47,46 @@ internal static class RdmaAffinity
     /// Receives the devices' order in which they are to be told. A real initiator numbers them as it meets them in the matrix, whose entries it walks in
     /// an order of its own; the entry whose name sorts last was seen to come first. Where it is not, names and keys still belong together.
     /// </param>
-    internal static DeviceAffinity[] Matrix(IReadOnlyList<int> memoryNodes, string[] names, int[] deviceNodes, NumaDistances distances, out int[] order)
+    internal static DeviceAffinity[] Matrix(int[] memoryNodes, string[] names, int[] deviceNodes, NumaDistances distances, out int[] order)
     {
-        var byLocation = new SortedList<string, int>(StringComparer.Ordinal);
+        var matrix = new List<DeviceAffinity>();
+        order = [];
         foreach (int node in memoryNodes)
         {
-            byLocation[LocationOf(node)] = node;
+            Add(LocationOf(node), node, ref order);
         }
-        if (byLocation.Count == 0)
+        if (matrix.Count == 0)
         {
-            byLocation[LocationOf(0)] = AnyNode;
+            Add(LocationOf(0), AnyNode, ref order);
         }
-        var matrix = new DeviceAffinity[byLocation.Count];
-        order = [];
-        for (int i = 0; i < matrix.Length; i++)
+        matrix.Sort(static (a, b) => string.CompareOrdinal(a.Location, b.Location));
+        return [.. matrix];
+
+        void Add(string location, int node, ref int[] order)
         {
-            bool[] near = Near(byLocation.Values[i], deviceNodes, distances);
+            if (matrix.Exists(entry => entry.Location == location))
+            {
+                return;
+            }
+            bool[] near = Near(node, deviceNodes, distances);
             int[] preferred = Where(near, true);
             int[] others = Where(near, false);
-            matrix[i] = new DeviceAffinity(byLocation.Keys[i], Array.ConvertAll(preferred, device => names[device]), Array.ConvertAll(others, device => names[device]));
-            order = [.. preferred, .. others];
+            if (matrix.TrueForAll(entry => string.CompareOrdinal(entry.Location, location) < 0))
+            {
+                order = [.. preferred, .. others];
+            }
+            matrix.Add(new DeviceAffinity(location, NamesOf(preferred), NamesOf(others)));
         }
-        return matrix;
+
+        string[] NamesOf(int[] devices)
+        {
+            string[] chosen = new string[devices.Length];
+            for (int i = 0; i < chosen.Length; i++)
+            {
+                chosen[i] = names[devices[i]];
+            }
+            return chosen;
+        }
     }
 
     /// <summary>How far an owner's devices are from its memory, by its own word: for each the share of the bytes that it is not preferred for.</summary>
@@ -90,7 +113,12 @@ internal static class RdmaAffinity
                 far[device] += Array.IndexOf(entry.Preferred, names[device]) < 0 ? here : 0;
             }
         }
-        return Array.ConvertAll(far, here => all == 0 ? 0 : (int)(MaxCost * (here / all)));
+        int[] costs = new int[far.Length];
+        for (int device = 0; device < costs.Length; device++)
+        {
+            costs[device] = all == 0 ? 0 : (int)(MaxCost * (far[device] / all));
+        }
+        return costs;
     }
 
     private static int[] Where(bool[] near, bool wanted)

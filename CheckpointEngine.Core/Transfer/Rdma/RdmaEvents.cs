@@ -114,11 +114,11 @@ internal sealed unsafe partial class RdmaEvents : IDisposable
         }
         else if (worked)
         {
-            LogGid(nic.Name, nic.GidText);
+            LogGid(nic.Name, nic.Gid.AddressText);
         }
         else
         {
-            LogBack(nic.Name, nic.GidText);
+            LogBack(nic.Name, nic.Gid.AddressText);
         }
         _changed(nic);
     }

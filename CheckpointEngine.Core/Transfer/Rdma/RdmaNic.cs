@@ -28,8 +28,8 @@ internal sealed unsafe class RdmaNic : IDisposable
     /// <summary>The port as it was last read; another object when it has changed.</summary>
     internal RdmaPort Port => _port;
 
-    /// <summary>The GID that connections are made under, on the wire; all zeros when there is none.</summary>
-    internal string GidText => Gids is [GidTableEntry best, ..] ? best.WireText : GidTableEntry.None.WireText;
+    /// <summary>The GID that connections are made under; an empty one while there is none.</summary>
+    internal GidTableEntry Gid => Gids is [GidTableEntry best, ..] ? best : GidTableEntry.None;
 
     /// <summary>The GIDs that may be tried, best first: others than the first only where nobody chose it. None while the port has none.</summary>
     internal GidTableEntry[] Gids => Port.GidChoice.Candidates;

@@ -186,7 +186,7 @@ internal sealed partial class RdmaOwner
         }
         if (Pairs.Return(local, remote, failure, ofOwner, epoch, mayHeal))
         {
-            LogPairFailed(Name, Plane.Nics[local].Name, Plane.Nics[local].GidText, _devices[remote].Name, failure!);
+            LogPairFailed(Name, Plane.Nics[local].Name, Plane.Nics[local].Gid.AddressText, _devices[remote].Name, failure!);
         }
     }
 

@@ -122,7 +122,7 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
     /// <summary>Some devices as a descriptor has them.</summary>
     /// <param name="devices">Their places among <see cref="Nics"/>.</param>
     internal SegmentDevice[] DescribeDevices(int[] devices)
-        => Array.ConvertAll(devices, device => new SegmentDevice(Nics[device].Name, (uint)Nics[device].Port.Lid, Nics[device].GidText));
+        => Array.ConvertAll(devices, device => new SegmentDevice(Nics[device].Name, (uint)Nics[device].Port.Lid, Nics[device].Gid.WireText));
 
     public async ValueTask DisposeAsync()
     {

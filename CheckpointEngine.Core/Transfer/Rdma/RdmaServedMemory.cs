@@ -116,11 +116,38 @@ internal sealed class RdmaServedMemory : IDisposable
             var pieces = new List<RdmaRegistration.Piece>(ranges.Length);
             Array.ForEach(ready.Count == 0 ? [] : ranges, range => pieces.AddRange(_ranges[range].Pieces));
             int[] rails = [.. ready];
-            DeviceAffinity[] matrix = RdmaAffinity.Matrix(pieces.ConvertAll(piece => piece.Node), Array.ConvertAll(rails, _registrar.NameOf),
-                Array.ConvertAll(rails, _registrar.NodeOf), NumaDistances.Host, out int[] order);
-            int[] devices = Array.ConvertAll(order, place => rails[place]);
-            return new RdmaOffer(devices, rails, [.. pieces.ConvertAll(piece => new SegmentBuffer(piece.Address, (ulong)piece.LengthBytes, RdmaAffinity.LocationOf(piece.Node),
-                Array.ConvertAll(devices, device => piece.Regions[device]!.LocalKey), Array.ConvertAll(devices, device => piece.Regions[device]!.RemoteKey)))], matrix);
+            string[] names = new string[rails.Length];
+            int[] nodes = new int[rails.Length];
+            for (int i = 0; i < rails.Length; i++)
+            {
+                names[i] = _registrar.NameOf(rails[i]);
+                nodes[i] = _registrar.NodeOf(rails[i]);
+            }
+            int[] memoryNodes = new int[pieces.Count];
+            for (int i = 0; i < memoryNodes.Length; i++)
+            {
+                memoryNodes[i] = pieces[i].Node;
+            }
+            DeviceAffinity[] matrix = RdmaAffinity.Matrix(memoryNodes, names, nodes, NumaDistances.Host, out int[] devices);
+            for (int i = 0; i < devices.Length; i++)
+            {
+                devices[i] = rails[devices[i]];
+            }
+            var buffers = new SegmentBuffer[pieces.Count];
+            for (int i = 0; i < buffers.Length; i++)
+            {
+                RdmaRegistration.Piece piece = pieces[i];
+                uint[] localKeys = new uint[devices.Length];
+                uint[] remoteKeys = new uint[devices.Length];
+                for (int device = 0; device < devices.Length; device++)
+                {
+                    IRdmaRegion region = piece.Regions[devices[device]]!;
+                    localKeys[device] = region.LocalKey;
+                    remoteKeys[device] = region.RemoteKey;
+                }
+                buffers[i] = new SegmentBuffer(piece.Address, (ulong)piece.LengthBytes, RdmaAffinity.LocationOf(piece.Node), localKeys, remoteKeys);
+            }
+            return new RdmaOffer(devices, rails, buffers, matrix);
         }
     }
 

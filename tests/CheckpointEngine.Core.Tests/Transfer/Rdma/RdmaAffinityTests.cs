@@ -8,13 +8,7 @@ namespace CheckpointEngine.Tests;
 /// <summary>Which devices are near to memory, on hosts that are not here.</summary>
 public sealed class RdmaAffinityTests
 {
-    private static readonly NumaDistances s_four = new(new Dictionary<int, string>
-    {
-        [0] = "10 12 32 32\n",
-        [1] = "12 10 32 32\n",
-        [2] = "32 32 10 12\n",
-        [3] = "32 32 12 10\n",
-    });
+    private static readonly NumaDistances s_four = new(["10 12 32 32\n", "12 10 32 32\n", "32 32 10 12\n", "32 32 12 10\n"]);
 
     [Theory]
     [InlineData(0, "0 1 2 3", "+---")]
@@ -37,6 +31,8 @@ public sealed class RdmaAffinityTests
         Assert.Equal(0, unknown.Nodes);
         Assert.True(unknown.Between(3, 3) < unknown.Between(3, 2));
         Assert.Equal(12, s_four.Between(2, 3));
+        var gap = new NumaDistances(["10 31", null, "31 10"]);        // node 1 is not there, and has no column
+        Assert.Equal((31, 10, 2), (gap.Between(0, 2), gap.Between(2, 2), gap.Nodes));
         Assert.True(s_four.Between(2, 9) > s_four.Between(2, 2));
     }
 
