@@ -23,6 +23,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     private readonly TcpDataListener? _data;              // null: Mooncake's library has its own
     private readonly HandshakeListener _handshakes;
     private readonly EngineAnnouncement _announcement;
+    private readonly EngineAnnouncement _announcementOfRdma;
     private readonly RdmaPlane? _rdmaPlane;
     private readonly RdmaServing? _rdma;
     private readonly MooncakeServing? _mooncake;
@@ -40,18 +41,11 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         Registry = registry;
         _options = options;
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer");
-        _plainPeers = options.PlainPeers ?? (options.Token is null ? PlainPeers.All : PlainPeers.None);
+        _plainPeers = options.AllowedPlainPeers;
         var anyPort = new IPEndPoint(options.Address, 0);
         _data = mooncake is not null ? null : new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = options.Token, PlainPeers = _plainPeers }, _logger);
-        _announcement = new EngineAnnouncement
-        {
-            Peer = peerName.ToString(),
-            HostId = HostIdentity.BootId,
-            LocalSocket = localSocket,
-            Transports = mooncake is not null ? [MooncakeReadLane.Name] : [.. localSocket.Length == 0 ? [] : (string[])[LocalReadLane.Name], .. rdma is null ? [] : (string[])[RdmaReadLane.Name], SegmentDescriptor.TcpProtocol],
-            TokenRequired = options.Token is not null,
-            Version = EngineVersion.Text,
-        };
+        _announcement = Announce(false);
+        _announcementOfRdma = Announce(true);
         if (mooncake is not null)
         {
             _mooncake = new MooncakeServing(mooncake);
@@ -73,9 +67,24 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
             rdma.ServeAt(Name);
             _rdmaPlane = rdma;
             _rdma = new RdmaServing(rdma, Name, MayBeAsked, options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer.Rdma"));
-            registry.Observe(OfferOverRdma, _rdma.Remove);
+            registry.Observe(OfferOverRdma, _rdma.Memory.Remove);
+            registry.ObserveFilling(_rdma.Memory.Begin, _rdma.Memory.Abandon);
         }
+
+        EngineAnnouncement Announce(bool withRdma) => new()
+        {
+            Peer = peerName.ToString(),
+            HostId = HostIdentity.BootId,
+            LocalSocket = localSocket,
+            Transports = mooncake is not null ? [MooncakeReadLane.Name]
+                : [.. localSocket.Length == 0 ? [] : (string[])[LocalReadLane.Name], .. withRdma ? (string[])[RdmaReadLane.Name] : [], SegmentDescriptor.TcpProtocol],
+            TokenRequired = options.Token is not null,
+            Version = EngineVersion.Text,
+        };
     }
+
+    // With RDMA while a device can be used.
+    private EngineAnnouncement Announcement => _rdmaPlane is { WhyNone: null } ? _announcementOfRdma : _announcement;
 
     /// <summary>The ranges that peers may read.</summary>
     internal MemoryRegistry Registry { get; }
@@ -114,7 +123,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     {
         try
         {
-            _rdma!.Add(range);
+            _rdma!.Memory.Add(range);
         }
         catch (CheckpointEngineException reason) when (_options.Transport == TransportChoice.Auto)
         {
@@ -142,18 +151,22 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
                 buffers[i] = new SegmentBuffer(ranges[i].Address, ranges[i].LengthBytes, name);
             }
         }
-        if (request.Protocol == SegmentDescriptor.RdmaProtocol && _rdma is not null)
+        EngineAnnouncement announcement = Announcement;
+        if (request.Protocol == SegmentDescriptor.RdmaProtocol && _rdma is not null && announcement == _announcementOfRdma)
         {
+            RdmaOffer offer = _rdma.Memory.Describe();
             SegmentDescriptorWriter.Write(output, new SegmentDescriptor
             {
                 Name = name,
                 Protocol = SegmentDescriptor.RdmaProtocol,
                 TcpProtoVersion = 1,
                 Timestamp = SegmentDescriptor.FormatTimestamp(DateTimeOffset.Now),
-                Buffers = plain ? _rdma.Describe() : [],
-                Devices = _rdmaPlane!.DescribeDevices(),
-                PriorityMatrix = _rdmaPlane.DescribeAffinity(),
-                Engine = _announcement,
+                Buffers = plain ? offer.Buffers : [],
+                Devices = _rdmaPlane!.DescribeDevices(offer.Devices),
+                PriorityMatrix = offer.Matrix,
+                Engine = offer.Devices.AsSpan().SequenceEqual(offer.Rails)
+                    ? announcement
+                    : announcement with { Rails = Array.ConvertAll(offer.Rails, device => _rdmaPlane.Nics[device].Name) },
             });
             return;
         }
@@ -165,7 +178,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
             TcpProtoVersion = 2,
             Timestamp = SegmentDescriptor.FormatTimestamp(DateTimeOffset.Now),
             Buffers = buffers,
-            Engine = _announcement,
+            Engine = announcement,
         });
     }
 
