@@ -63,7 +63,7 @@ internal static unsafe class LibTransferEngine
     private static string? Load(string name)
     {
         // Its log would fill stderr with what is no error; who has said what is to be logged keeps that.
-        _ = Libc.setenv("GLOG_minloglevel", "2", 0);
+        _ = Libc.setenv("MC_LOG_LEVEL", "ERROR", 0);
         nint library;
         try
         {

@@ -120,7 +120,7 @@ internal sealed partial class MooncakeEngine : IDisposable
             if (engine == null)
             {
                 ThrowHelper.Throw(CheckpointError.Native, $"start Mooncake's transfer engine for {host}: createTransferEngine gave nothing, "
-                    + $"{StartTries} times; its log says why (GLOG_minloglevel=0). Are its ports (MC_MIN_RPC_PORT, MC_MAX_RPC_PORT) and devices free? MC_FORCE_TCP=1 needs none");
+                    + $"{StartTries} times; its log says why (MC_LOG_LEVEL=INFO). Are its ports (MC_MIN_RPC_PORT, MC_MAX_RPC_PORT) and devices free? MC_FORCE_TCP=1 needs none");
             }
             byte* name = stackalloc byte[MaxNameBytes];
             NativeMemory.Clear(name, MaxNameBytes);
