@@ -161,12 +161,17 @@ internal sealed partial class MooncakeEngine : IDisposable
     /// <summary>Ends the engine because reads of it cannot be ended in another way: by one who is inside, and is not any more. Waits for the others to leave.</summary>
     internal void Abandon(string reason)
     {
+        bool isFirst;
         lock (_lock)
         {
+            isFirst = Failure is null;
             Failure ??= reason;
             _ending = true;
         }
-        LogAbandoned(Name, reason);
+        if (isFirst)
+        {
+            LogAbandoned(Name, reason);
+        }
         Exit();
         _destroyed.Wait();
     }
