@@ -11,6 +11,8 @@ Builds, tests and packs CheckpointEngine. The same steps as build.sh, which is t
   bench   the benchmarks; arguments after the step go to them; with BENCH=NAME in the environment a whole-process benchmark (compare, …; Linux only)
   pack    build, then NuGet packages in artifacts/packages; the tarball is build.sh's
   lab     Linux only: use build.sh
+  interop our processes beside real Mooncake engines, over TCP and through their library; CHECKPOINT_ENGINE_MOONCAKE_PEERS names the folder with
+          the releases, see docs/interop.md. Linux only; over RDMA too: use build.sh
 
 Needs: PowerShell 7, the .NET 10 SDK; for 'build' also the C++ tools of Visual Studio (Windows) or clang and zlib's headers (Linux).
 
@@ -18,7 +20,7 @@ Needs: PowerShell 7, the .NET 10 SDK; for 'build' also the C++ tools of Visual S
 ./build.ps1 test
 #>
 param(
-    [Parameter(Position = 0)] [ValidateSet('build', 'cross', 'test', 'demo', 'bench', 'pack', 'lab', 'help')] [string] $Step = 'help',
+    [Parameter(Position = 0)] [ValidateSet('build', 'cross', 'test', 'demo', 'bench', 'pack', 'lab', 'interop', 'help')] [string] $Step = 'help',
     [Parameter(ValueFromRemainingArguments)] [string[]] $Rest
 )
 $ErrorActionPreference = 'Stop'
@@ -97,12 +99,26 @@ function Step-Bench {
     dotnet run -c $configuration --project bench/CheckpointEngine.ProcessBenchmarks -- @words @Rest
 }
 
+function Step-Interop {
+    if (-not $IsLinux) { throw 'Mooncake runs on Linux, and so do the tests beside it' }
+    if (-not $env:CHECKPOINT_ENGINE_MOONCAKE_PEERS) { throw 'CHECKPOINT_ENGINE_MOONCAKE_PEERS names no folder with releases of Mooncake (docs/interop.md)' }
+    dotnet build tests/CheckpointEngine.Cli.Tests -c $configuration --nologo -v quiet
+    $env:CHECKPOINT_ENGINE_INTEROP_TABLE = New-TemporaryFile
+    $PSNativeCommandUseErrorActionPreference = $false
+    & "tests/CheckpointEngine.Cli.Tests/bin/$configuration/net10.0/CheckpointEngine.Cli.Tests" --filter-trait Category=Interop --progress off --no-ansi --show-test-results 'failed,skipped'
+    $status = $LASTEXITCODE
+    Import-Csv -Delimiter "`t" -Header Release, Pair, Outcome, Remark $env:CHECKPOINT_ENGINE_INTEROP_TABLE | Sort-Object Release, Pair | Format-Table Release, Outcome, Pair, Remark
+    Remove-Item $env:CHECKPOINT_ENGINE_INTEROP_TABLE
+    exit $status
+}
+
 switch ($Step) {
     'build' { Step-Build }
     'test' { Step-Test }
     'cross' { throw 'the cross compiler is a Linux one: ./build.sh cross' }
     'demo' { throw 'the demo runs on Linux: ./build.sh demo' }
     'bench' { Step-Bench }
+    'interop' { Step-Interop }
     'pack' { Step-Pack }
     'lab' { throw 'the RDMA lab is a Linux one: ./build.sh lab' }
     default { Get-Help $PSCommandPath -Detailed }

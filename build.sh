@@ -12,6 +12,8 @@
 #   pack    build, then NuGet packages and the tarball in artifacts/packages; RepositoryUrl tells where the sources are if no git remote does
 #   lab     the tests that need RDMA devices, in a small virtual machine that has them in software: see tests/rdma-lab/README.md. They test what lies
 #           in artifacts/bin; 'build lab' tests what the sources say now
+#   interop our processes beside real Mooncake engines, over TCP, through their library, and over RDMA where the lab runs: a table of pairs and
+#           releases. CHECKPOINT_ENGINE_MOONCAKE_PEERS names the folder with the releases: see docs/interop.md
 #
 # needs: the .NET 10 SDK; for 'build', 'demo' and 'pack' also clang or gcc and zlib's headers; for 'cross' gcc-aarch64-linux-gnu and
 # libc6-dev-arm64-cross; for 'lab' the packages that tests/rdma-lab/lab --missing prints. Nothing is installed by this script, unless BENCH asks for it.
@@ -193,12 +195,49 @@ lab_is_ready() {
     [[ $status -ne 77 ]]
 }
 
-# The tests that need RDMA devices, in the guest.
+# run_lab_tests [OPTION...]: the tests that need RDMA devices, in the guest.
 run_lab_tests() {
     through=(tests/rdma-lab/lab --devices "$lab_devices" --mem 3G --timeout 600 -- \
         env CHECKPOINT_ENGINE_LAB_DEVICES="$lab_devices" DOTNET_TieredPGO=0 DOTNET_gcConcurrent=0 TESTINGPLATFORM_TELEMETRY_OPTOUT=1)
-    run_tests "$lab_tests" --progress off --no-ansi --show-test-results failed,skipped
+    run_tests "$lab_tests" --progress off --no-ansi --show-test-results failed,skipped "$@"
     through=()
+}
+
+step_interop() {
+    need_sdk
+    local peers=${CHECKPOINT_ENGINE_MOONCAKE_PEERS:-} table release
+    [[ -n $peers ]] || {
+        printf '!! NOTHING WAS RUN: CHECKPOINT_ENGINE_MOONCAKE_PEERS names no folder with releases of Mooncake (docs/interop.md)\n' >&2
+        exit 77
+    }
+    table=$(mktemp)
+    say "building"
+    dotnet build tests/CheckpointEngine.Cli.Tests -c "$configuration" --nologo -v quiet
+    CHECKPOINT_ENGINE_INTEROP_TABLE=$table run_tests CheckpointEngine.Cli.Tests --filter-trait Category=Interop --progress off --no-ansi --show-test-results failed,skipped
+    if lab_is_ready; then
+        [[ -x $artifacts/bin/checkpoint-engine ]] || step_build
+        dotnet build "tests/$lab_tests" -c "$configuration" --nologo -v quiet
+    fi
+    for release in "$peers"/*/bin/mooncake-peer; do
+        run_interop_over_rdma "$(basename "$(dirname "$(dirname "$release")")")" "$release" >>"$table"
+    done
+    say "our processes beside Mooncake's"
+    sort "$table" | awk -F '\t' '{ printf "%-14s %-4s  %-70s %s\n", $1, $3, $2, $4 }'
+    rm -f "$table"
+    tell_counts
+}
+
+# run_interop_over_rdma RELEASE PEER: both directions over RDMA, in the guest, as a row of the table; what they say goes to stderr.
+run_interop_over_rdma() {
+    local before=$passed wrong=$((failed + ${#broken[@]})) outcome=pass remark
+    if [[ -n $lab_reason ]]; then
+        outcome=skip remark=$lab_reason
+    else
+        CHECKPOINT_ENGINE_MOONCAKE_PEER=$2 run_lab_tests --filter-class '*.MooncakeTests' >&2
+        remark="$((passed - before)) tests"
+        [[ $((failed + ${#broken[@]})) -eq $wrong && $passed -gt $before ]] || outcome=FAIL
+    fi
+    printf '%s\t%s\t%s\t%s\n' "$1" 'our holder and joiner (rdma) <-> Mooncake, Soft-RoCE in the lab' "$outcome" "$remark"
 }
 
 # Prints the sum of what run_tests counted; its status says whether all is well.
@@ -351,7 +390,7 @@ if [[ $# -eq 0 ]]; then
 fi
 for step in "$@"; do
     case $step in
-        build | cross | test | demo | bench | pack | lab) "step_$step" ;;
+        build | cross | test | demo | bench | pack | lab | interop) "step_$step" ;;
         -h | --help | all) usage ;;
         *)
             usage >&2

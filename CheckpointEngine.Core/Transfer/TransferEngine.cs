@@ -27,6 +27,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     private readonly RdmaPlane? _rdmaPlane;
     private readonly RdmaServing? _rdma;
     private readonly MooncakeServing? _mooncake;
+    private int _toldOfLength;
 
     /// <summary>Binds its ports and listens at once.</summary>
     /// <param name="options">Address, port, token and who may read plainly.</param>
@@ -141,20 +142,14 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         // Who may not read plainly learns where the peer service is, and no address.
         bool plain = _plainPeers.Allows(request.Remote.Address);
         string name = Name.ToString();
-        SegmentBuffer[] buffers = [];
-        if (plain)
-        {
-            ReadOnlySpan<RegisteredRange> ranges = Registry.Ranges;
-            buffers = new SegmentBuffer[ranges.Length];
-            for (int i = 0; i < buffers.Length; i++)
-            {
-                buffers[i] = new SegmentBuffer(ranges[i].Address, ranges[i].LengthBytes, name);
-            }
-        }
         EngineAnnouncement announcement = Announcement;
         if (request.Protocol == SegmentDescriptor.RdmaProtocol && _rdma is not null && announcement == _announcementOfRdma)
         {
             RdmaOffer offer = _rdma.Memory.Describe();
+            if (plain && offer.Buffers.Length > PublishedBuffers.MostOverRdma(offer.Devices.Length) && Interlocked.Exchange(ref _toldOfLength, 1) == 0)
+            {
+                LogTooLong(offer.Buffers.Length);
+            }
             SegmentDescriptorWriter.Write(output, new SegmentDescriptor
             {
                 Name = name,
@@ -177,7 +172,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
             TcpDataPort = _data!.LocalEndPoint.Port,
             TcpProtoVersion = 2,
             Timestamp = SegmentDescriptor.FormatTimestamp(DateTimeOffset.Now),
-            Buffers = buffers,
+            Buffers = plain ? PublishedBuffers.OverTcp(Registry.Ranges, name) : [],
             Engine = announcement,
         });
     }
@@ -216,6 +211,9 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "not served over RDMA: {Reason}")]
     private partial void LogNotOverRdma(string reason);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "{Count} regions are registered for RDMA: Mooncake peers take a descriptor of that length only with MC_HANDSHAKE_MAX_LENGTH set (128 MiB at most), on their side")]
+    private partial void LogTooLong(int count);
 
     // The texts are a stranger's and of any content: only their lengths are logged.
     [LoggerMessage(Level = LogLevel.Debug, Message = "handshake: a notification of {NameLength} + {MessageLength} characters, not used here")]

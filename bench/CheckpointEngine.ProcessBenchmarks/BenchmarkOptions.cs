@@ -10,6 +10,9 @@ internal sealed record BenchmarkOptions
     /// <summary>Not among all: it needs a Mooncake.</summary>
     internal const string MooncakeLibrary = "mooncake-library";
 
+    /// <inheritdoc cref="MooncakeLibrary"/>
+    internal const string Interop = "interop";
+
     private static readonly string[] s_all = ["join-vs-pump", "kimi-metas", "start-up", "join-latency", "c-interface", "local-plane", "many-joiners", "registration"];
 
     private int? _passes;
@@ -41,7 +44,7 @@ internal sealed record BenchmarkOptions
     internal static bool TryParse(string[] args, [NotNullWhen(true)] out BenchmarkOptions? options)
     {
         options = null;
-        if (args.Length == 0 || (args[0] is not ("all" or Compare or MooncakeLibrary) && !s_all.Contains(args[0])))
+        if (args.Length == 0 || (args[0] is not ("all" or Compare or MooncakeLibrary or Interop) && !s_all.Contains(args[0])))
         {
             return false;
         }

@@ -18,6 +18,7 @@ const string Usage = """
       all            all of the above
       compare        our planes beside a bare pump, iperf3, UCX, memcpy, process_vm_readv and Mooncake, at 64 KiB, 1 MiB, 16 MiB, 1 GiB
       mooncake-library   the binding to Mooncake's library beside a C program on the same library
+      interop            our joiner and our holder in Mooncake's place: beside Mooncake's own, over TCP
     options:
       --check            end with status 1 when a figure misses its limit
       --passes N         passes of each comparison, an odd number; default 5, of compare 3
@@ -28,7 +29,7 @@ const string Usage = """
       --install          compare: first install the tools that are missing (apt-get, as root)
     environment:
       MOONCAKE_BENCH_DIRECTORY   compare: a directory with a built transfer_engine_bench, which then takes part;
-                                 mooncake-library: with te-read-bench and mooncake-peer
+                                 mooncake-library, interop: with te-read-bench and mooncake-peer
       CHECKPOINT_ENGINE_MOONCAKE_LIBRARY   mooncake-library: the library
     needs: cc, and ./build.sh build before it (artifacts/bin/checkpoint-engine)
     """;
@@ -60,6 +61,7 @@ try
             "many-joiners" => ManyJoiners.RunAsync(bench, scoreboard),
             "registration" => Registration.RunAsync(bench, scoreboard),
             BenchmarkOptions.MooncakeLibrary => MooncakeLibrary.RunAsync(bench, scoreboard),
+            BenchmarkOptions.Interop => Interop.RunAsync(bench, scoreboard),
             "start-up" => StartUp.RunAsync(bench, scoreboard),
             BenchmarkOptions.Compare => Comparison.RunAsync(bench, scoreboard, machine),
             _ => JoinLatency.RunAsync(bench, scoreboard),

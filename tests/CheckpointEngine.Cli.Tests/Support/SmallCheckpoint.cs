@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 
@@ -43,23 +44,57 @@ internal static class SmallCheckpoint
         Shard(directory, "model.safetensors", new Random(bytes), (name, "U8", [bytes]));
     }
 
+    /// <summary>Two shards of 70 MB in all: odd sizes, tensors of no bytes at the front, in the middle and at the end, types that every torch has.</summary>
+    public static void WriteWorld(string directory)
+    {
+        Directory.CreateDirectory(directory);
+        var random = new Random(20261126);
+        Shard(directory, "model-00001-of-00002.safetensors", random,
+            ("a.empty", "F32", [0, 3]), ("a.weight", "BF16", [4097, 4093]), ("a.odd", "U8", [1_000_003]), ("a.scale", "F32", []), ("a.one", "U8", [1]));
+        Shard(directory, "model-00002-of-00002.safetensors", random,
+            ("b.norm", "F32", [255]), ("b.none", "I64", [7, 0]), ("b.weight", "BF16", [2047, 8191]), ("größe.重み", "U8", [257, 3]), ("b.last", "BF16", [0]));
+    }
+
+    /// <summary>As many files of one small tensor each.</summary>
+    public static void WriteFiles(string directory, int count)
+    {
+        Directory.CreateDirectory(directory);
+        for (int i = 0; i < count; i++)
+        {
+            Shard(directory, $"part-{i:D5}.safetensors", new Random(i), ($"t{i:D5}", "U8", [40 + (i % 50)]));
+        }
+    }
+
+    /// <summary>One digest of all names, types, shapes and bytes.</summary>
+    public static string Digest(IReadOnlyDictionary<string, Tensor> tensors)
+    {
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        foreach ((string name, Tensor tensor) in tensors.OrderBy(tensor => tensor.Key, StringComparer.Ordinal))
+        {
+            hash.AppendData(Encoding.UTF8.GetBytes($"{name} {tensor.Dtype} [{tensor.Shape}] {tensor.Bytes.Length}\n"));
+            hash.AppendData(tensor.Bytes);
+        }
+        return Convert.ToHexStringLower(hash.GetHashAndReset());
+    }
+
     /// <summary>Every tensor of the shards in a directory.</summary>
     public static Dictionary<string, Tensor> Read(string directory)
+        => Directory.GetFiles(directory, "*.safetensors").SelectMany(ReadFile).ToDictionary();
+
+    /// <summary>Every tensor of one file.</summary>
+    public static Dictionary<string, Tensor> ReadFile(string file)
     {
         var tensors = new Dictionary<string, Tensor>();
-        foreach (string file in Directory.GetFiles(directory, "*.safetensors"))
+        byte[] content = File.ReadAllBytes(file);
+        int header = (int)BinaryPrimitives.ReadUInt64LittleEndian(content);
+        using JsonDocument document = JsonDocument.Parse(content.AsMemory(8, header));
+        foreach (JsonProperty member in document.RootElement.EnumerateObject().Where(member => member.Name != "__metadata__"))
         {
-            byte[] content = File.ReadAllBytes(file);
-            int header = (int)BinaryPrimitives.ReadUInt64LittleEndian(content);
-            using JsonDocument document = JsonDocument.Parse(content.AsMemory(8, header));
-            foreach (JsonProperty member in document.RootElement.EnumerateObject().Where(member => member.Name != "__metadata__"))
-            {
-                JsonElement offsets = member.Value.GetProperty("data_offsets");
-                tensors.Add(member.Name, new Tensor(
-                    member.Value.GetProperty("dtype").GetString()!,
-                    string.Join(',', member.Value.GetProperty("shape").EnumerateArray().Select(dimension => dimension.GetInt64())),
-                    content[(8 + header + offsets[0].GetInt32())..(8 + header + offsets[1].GetInt32())]));
-            }
+            JsonElement offsets = member.Value.GetProperty("data_offsets");
+            tensors.Add(member.Name, new Tensor(
+                member.Value.GetProperty("dtype").GetString()!,
+                string.Join(',', member.Value.GetProperty("shape").EnumerateArray().Select(dimension => dimension.GetInt64())),
+                content[(8 + header + offsets[0].GetInt32())..(8 + header + offsets[1].GetInt32())]));
         }
         return tensors;
     }
