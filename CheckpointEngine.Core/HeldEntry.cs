@@ -31,8 +31,8 @@ internal sealed class HeldEntry : IAsyncDisposable
     /// <summary>Whether the caller is changing its tensors: nobody may read them. Under the lock of the server.</summary>
     internal bool IsUpdating { get; set; }
 
-    /// <summary>The newest begin of an update; complete when none is on its way. Under the lock of the server.</summary>
-    internal Task UpdateBegin { get; set; } = Task.CompletedTask;
+    /// <summary>The newest begin or end of an update; complete when none is on its way. Under the lock of the server.</summary>
+    internal Task Changing { get; set; } = Task.CompletedTask;
 
     /// <summary>Whether the begin of an update is through: no read is under way. Under the lock of the server.</summary>
     internal bool IsOutOfReach { get; set; }

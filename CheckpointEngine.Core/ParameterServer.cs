@@ -69,6 +69,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
     }
 
+    /// <summary>What peers may read.</summary>
+    internal MemoryRegistry Registry => _registry;
+
     private TransferEngine Engine => _engine ?? throw new InvalidOperationException("the server was not started");
 
     private EndpointName PeerName => EndpointName.FromEndPoint((_peers ?? throw new InvalidOperationException("the server was not started")).LocalEndPoint);
@@ -102,13 +105,8 @@ public sealed partial class ParameterServer : IAsyncDisposable
             {
                 _localPeers = new PeerListener(localSocket, responder, Options.Token, peerLogger, new PeerListenerOptions { LocalPeers = Options.LocalPeers });
             }
-            RdmaPlane? rdma = null;
-            if (Options.Transport is TransportChoice.Auto or TransportChoice.Rdma && (rdma = TryOpenRdma(out string? whyNone)) is null && Options.Transport == TransportChoice.Rdma)
-            {
-                ThrowHelper.Throw(CheckpointError.NotSupported, $"serve over RDMA: {whyNone}");
-            }
             _mooncake = Options.Transport == TransportChoice.Mooncake ? await StartMooncakeAsync(cancellationToken).ConfigureAwait(false) : null;
-            _engine = new TransferEngine(Options, _registry, PeerName, localSocket, rdma, _mooncake);
+            _engine = new TransferEngine(Options, _registry, PeerName, localSocket, OpenRdmaForServing(), _mooncake);
         }
         catch
         {
@@ -117,14 +115,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
             await StopPeersAsync().ConfigureAwait(false);
             throw;
         }
-        lock (_lock)
-        {
-            foreach (HeldEntry entry in _records.Values.Select(record => record.Held).OfType<HeldEntry>())
-            {
-                entry.Register(_registry);      // what a join brought before there was anybody to serve it to
-                entry.StartHashing();
-            }
-        }
+        RegisterJoined();
         LogStarted(P2pStoreAddress, PeerUrl);
     }
 
@@ -174,7 +165,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             CheckpointDigests? digests = null;
             HeldCheckpoint loaded = await Task.Run(
-                () => CheckpointLoader.Load(name, paths, hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests), cancellationToken).ConfigureAwait(false);
+                () => CheckpointLoader.Load(name, paths, hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests, _registry), cancellationToken).ConfigureAwait(false);
             await PublishAsync(loaded, digests).ConfigureAwait(false);
             return loaded;
         }
@@ -227,6 +218,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     {
         ArgumentNullException.ThrowIfNull(name);
         HeldEntry entry;
+        Task begin;
         lock (_lock)
         {
             CheckpointRecord record = FindHeld(name);
@@ -240,9 +232,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
                 throw new InvalidOperationException($"update '{name}': an update has begun already");
             }
             entry.IsUpdating = true;
-            entry.UpdateBegin = TakeOutOfReachAsync(entry);
+            entry.Changing = begin = TakeOutOfReachAsync(entry);
         }
-        await entry.UpdateBegin.ConfigureAwait(false);      // not cancellable, but bounded: half a checkpoint is no state
+        await begin.ConfigureAwait(false);      // not cancellable, but bounded: half a checkpoint is no state
     }
 
     private async Task TakeOutOfReachAsync(HeldEntry entry)
@@ -266,23 +258,42 @@ public sealed partial class ParameterServer : IAsyncDisposable
     public void CommitUpdate(string name)
     {
         ArgumentNullException.ThrowIfNull(name);
+        HeldEntry entry;
+        var done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            CheckpointRecord record = FindHeld(name);
-            HeldEntry entry = record.Held!;
+            entry = FindHeld(name).Held!;
             if (!entry.IsOutOfReach)
             {
                 throw new InvalidOperationException($"update '{name}': no update has begun");
             }
+            entry.IsOutOfReach = false;
+            entry.Changing = done.Task;         // who takes it away waits for that
+        }
+        bool isRegistered = false;
+        try
+        {
             entry.RenewDigests();
             if (_engine is not null)
             {
-                entry.Register(_registry);
+                entry.Register(_registry);      // of large memory it takes seconds: away from the lock
                 entry.StartHashing();
             }
-            entry.IsUpdating = entry.IsOutOfReach = false;
-            record.SetHeld(entry);
+            isRegistered = true;
+        }
+        finally
+        {
+            lock (_lock)
+            {
+                entry.IsUpdating = !isRegistered;
+                entry.IsOutOfReach = !isRegistered;
+                if (isRegistered && _records.TryGetValue(name, out CheckpointRecord? record) && record.Held == entry)
+                {
+                    record.SetHeld(entry);
+                }
+            }
+            done.SetResult();
         }
         LogUpdated(name);
     }
@@ -485,7 +496,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     private Task<MooncakeEngine> StartMooncakeAsync(CancellationToken cancellationToken)
     {
-        if ((Options.PlainPeers ?? (Options.Token is null ? PlainPeers.All : PlainPeers.None)) != PlainPeers.All)
+        if (Options.AllowedPlainPeers != PlainPeers.All)
         {
             ThrowHelper.Throw(CheckpointError.NotSupported,
                 "serve through Mooncake's library: it serves whoever reaches its ports and knows neither tokens nor addresses; say so with --plain-peers all, or take another --transport");
@@ -493,8 +504,65 @@ public sealed partial class ParameterServer : IAsyncDisposable
         return MooncakeEngine.StartAsync(Options.MooncakeLibrary, Options.Address, Options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer.Mooncake"), cancellationToken);
     }
 
-    // Once, when RDMA is first wanted; joins and serving share what is open.
+    // What joins brought before there was anybody to serve it to. Who asks for it before it can be read is told that it is busy.
+    private void RegisterJoined()
+    {
+        HeldEntry[] entries;
+        var done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        lock (_lock)
+        {
+            entries = [.. _records.Values.Select(record => record.Held).OfType<HeldEntry>().Where(entry => entry.Ranges.Count == 0)];
+            foreach (HeldEntry entry in entries)
+            {
+                entry.IsUpdating = true;
+                entry.Changing = done.Task;
+            }
+        }
+        try
+        {
+            foreach (HeldEntry entry in entries)
+            {
+                entry.Register(_registry);
+                entry.StartHashing();
+                lock (_lock)
+                {
+                    entry.IsUpdating = false;
+                }
+            }
+        }
+        finally
+        {
+            done.SetResult();
+        }
+    }
+
+    // RDMA knows no token: where only who has one may read, nothing would be read over it, and nothing is registered for it.
+    private RdmaPlane? OpenRdmaForServing()
+    {
+        if (Options.Transport is not (TransportChoice.Auto or TransportChoice.Rdma))
+        {
+            return null;
+        }
+        string? whyNone = Options.AllowedPlainPeers == PlainPeers.None
+            ? "only who has the token may read, and RDMA knows none yet; name who may read without it (--plain-peers), or take another transport"
+            : null;
+        if ((whyNone is not null || TryOpenRdma(out whyNone) is null) && Options.Transport == TransportChoice.Rdma)
+        {
+            ThrowHelper.Throw(CheckpointError.NotSupported, $"serve over RDMA: {whyNone}");
+        }
+        return Options.AllowedPlainPeers == PlainPeers.None ? null : _rdma;       // devices that carry nothing now may come up
+    }
+
+    // The devices, if one of them can be used now.
     private RdmaPlane? TryOpenRdma(out string? whyNone)
+    {
+        RdmaPlane? rdma = OpenRdma(out whyNone);
+        whyNone = rdma is null ? whyNone : rdma.WhyNone;
+        return whyNone is null ? rdma : null;
+    }
+
+    // Once, when RDMA is first wanted; joins and serving share what is open.
+    private RdmaPlane? OpenRdma(out string? whyNone)
     {
         lock (_rdmaLock)
         {
@@ -628,10 +696,14 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     private async Task FreeAsync(HeldEntry entry)
     {
-        await entry.UpdateBegin.ConfigureAwait(false);
+        await entry.Changing.ConfigureAwait(false);
         if (_engine is not null)
         {
             await _engine.UnregisterAsync(entry.Ranges, range => _localPeers?.CutHoldersOf(range)).ConfigureAwait(false);
+        }
+        foreach (HeldBuffer buffer in entry.Checkpoint.Buffers)
+        {
+            _registry.AbandonFilling(buffer.Memory);        // where the registration of another failed
         }
         await entry.DisposeAsync().ConfigureAwait(false);
     }

@@ -43,6 +43,8 @@ public sealed class ParameterServerOptions
     /// <summary>Who may read without our handshake. Default: everybody when no token is set, nobody when one is.</summary>
     public PlainPeers? PlainPeers { get; set; }
 
+    internal PlainPeers AllowedPlainPeers => PlainPeers ?? (Token is null ? PlainPeers.All : PlainPeers.None);
+
     /// <summary>Where processes of this host ask for the memory itself: a path, which pods can share, or <c>@name</c>; null (the default) takes a name of its own without a file.</summary>
     public string? LocalSocket { get; set; }
 

@@ -39,6 +39,7 @@ internal static unsafe partial class Exports
                 LocalSocket = Call.OptionalText(given.LocalSocket, "local_socket"),
                 LocalPeers = Call.OptionalText(given.LocalPeers, "local_peers") is string users ? LocalPeers.Parse(users) : LocalPeers.Own,
                 AttachFiles = given.AttachFiles != 0,
+                RdmaDevices = Call.OptionalText(given.RdmaDevices, "rdma_devices"),
                 Transport = Choose(given.Transport, "transport", TransportChoice.Auto, TransportChoice.Tcp, TransportChoice.Local, TransportChoice.Rdma, TransportChoice.Mooncake),
                 Rank = given.Rank >= 0 ? given.Rank : throw new CallException(Status.Argument, $"rank {given.Rank} is negative"),
                 Port = (int)given.Port,

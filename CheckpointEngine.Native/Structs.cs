@@ -71,6 +71,7 @@ internal unsafe struct CeServerOptions
     internal byte* LocalPeers;
     internal uint Transport;
     internal uint AttachFiles;
+    internal byte* RdmaDevices;
 }
 
 [StructLayout(LayoutKind.Sequential)]

@@ -338,6 +338,8 @@ typedef struct ce_server_options {
                                    * the own one; NULL: "own" */
     uint32_t transport;           /* CE_TRANSPORT_...: TCP offers no memory to this host */
     uint32_t attach_files;        /* not 0: offer mapped files for attaching even if others than this user may write them */
+    const char *rdma_devices;     /* which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; NULL: PS_P2P_STORE_RDMA_DEVICES, else NCCL_IB_HCA, else
+                                   * all that are up */
 } ce_server_options;
 
 /* Makes a server and, unless CE_SERVER_JOIN_ONLY, lets it listen.

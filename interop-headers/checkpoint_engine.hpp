@@ -895,6 +895,7 @@ struct ServerOptions {
     std::string local_peers;                        /* which users may have it without a token: "own" (empty), "all", or numbers "1000,1001" */
     Transport transport = Transport::Auto;          /* Tcp offers no memory to this host */
     bool attach_files = false;                      /* offer mapped files for attaching even if others may write them */
+    std::string rdma_devices;                       /* which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; empty: what the environment says */
 
     /* One that only joins. */
     static ServerOptions join_only() {
@@ -929,6 +930,7 @@ public:
         c.local_peers = detail::c_string(options.local_peers);
         c.transport = static_cast<std::uint32_t>(options.transport);
         c.attach_files = options.attach_files ? 1U : 0U;
+        c.rdma_devices = detail::c_string(options.rdma_devices);
         ce_server *made = nullptr;
         detail::check(CHECKPOINT_ENGINE_CALL(ce_server_create)(&c, &made));
         handle_ = detail::Handle<ce_server>(made);

@@ -312,7 +312,8 @@ class _CFetchOptions(ctypes.Structure):
 class _CServerOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("address", c_char_p), ("token", c_char_p), ("plain_peers", c_char_p), ("drain_timeout_ms", c_uint64),
                 ("flags", c_uint32), ("rank", c_int32), ("port", c_uint32), ("hold", c_uint32), ("pin", c_uint32), ("digest", c_uint32),
-                ("local_socket", c_char_p), ("local_peers", c_char_p), ("transport", c_uint32), ("attach_files", c_uint32)]
+                ("local_socket", c_char_p), ("local_peers", c_char_p), ("transport", c_uint32), ("attach_files", c_uint32),
+                ("rdma_devices", c_char_p)]
 
 
 class _CBucket(ctypes.Structure):
@@ -1215,13 +1216,15 @@ class ParameterServer:
     local_socket: where processes of this host ask for the memory itself, a path or "@name"; None is one of its own. local_peers: which users of this
         host may have it when no token is set: "own" (and root), "all", or numbers "1000,1001" beside the own one. transport: "tcp" offers it to nobody.
     attach_files: offer mapped files for attaching even if others than this user may write them.
+    rdma_devices: which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; None is PS_P2P_STORE_RDMA_DEVICES, else NCCL_IB_HCA, else all that are up.
 
     Close it, best by ``with``: its listeners, its joins and what it holds go then, after reads under way have ended.
     """
 
     def __init__(self, address: Optional[str] = None, port: int = 0, rank: int = 0, token: Optional[str] = None, plain_peers: Optional[str] = None,
                  hold: str = "map", pin: str = "auto", digest: str = "xxh3", drain_timeout: Optional[float] = None, listen: bool = True,
-                 local_socket: Optional[str] = None, local_peers: Optional[str] = None, transport: str = "auto", attach_files: bool = False) -> None:
+                 local_socket: Optional[str] = None, local_peers: Optional[str] = None, transport: str = "auto", attach_files: bool = False,
+                 rdma_devices: Optional[str] = None) -> None:
         options = _CServerOptions(struct_size=ctypes.sizeof(_CServerOptions))
         options.address = _utf8_or_none(address, "address")
         options.token = _utf8_or_none(token, "token")
@@ -1237,6 +1240,7 @@ class ParameterServer:
         options.local_peers = _utf8_or_none(local_peers, "local_peers")
         options.transport = _choice(transport, "transport", _TRANSPORTS)
         options.attach_files = 1 if attach_files else 0
+        options.rdma_devices = _utf8_or_none(rdma_devices, "rdma_devices")
         self._token = token
         self._kept: Dict[str, List[Any]] = {}       # by checkpoint: objects whose memory is registered in place
         self._lock = threading.Lock()

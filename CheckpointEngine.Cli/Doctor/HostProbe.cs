@@ -26,14 +26,14 @@ internal sealed class HostProbe(string root, VerbsFacts? verbs = null)
         ("libcuda.so.1", "memory of NVIDIA devices"),
     ];
 
-    public HostReport Examine()
+    public HostReport Examine(string? devices = null)
     {
         var versions = new VersionFacts(EngineVersion.Text, RuntimeInformation.FrameworkDescription,
             ReadText("proc/sys/kernel/osrelease") ?? RuntimeInformation.OSDescription, ReadOperatingSystem());
         CpuFacts cpu = ReadCpu();
         MemoryFacts memory = ReadMemory();
         NumaNode[] nodes = ReadNumaNodes();
-        RdmaFacts rdma = ReadRdma();
+        RdmaFacts rdma = ReadRdma(devices);
         int? ptraceScope = (int?)ReadNumber("proc/sys/kernel/yama/ptrace_scope");
         LibraryFacts[] libraries = [.. s_libraries.Select(library => new LibraryFacts(library.Name, CanLoad(library.Name), library.NeededFor)), ReadMooncake()];
         var sockets = new SocketFacts(ReadNumbers("proc/sys/net/ipv4/tcp_rmem"), ReadNumbers("proc/sys/net/ipv4/tcp_wmem"),
@@ -114,10 +114,10 @@ internal sealed class HostProbe(string root, VerbsFacts? verbs = null)
             .Select(entry => new NumaNode(entry.Node, ReadText(entry.Path + "/cpulist") ?? "",
                 ReadKibibytes(entry.Path + "/meminfo", "MemTotal:"), ReadKibibytes(entry.Path + "/meminfo", "MemFree:")))];
 
-    private RdmaFacts ReadRdma()
+    private RdmaFacts ReadRdma(string? devices)
         => new(List("dev/infiniband"), [.. List("sys/class/infiniband").Select(ReadRdmaDevice)],
             s_peerMemory.FirstOrDefault(file => ReadText(file) is not null)?.Split('/')[^2],
-            verbs ?? (root == "/" ? VerbsProbe.Examine() : null));
+            verbs ?? (root == "/" ? VerbsProbe.Examine(devices) : null));
 
     private RdmaDevice ReadRdmaDevice(string name)
     {

@@ -60,7 +60,7 @@ internal sealed record RdmaPort(int Port, string? State, string? PhysicalState, 
 internal sealed record RdmaGid(int Index, string Gid, string? Type, string? NetworkDevice);
 
 /// <param name="LibraryFound">Whether libibverbs could be loaded.</param>
-/// <param name="Selection">The variable that says which devices to use, with its value; null when none does.</param>
+/// <param name="Selection">The variable or option that says which devices to use, with its value; null when none does.</param>
 /// <param name="Devices">What the library found.</param>
 /// <param name="Warnings">What is wrong with the selection.</param>
 /// <param name="WhyNone">Why no device can be used; null when one can.</param>

@@ -9,9 +9,11 @@ namespace CheckpointEngine.Cli.Doctor;
 /// <summary>Asks libibverbs what the engine would use on this host; opens devices and makes nothing that stays.</summary>
 internal static class VerbsProbe
 {
-    public static VerbsFacts Examine()
+    /// <param name="list">The list of <c>--devices</c>; null for what the environment says.</param>
+    public static VerbsFacts Examine(string? list)
     {
-        using RdmaDevices devices = RdmaDevices.Discover(HcaSelection.FromEnvironment(), NullLogger.Instance);
+        HcaSelection wanted = list is null ? HcaSelection.FromEnvironment() : HcaSelection.FromList(list, "--devices");
+        using RdmaDevices devices = RdmaDevices.Discover(wanted, NullLogger.Instance);
         string? selection = devices.Selection.Source is { } source ? $"{source}={devices.Selection.Text}" : null;
         return new VerbsFacts(devices.LibraryFound, selection, [.. devices.All.Select(Describe)], devices.Warnings, devices.WhyNone);
     }
@@ -21,7 +23,7 @@ internal static class VerbsProbe
             device.Name,
             device.NodeGuid.ToString("x16", CultureInfo.InvariantCulture),
             device.NumaNode >= 0 ? device.NumaNode : null,
-            device.Handle is not null,
+            device.UsedPorts.Length != 0,
             device.Unusable,
             device.Limits?.MaxRegionBytes,
             device.Limits?.MaxQueuePairs,

@@ -22,11 +22,7 @@ internal sealed class HoldingOptions
 
     private readonly Option<string> _transport = OptionRules.Word("--transport", "Way of the bytes: the best both ends have (auto, default), or just this one; local is the memory of this host, rdma needs libibverbs, mooncake needs Mooncake's library", "auto", "local", "rdma", "tcp", "mooncake");
 
-    private readonly Option<string> _devices = new("--devices")
-    {
-        Description = "RDMA devices to use; default: PS_P2P_STORE_RDMA_DEVICES, else NCCL_IB_HCA, else all that are up",
-        HelpName = "NAME,…",
-    };
+    private readonly Option<string> _devices = CreateDevices();
 
     private readonly Option<string> _mooncakeLibrary = new("--mooncake-library")
     {
@@ -141,6 +137,13 @@ internal sealed class HoldingOptions
         LocalPeers = parsed.GetValue(_localPeers) is { } users ? LocalPeers.Parse(users) : LocalPeers.Own,
         AttachFiles = AttachFiles(parsed),
         LoggerFactory = logging,
+    };
+
+    /// <summary><c>--devices</c>, for commands that hold nothing, too.</summary>
+    internal static Option<string> CreateDevices() => new("--devices")
+    {
+        Description = "RDMA devices to use; default: PS_P2P_STORE_RDMA_DEVICES, else NCCL_IB_HCA, else all that are up",
+        HelpName = "NAME,…",
     };
 
     internal static bool IsAny(IPAddress address) => address.Equals(IPAddress.Any) || address.Equals(IPAddress.IPv6Any);

@@ -44,15 +44,16 @@ public static class CheckpointLoader
     /// <param name="progress">Told how far it is, rising, from the calling thread.</param>
     /// <param name="cancellationToken">Ends a copy after the pieces in hand.</param>
     /// <param name="digests">All digests, when they could be made beside the copy; else null.</param>
+    /// <param name="filling">Told of buffers that are about to be filled, and of those that are freed since the load has failed.</param>
     internal static HeldCheckpoint Load(string name, IReadOnlyList<string> paths, HoldMode mode, PinMode pin, DigestAlgorithm algorithm,
-        IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests)
+        IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests, IBufferFilling? filling = null)
     {
         CheckpointFiles? found = paths.Count == 1 ? CheckpointFiles.Discover(paths[0]) : null;
-        return Load(name, found?.Files ?? paths, found, mode, pin, algorithm, progress, cancellationToken, out digests);
+        return Load(name, found?.Files ?? paths, found, mode, pin, algorithm, progress, cancellationToken, out digests, filling);
     }
 
     private static HeldCheckpoint Load(string name, IReadOnlyList<string> paths, CheckpointFiles? found, HoldMode mode, PinMode pin, DigestAlgorithm algorithm,
-        IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests)
+        IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests, IBufferFilling? filling = null)
     {
         digests = null;
         ArgumentException.ThrowIfNullOrEmpty(name);
@@ -72,7 +73,7 @@ public static class CheckpointLoader
             TensorTable tensors = mode switch
             {
                 HoldMode.Map => MapFiles(files, pin, buffers, warnings, cancellationToken),
-                HoldMode.Memfd or HoldMode.Anonymous => CopyFiles(name, files, mode, pin, algorithm, buffers, warnings, progress, cancellationToken, out digests),
+                HoldMode.Memfd or HoldMode.Anonymous => CopyFiles(name, files, mode, pin, algorithm, buffers, warnings, filling, progress, cancellationToken, out digests),
                 _ => throw new ArgumentOutOfRangeException(nameof(mode)),
             };
             var held = new HeldCheckpoint(name, tensors, [.. buffers], sideFiles, warnings);
@@ -83,6 +84,7 @@ public static class CheckpointLoader
         {
             foreach (HeldBuffer buffer in buffers)
             {
+                filling?.AbandonFilling(buffer.Memory);
                 buffer.Memory.Dispose();
             }
             throw;
@@ -140,7 +142,7 @@ public static class CheckpointLoader
     }
 
     private static TensorTable CopyFiles(string name, List<SafetensorsFile> files, HoldMode mode, PinMode pin, DigestAlgorithm algorithm,
-        List<HeldBuffer> buffers, List<string> warnings, IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests)
+        List<HeldBuffer> buffers, List<string> warnings, IBufferFilling? filling, IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests)
     {
         var packing = CheckpointPacking.Plan(files, CheckpointPacking.BufferBytes);
         ThrowIfDuplicate(packing.Tensors, files);
@@ -155,6 +157,10 @@ public static class CheckpointLoader
         }
         // Before the copy, so that a limit is told before a terabyte was read; the copy touches every page, and that locks it.
         MemoryPinning.Lock(buffers, pin, onFault: true, warnings);
+        if (filling is not null && mode == HoldMode.Anonymous)
+        {
+            buffers.ForEach(buffer => filling.BeginFilling(buffer.Memory));
+        }
         // SHA-256 is several times slower than the copy: it is for the background.
         digests = algorithm == DigestAlgorithm.Xxh3 && Xxh3State.IsSupported ? new CheckpointDigests(packing.Tensors, algorithm) : null;
         using var copy = new CheckpointCopy(files, packing, buffers, digests);

@@ -31,6 +31,27 @@ internal static unsafe class NumaPlacement
         }
     }
 
+    /// <summary>The node that memory lies on, by some of its pages, which are there; -1 when they lie on several, or the kernel does not say.</summary>
+    internal static int NodeOf(nint address, long lengthBytes)
+    {
+        const int Samples = 16;
+        if (NumaDistances.Host.Nodes <= 1)
+        {
+            return 0;
+        }
+        int found = -1;
+        for (int sample = 0; sample < Samples && lengthBytes > 0; sample++)
+        {
+            int node;
+            if (Libc.get_node_of(&node, (void*)(address + (nint)((lengthBytes - 1) / Samples * sample))) != 0 || (found >= 0 && node != found))
+            {
+                return -1;
+            }
+            found = node;
+        }
+        return found;
+    }
+
     /// <summary>Reads a list of nodes as the kernel writes it: <c>0-1,4</c>.</summary>
     /// <param name="text">The list; what follows it is left alone.</param>
     /// <param name="nodes">Receives a bit for each; numbers beyond are left out.</param>

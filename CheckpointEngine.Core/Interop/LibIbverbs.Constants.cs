@@ -26,11 +26,6 @@ internal static unsafe partial class LibIbverbs
     internal const int IBV_TRANSPORT_USNIC_UDP = 3;
     internal const int IBV_TRANSPORT_UNSPECIFIED = 4;
 
-    // enum ibv_fork_status
-    internal const int IBV_FORK_DISABLED = 0;
-    internal const int IBV_FORK_ENABLED = 1;
-    internal const int IBV_FORK_UNNEEDED = 2;
-
     // enum ibv_mtu
     internal const int IBV_MTU_256 = 1;
     internal const int IBV_MTU_512 = 2;

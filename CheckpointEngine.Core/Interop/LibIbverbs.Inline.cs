@@ -25,10 +25,6 @@ internal static unsafe partial class LibIbverbs
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static int ibv_post_send(IbvQp* qp, IbvSendWr* wr, IbvSendWr** bad_wr) => qp->context->ops.post_send(qp, wr, bad_wr);
 
-    /// <summary>Posts receives; as <see cref="ibv_post_send"/>.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal static int ibv_post_recv(IbvQp* qp, IbvRecvWr* wr, IbvRecvWr** bad_wr) => qp->context->ops.post_recv(qp, wr, bad_wr);
-
     /// <summary>Takes completions off a queue; never waits. How many, 0 when there is none, or negative when the queue failed.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static int ibv_poll_cq(IbvCq* cq, int num_entries, IbvWc* wc) => cq->context->ops.poll_cq(cq, num_entries, wc);

@@ -77,7 +77,7 @@ internal static unsafe partial class LibIbverbs
         internal void* _compat_modify_qp;
         internal void* _compat_destroy_qp;
         internal delegate* unmanaged<IbvQp*, IbvSendWr*, IbvSendWr**, int> post_send;
-        internal delegate* unmanaged<IbvQp*, IbvRecvWr*, IbvRecvWr**, int> post_recv;
+        internal void* post_recv;
         internal void* _compat_create_ah;
         internal void* _compat_destroy_ah;
         internal void* _compat_attach_mcast;
@@ -393,16 +393,6 @@ internal static unsafe partial class LibIbverbs
         internal fixed ulong words[6];
     }
 
-    /// <summary><c>struct ibv_recv_wr</c>.</summary>
-    [StructLayout(LayoutKind.Sequential)]
-    internal struct IbvRecvWr
-    {
-        internal ulong wr_id;
-        internal IbvRecvWr* next;
-        internal IbvSge* sg_list;
-        internal int num_sge;
-    }
-
     /// <summary><c>struct ibv_wc</c>. Where <c>status</c> is not IBV_WC_SUCCESS only it, <c>wr_id</c>, <c>qp_num</c> and <c>vendor_err</c> hold.</summary>
     [StructLayout(LayoutKind.Sequential)]
     internal struct IbvWc
@@ -444,14 +434,5 @@ internal static unsafe partial class LibIbverbs
     {
         internal IbvAsyncEventElement element;
         internal int event_type;
-    }
-
-    /// <summary><c>struct ibv_ece</c>.</summary>
-    [StructLayout(LayoutKind.Sequential)]
-    internal struct IbvEce
-    {
-        internal uint vendor_id;
-        internal uint options;
-        internal uint comp_mask;
     }
 }

@@ -29,7 +29,6 @@ internal static unsafe partial class LibIbverbs
     private static delegate* unmanaged<IbvContext*, IbvDeviceAttr*, int> s_query_device;
     private static delegate* unmanaged<IbvContext*, byte, IbvPortAttr*, int> s_query_port;
     private static delegate* unmanaged<IbvContext*, byte, int, IbvGid*, int> s_query_gid;
-    private static delegate* unmanaged<IbvContext*, byte, int, ushort*, int> s_query_pkey;
     private static delegate* unmanaged<IbvContext*, IbvPd*> s_alloc_pd;
     private static delegate* unmanaged<IbvPd*, int> s_dealloc_pd;
     private static delegate* unmanaged<IbvPd*, void*, nuint, int, IbvMr*> s_reg_mr;
@@ -42,11 +41,9 @@ internal static unsafe partial class LibIbverbs
     private static delegate* unmanaged<IbvCq*, uint, void> s_ack_cq_events;
     private static delegate* unmanaged<IbvPd*, IbvQpInitAttr*, IbvQp*> s_create_qp;
     private static delegate* unmanaged<IbvQp*, IbvQpAttr*, int, int> s_modify_qp;
-    private static delegate* unmanaged<IbvQp*, IbvQpAttr*, int, IbvQpInitAttr*, int> s_query_qp;
     private static delegate* unmanaged<IbvQp*, int> s_destroy_qp;
     private static delegate* unmanaged<IbvContext*, IbvAsyncEvent*, int> s_get_async_event;
     private static delegate* unmanaged<IbvAsyncEvent*, void> s_ack_async_event;
-    private static delegate* unmanaged<int> s_fork_init;
     private static delegate* unmanaged<int, byte*> s_wc_status_str;
     private static delegate* unmanaged<int, byte*> s_event_type_str;
 
@@ -55,9 +52,6 @@ internal static unsafe partial class LibIbverbs
     private static delegate* unmanaged<IbvPd*, ulong, nuint, ulong, int, int, IbvMr*> s_reg_dmabuf_mr;
     private static delegate* unmanaged<IbvContext*, uint, uint, IbvGidEntry*, uint, nuint, int> s_query_gid_ex;
     private static delegate* unmanaged<IbvContext*, IbvGidEntry*, nuint, uint, nuint, nint> s_query_gid_table;
-    private static delegate* unmanaged<IbvQp*, IbvEce*, int> s_query_ece;
-    private static delegate* unmanaged<IbvQp*, IbvEce*, int> s_set_ece;
-    private static delegate* unmanaged<int> s_is_fork_initialized;
 
     /// <summary>Loads the library, once; called again it costs a read. Any thread.</summary>
     /// <param name="reason">Why there is none, and what to install; null when it is there.</param>
@@ -96,7 +90,6 @@ internal static unsafe partial class LibIbverbs
         s_query_device = (delegate* unmanaged<IbvContext*, IbvDeviceAttr*, int>)Need("ibv_query_device");
         s_query_port = (delegate* unmanaged<IbvContext*, byte, IbvPortAttr*, int>)Need("ibv_query_port");
         s_query_gid = (delegate* unmanaged<IbvContext*, byte, int, IbvGid*, int>)Need("ibv_query_gid");
-        s_query_pkey = (delegate* unmanaged<IbvContext*, byte, int, ushort*, int>)Need("ibv_query_pkey");
         s_alloc_pd = (delegate* unmanaged<IbvContext*, IbvPd*>)Need("ibv_alloc_pd");
         s_dealloc_pd = (delegate* unmanaged<IbvPd*, int>)Need("ibv_dealloc_pd");
         s_reg_mr = (delegate* unmanaged<IbvPd*, void*, nuint, int, IbvMr*>)Need("ibv_reg_mr");
@@ -109,11 +102,9 @@ internal static unsafe partial class LibIbverbs
         s_ack_cq_events = (delegate* unmanaged<IbvCq*, uint, void>)Need("ibv_ack_cq_events");
         s_create_qp = (delegate* unmanaged<IbvPd*, IbvQpInitAttr*, IbvQp*>)Need("ibv_create_qp");
         s_modify_qp = (delegate* unmanaged<IbvQp*, IbvQpAttr*, int, int>)Need("ibv_modify_qp");
-        s_query_qp = (delegate* unmanaged<IbvQp*, IbvQpAttr*, int, IbvQpInitAttr*, int>)Need("ibv_query_qp");
         s_destroy_qp = (delegate* unmanaged<IbvQp*, int>)Need("ibv_destroy_qp");
         s_get_async_event = (delegate* unmanaged<IbvContext*, IbvAsyncEvent*, int>)Need("ibv_get_async_event");
         s_ack_async_event = (delegate* unmanaged<IbvAsyncEvent*, void>)Need("ibv_ack_async_event");
-        s_fork_init = (delegate* unmanaged<int>)Need("ibv_fork_init");
         s_wc_status_str = (delegate* unmanaged<int, byte*>)Need("ibv_wc_status_str");
         s_event_type_str = (delegate* unmanaged<int, byte*>)Need("ibv_event_type_str");
 
@@ -121,9 +112,6 @@ internal static unsafe partial class LibIbverbs
         s_reg_dmabuf_mr = (delegate* unmanaged<IbvPd*, ulong, nuint, ulong, int, int, IbvMr*>)Find("ibv_reg_dmabuf_mr");
         s_query_gid_ex = (delegate* unmanaged<IbvContext*, uint, uint, IbvGidEntry*, uint, nuint, int>)Find("_ibv_query_gid_ex");
         s_query_gid_table = (delegate* unmanaged<IbvContext*, IbvGidEntry*, nuint, uint, nuint, nint>)Find("_ibv_query_gid_table");
-        s_query_ece = (delegate* unmanaged<IbvQp*, IbvEce*, int>)Find("ibv_query_ece");
-        s_set_ece = (delegate* unmanaged<IbvQp*, IbvEce*, int>)Find("ibv_set_ece");
-        s_is_fork_initialized = (delegate* unmanaged<int>)Find("ibv_is_fork_initialized");
         return missing is null ? null : $"{Library} was found, but it has no {missing}: it is too old, or something else has that name; install rdma-core anew";
 
         void* Find(string symbol) => NativeLibrary.TryGetExport(library, symbol, out nint address) ? (void*)address : null;
@@ -144,9 +132,6 @@ internal static unsafe partial class LibIbverbs
 
     /// <summary>Whether <see cref="ibv_query_gid_ex"/> and <see cref="ibv_query_gid_table"/> are there: rdma-core 32 (2020).</summary>
     internal static bool HasGidEntries => s_query_gid_ex != null && s_query_gid_table != null;
-
-    /// <summary>Whether <see cref="ibv_query_ece"/> and <see cref="ibv_set_ece"/> are there: rdma-core 30 (2020).</summary>
-    internal static bool HasEce => s_query_ece != null && s_set_ece != null;
 
     /// <summary>The devices, ended by null, as the caller's list; null sets errno: ENOSYS where the kernel has no RDMA, EPERM.</summary>
     internal static IbvDevice** ibv_get_device_list(int* num_devices)
@@ -216,15 +201,6 @@ internal static unsafe partial class LibIbverbs
     /// <summary>Reads the GIDs of all ports. Entries filled in, or a negative errno: -EINVAL when they do not fit, -EOPNOTSUPP by an older library.</summary>
     internal static nint ibv_query_gid_table(IbvContext* context, IbvGidEntry* entries, nuint max_entries, uint flags)
         => s_query_gid_table == null ? -Libc.EOPNOTSUPP : s_query_gid_table(context, entries, max_entries, flags, (nuint)sizeof(IbvGidEntry));
-
-    /// <summary>Reads one place of a port's table of partition keys, in network order. 0; -1 sets errno, not by every provider.</summary>
-    internal static int ibv_query_pkey(IbvContext* context, byte port_num, int index, ushort* pkey)
-    {
-        Marshal.SetLastSystemError(0);
-        int result = s_query_pkey(context, port_num, index, pkey);
-        KeepErrno();
-        return result;
-    }
 
     /// <summary>Makes a protection domain; null sets errno.</summary>
     internal static IbvPd* ibv_alloc_pd(IbvContext* context)
@@ -331,9 +307,6 @@ internal static unsafe partial class LibIbverbs
     /// <summary>Changes the attributes of <paramref name="attr_mask"/>. Returns errno: EINVAL, ETIMEDOUT when an address is not to be resolved.</summary>
     internal static int ibv_modify_qp(IbvQp* qp, IbvQpAttr* attr, int attr_mask) => s_modify_qp(qp, attr, attr_mask);
 
-    /// <summary>Reads attributes. Returns errno.</summary>
-    internal static int ibv_query_qp(IbvQp* qp, IbvQpAttr* attr, int attr_mask, IbvQpInitAttr* init_attr) => s_query_qp(qp, attr, attr_mask, init_attr);
-
     /// <summary>Frees a queue pair, waiting for its events to be acknowledged; requests under way are dropped. Returns errno.</summary>
     internal static int ibv_destroy_qp(IbvQp* qp) => s_destroy_qp(qp);
 
@@ -349,24 +322,11 @@ internal static unsafe partial class LibIbverbs
     /// <summary>Acknowledges an event of a device.</summary>
     internal static void ibv_ack_async_event(IbvAsyncEvent* @event) => s_ack_async_event(@event);
 
-    /// <summary>Makes a process that forks keep its registered memory; before anything is registered. Returns errno: EINVAL when that is too late, ENOSYS.</summary>
-    /// <remarks>Does nothing on Linux 5.12 and later, which needs no help. Else every registration costs an madvise, and huge pages must be whole.</remarks>
-    internal static int ibv_fork_init() => s_fork_init();
-
-    /// <summary><see cref="IBV_FORK_DISABLED"/>, <see cref="IBV_FORK_ENABLED"/> or <see cref="IBV_FORK_UNNEEDED"/>; -1 by an older library.</summary>
-    internal static int ibv_is_fork_initialized() => s_is_fork_initialized == null ? -1 : s_is_fork_initialized();
-
     /// <summary>The library's words for a status, ended by zero; the library's.</summary>
     internal static byte* ibv_wc_status_str(int status) => s_wc_status_str(status);
 
     /// <summary>The library's words for an event of a device, ended by zero; the library's.</summary>
     internal static byte* ibv_event_type_str(int @event) => s_event_type_str(@event);
-
-    /// <summary>Reads a queue pair's enhancements of its provider. Returns errno: EOPNOTSUPP by an older library.</summary>
-    internal static int ibv_query_ece(IbvQp* qp, IbvEce* ece) => s_query_ece == null ? Libc.EOPNOTSUPP : s_query_ece(qp, ece);
-
-    /// <summary>Sets them, before the queue pair is ready to receive. Returns errno as <see cref="ibv_query_ece"/>.</summary>
-    internal static int ibv_set_ece(IbvQp* qp, IbvEce* ece) => s_set_ece == null ? Libc.EOPNOTSUPP : s_set_ece(qp, ece);
 
     // A call through a pointer keeps errno in the thread only, where the next call of the runtime's may change it.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -63,7 +63,7 @@ internal static unsafe class LibTransferEngine
     private static string? Load(string name)
     {
         // Its log would fill stderr with what is no error; who has said what is to be logged keeps that.
-        _ = Libc.setenv("GLOG_minloglevel", "2", 0);
+        _ = Libc.setenv("MC_LOG_LEVEL", "ERROR", 0);
         nint library;
         try
         {
@@ -138,7 +138,7 @@ internal static unsafe class LibTransferEngine
     /// <summary>Frees a batch of which every request was seen to have ended. 0, or 4: one was not.</summary>
     internal static int freeBatchID(void* engine, ulong batch) => s_freeBatchID(engine, batch);
 
-    /// <summary><c>struct transfer_request</c>. Before v0.3.0 the gap behind the target was a file's number: it stays 0.</summary>
+    /// <summary><c>struct transfer_request</c>.</summary>
     internal struct TransferRequest
     {
         internal int opcode;

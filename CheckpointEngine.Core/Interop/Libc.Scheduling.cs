@@ -28,6 +28,9 @@ internal static unsafe partial class Libc
     /// <summary>The calling thread's own memory policy, get_mempolicy(2). 0, or -1 and errno as <see cref="mbind"/>.</summary>
     internal static int get_mempolicy(int* mode) => (int)syscall(IsArm64 ? 236 : 239, (nint)mode, 0, 0, 0, 0, 0);
 
+    /// <summary>The NUMA node that the page at an address lies on, get_mempolicy(2) with MPOL_F_NODE and MPOL_F_ADDR; brings the page in. 0, or -1 and errno.</summary>
+    internal static int get_node_of(int* node, void* address) => (int)syscall(IsArm64 ? 236 : 239, (nint)node, 0, 0, (nint)address, 3, 0);
+
     private static bool IsArm64 => RuntimeInformation.ProcessArchitecture == Architecture.Arm64;
 
     /// <summary>Sleeps, nanosleep(2); a signal ends it early. 0, or -1 and errno.</summary>

@@ -40,7 +40,6 @@ internal sealed partial class JoinOperation : IDisposable
 
     internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server, RdmaPlaneOpener openRdma)
     {
-        _rdma = new RdmaJoin(openRdma);
         _mooncake = new MooncakeJoin(server);
         _metas = metas;
         _options = options;
@@ -50,6 +49,7 @@ internal sealed partial class JoinOperation : IDisposable
         _pin = server.Pin;
         _hold = server.Hold;
         _logger = server.LoggerFactory.CreateLogger("CheckpointEngine.Join");
+        _rdma = new RdmaJoin(openRdma, _logger);
     }
 
     internal async Task<JoinOutcome> RunAsync(IProgress<JoinProgress>? progress, CancellationToken cancellationToken)

@@ -15,6 +15,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
     private const int MaxDepth = 64;
     private const int MaxStaged = 8;
     private const int StackBytes = 256 << 10;
+    private const int StackBytesForLibrary = 1 << 20;      // Mooncake's library resolves names and parses JSON on it
 
     // How often this lane may break in a row before its owner counts as gone, and the pause before the next try.
     private const int MaxBreaksInRow = 3;
@@ -51,7 +52,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
 
     internal void Start()
     {
-        var thread = new Thread(Run, StackBytes) { IsBackground = true, Name = "checkpoint-engine lane" };
+        var thread = new Thread(Run, _run.CallsLibrary ? StackBytesForLibrary : StackBytes) { IsBackground = true, Name = "checkpoint-engine lane" };
         thread.Start();
     }
 

@@ -106,7 +106,7 @@ internal sealed class OwnerLink : IDisposable
         {
             if (Mooncake is not null)
             {
-                return $"over {Mooncake.Engine.Protocol}, by Mooncake's library";
+                return $"mooncake was asked for, whose library reads over {Mooncake.Engine.Protocol}";
             }
             string? local = Local is null ? _localReason : Local.Failure ?? _localReason;
             string? rdma = Local is { Failure: null } ? null : Rdma?.Failure ?? _rdmaReason;

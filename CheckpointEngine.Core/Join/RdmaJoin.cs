@@ -1,10 +1,11 @@
 using CheckpointEngine.Transfer.Rdma;
+using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Join;
 
 /// <summary>What a join needs to read over RDMA: the devices of this process, and its memory registered with them.</summary>
 /// <remarks>Devices are looked for when the first owner offers RDMA. Disposed when no lane is left, before the destination is handed on.</remarks>
-internal sealed class RdmaJoin(RdmaPlaneOpener open) : IDisposable
+internal sealed class RdmaJoin(RdmaPlaneOpener open, ILogger logger) : IDisposable
 {
     private readonly Lock _lock = new();
     private RdmaLocalMemory? _memory;
@@ -17,7 +18,7 @@ internal sealed class RdmaJoin(RdmaPlaneOpener open) : IDisposable
     {
         lock (_lock)
         {
-            return _memory ??= new RdmaLocalMemory(plane.Nics);
+            return _memory ??= new RdmaLocalMemory(plane, logger);
         }
     }
 

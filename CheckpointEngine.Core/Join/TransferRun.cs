@@ -62,11 +62,15 @@ internal sealed class TransferRun
             }
         }
         _fixedLanes = Math.Min(MaxLanes, lanesPerOwner * owners);
-        if (lanesPerOwner == 0 && Array.Exists(links, link => link is { Rdma: not null } or { Mooncake: not null }))
+        CallsLibrary = Array.Exists(links, link => link is { Mooncake: not null });
+        if (lanesPerOwner == 0 && (CallsLibrary || Array.Exists(links, link => link is { Rdma: not null })))
         {
             _fixedLanes = Math.Min(MaxLanes, Enumerable.Range(0, links.Length).Sum(owner => _works[owner] is null ? 0 : links[owner]!.Rdma?.Preferred ?? LanesBesideRdma));
         }
     }
+
+    /// <summary>Whether lanes call into Mooncake's library.</summary>
+    internal bool CallsLibrary { get; }
 
     internal TransferPlan Plan => _plan;
 

@@ -6,12 +6,14 @@ namespace CheckpointEngine.Transfer;
 
 /// <summary>The ranges that peers may read: sorted, never overlapping, looked up on every request whatever the wire.</summary>
 /// <remarks>Any number of threads; a look-up takes no lock and allocates nothing.</remarks>
-internal sealed class MemoryRegistry
+internal sealed class MemoryRegistry : IBufferFilling
 {
     private readonly Lock _lock = new();
     private RegisteredRange[] _ranges = [];    // by rising address; replaced, never changed
     private Action<RegisteredRange>? _added;
     private Action<RegisteredRange>? _removed;
+    private Action<MemoryBuffer>? _begun;
+    private Action<MemoryBuffer>? _abandoned;
 
     /// <summary>The ranges at this moment, by rising address.</summary>
     internal ReadOnlySpan<RegisteredRange> Ranges => Volatile.Read(ref _ranges);
@@ -25,6 +27,20 @@ internal sealed class MemoryRegistry
         _added = added;
         _removed = removed;
     }
+
+    /// <summary>Lets another plane know of buffers that are about to be filled, all of which may become a range.</summary>
+    /// <param name="begun">Returns at once.</param>
+    /// <param name="abandoned">The buffer is to be freed, and becomes no range.</param>
+    /// <remarks>Once, before anything is registered.</remarks>
+    internal void ObserveFilling(Action<MemoryBuffer> begun, Action<MemoryBuffer> abandoned)
+    {
+        _begun = begun;
+        _abandoned = abandoned;
+    }
+
+    public void BeginFilling(MemoryBuffer buffer) => _begun?.Invoke(buffer);
+
+    public void AbandonFilling(MemoryBuffer buffer) => _abandoned?.Invoke(buffer);
 
     /// <summary>Makes a range readable.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>: it overlaps one that is registered.</exception>

@@ -23,6 +23,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     private readonly TcpDataListener? _data;              // null: Mooncake's library has its own
     private readonly HandshakeListener _handshakes;
     private readonly EngineAnnouncement _announcement;
+    private readonly EngineAnnouncement _announcementOfRdma;
     private readonly RdmaPlane? _rdmaPlane;
     private readonly RdmaServing? _rdma;
     private readonly MooncakeServing? _mooncake;
@@ -41,18 +42,11 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         Registry = registry;
         _options = options;
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer");
-        _plainPeers = options.PlainPeers ?? (options.Token is null ? PlainPeers.All : PlainPeers.None);
+        _plainPeers = options.AllowedPlainPeers;
         var anyPort = new IPEndPoint(options.Address, 0);
         _data = mooncake is not null ? null : new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = options.Token, PlainPeers = _plainPeers }, _logger);
-        _announcement = new EngineAnnouncement
-        {
-            Peer = peerName.ToString(),
-            HostId = HostIdentity.BootId,
-            LocalSocket = localSocket,
-            Transports = mooncake is not null ? [MooncakeReadLane.Name] : [.. localSocket.Length == 0 ? [] : (string[])[LocalReadLane.Name], .. rdma is null ? [] : (string[])[RdmaReadLane.Name], SegmentDescriptor.TcpProtocol],
-            TokenRequired = options.Token is not null,
-            Version = EngineVersion.Text,
-        };
+        _announcement = Announce(false);
+        _announcementOfRdma = Announce(true);
         if (mooncake is not null)
         {
             _mooncake = new MooncakeServing(mooncake);
@@ -74,9 +68,24 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
             rdma.ServeAt(Name);
             _rdmaPlane = rdma;
             _rdma = new RdmaServing(rdma, Name, MayBeAsked, options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer.Rdma"));
-            registry.Observe(OfferOverRdma, _rdma.Remove);
+            registry.Observe(OfferOverRdma, _rdma.Memory.Remove);
+            registry.ObserveFilling(_rdma.Memory.Begin, _rdma.Memory.Abandon);
         }
+
+        EngineAnnouncement Announce(bool withRdma) => new()
+        {
+            Peer = peerName.ToString(),
+            HostId = HostIdentity.BootId,
+            LocalSocket = localSocket,
+            Transports = mooncake is not null ? [MooncakeReadLane.Name]
+                : [.. localSocket.Length == 0 ? [] : (string[])[LocalReadLane.Name], .. withRdma ? (string[])[RdmaReadLane.Name] : [], SegmentDescriptor.TcpProtocol],
+            TokenRequired = options.Token is not null,
+            Version = EngineVersion.Text,
+        };
     }
+
+    // With RDMA while a device can be used.
+    private EngineAnnouncement Announcement => _rdmaPlane is { WhyNone: null } ? _announcementOfRdma : _announcement;
 
     /// <summary>The ranges that peers may read.</summary>
     internal MemoryRegistry Registry { get; }
@@ -115,7 +124,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     {
         try
         {
-            _rdma!.Add(range);
+            _rdma!.Memory.Add(range);
         }
         catch (CheckpointEngineException reason) when (_options.Transport == TransportChoice.Auto)
         {
@@ -133,12 +142,13 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         // Who may not read plainly learns where the peer service is, and no address.
         bool plain = _plainPeers.Allows(request.Remote.Address);
         string name = Name.ToString();
-        if (request.Protocol == SegmentDescriptor.RdmaProtocol && _rdma is not null)
+        EngineAnnouncement announcement = Announcement;
+        if (request.Protocol == SegmentDescriptor.RdmaProtocol && _rdma is not null && announcement == _announcementOfRdma)
         {
-            SegmentBuffer[] registered = plain ? _rdma.Describe() : [];
-            if (registered.Length > PublishedBuffers.MostOverRdma(_rdmaPlane!.DescribeDevices().Length) && Interlocked.Exchange(ref _toldOfLength, 1) == 0)
+            RdmaOffer offer = _rdma.Memory.Describe();
+            if (plain && offer.Buffers.Length > PublishedBuffers.MostOverRdma(offer.Devices.Length) && Interlocked.Exchange(ref _toldOfLength, 1) == 0)
             {
-                LogTooLong(registered.Length);
+                LogTooLong(offer.Buffers.Length);
             }
             SegmentDescriptorWriter.Write(output, new SegmentDescriptor
             {
@@ -146,10 +156,12 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
                 Protocol = SegmentDescriptor.RdmaProtocol,
                 TcpProtoVersion = 1,
                 Timestamp = SegmentDescriptor.FormatTimestamp(DateTimeOffset.Now),
-                Buffers = registered,
-                Devices = _rdmaPlane!.DescribeDevices(),
-                PriorityMatrix = _rdmaPlane.DescribeAffinity(),
-                Engine = _announcement,
+                Buffers = plain ? offer.Buffers : [],
+                Devices = _rdmaPlane!.DescribeDevices(offer.Devices),
+                PriorityMatrix = offer.Matrix,
+                Engine = offer.Devices.AsSpan().SequenceEqual(offer.Rails)
+                    ? announcement
+                    : announcement with { Rails = Array.ConvertAll(offer.Rails, device => _rdmaPlane.Nics[device].Name) },
             });
             return;
         }
@@ -161,7 +173,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
             TcpProtoVersion = 2,
             Timestamp = SegmentDescriptor.FormatTimestamp(DateTimeOffset.Now),
             Buffers = plain ? PublishedBuffers.OverTcp(Registry.Ranges, name) : [],
-            Engine = _announcement,
+            Engine = announcement,
         });
     }
 

@@ -17,6 +17,8 @@ namespace CheckpointEngine.Benchmarks;
 internal static unsafe class RdmaLaneProcess
 {
     private const int LargestRequestBytes = 4 << 20;
+    private const int WarmRounds = 10;
+    private const int Rounds = 20;
     private static readonly TimeSpan s_stall = TimeSpan.FromSeconds(30);
 
     /// <summary>Runs if the arguments are its own.</summary>
@@ -60,22 +62,43 @@ internal static unsafe class RdmaLaneProcess
         RdmaPlane plane = RdmaPlane.TryOpen(devices, NullLogger.Instance, out string? whyNone) ?? throw new InvalidOperationException(whyNone);
         SegmentDescriptor descriptor = HandshakeClient.FetchDescriptorAsync(name, "{\"protocol\":\"rdma\"}"u8.ToArray()).AsTask().GetAwaiter().GetResult();
         using MemoryBuffer destination = MemoryBuffer.AllocateAnonymous(lengthBytes);
-        using var memory = new RdmaLocalMemory(plane.Nics);
+        using var memory = new RdmaLocalMemory(plane, NullLogger.Instance);
         memory.Add(destination.Address, lengthBytes);
         RdmaOwner owner = RdmaOwner.Make(plane, memory, name, isOurs: true, descriptor, s_stall, NullLogger.Instance);
         RdmaReadLane[] lanes = [];
-        double milliseconds = 0;
-        for (int round = 0; round < 10; round++)       // code is compiled in the first ones
+        var together = new List<double>();
+        var verbs = new List<double>();
+        var exchange = new List<double>();
+        var own = new List<double>();
+        var user = new List<double>();
+        for (int round = 0; round < WarmRounds + Rounds; round++)       // code is compiled in the first ones
         {
             Array.ForEach(lanes, static lane => lane.Dispose());
             lanes = [.. Enumerable.Range(0, owner.Preferred).Select(_ => owner.TryMakeLane()!)];
+            TimeSpan worked = Process.GetCurrentProcess().UserProcessorTime;
             long start = Stopwatch.GetTimestamp();
-            Thread[] threads = [.. lanes.Select(lane => new Thread(lane.Connect))];
-            Array.ForEach(threads, static thread => thread.Start());
-            Array.ForEach(threads, static thread => thread.Join());
-            milliseconds = Stopwatch.GetElapsedTime(start).TotalMilliseconds;
+            if (round % 2 == 0)
+            {
+                Thread[] threads = [.. lanes.Select(lane => new Thread(lane.Connect))];
+                Array.ForEach(threads, static thread => thread.Start());
+                Array.ForEach(threads, static thread => thread.Join());
+                Note(round, together, Stopwatch.GetElapsedTime(start));
+            }
+            else
+            {
+                // One after the other, so that no lane's time has another's in it.
+                Array.ForEach(lanes, static lane => lane.Connect());
+                TimeSpan all = Stopwatch.GetElapsedTime(start);
+                var inVerbs = new TimeSpan(lanes.Sum(lane => lane.VerbsTime.Ticks));
+                var inExchange = new TimeSpan(lanes.Sum(lane => lane.ExchangeTime.Ticks));
+                Note(round, verbs, inVerbs);
+                Note(round, exchange, inExchange);
+                Note(round, own, all - inVerbs - inExchange);
+            }
+            Note(round, user, Process.GetCurrentProcess().UserProcessorTime - worked);
         }
-        Console.WriteLine($"{lanes.Length} lanes connected in {milliseconds:0.0} ms, handshakes and kernel included");
+        Console.WriteLine($"{lanes.Length} lanes connect together in {Median(together)} ms; one by one {Median(verbs)} in verbs and kernel, {Median(exchange)} in exchanges with the owner, "
+            + $"{Median(own)} in the rest; {user.Average():0.0} ms of user processor time on the average");
         while (Console.ReadLine()?.Split(' ') is [string what, string blockText, string countText])
         {
             int block = int.Parse(blockText);
@@ -85,6 +108,20 @@ internal static unsafe class RdmaLaneProcess
                 : $"{Bandwidth(lanes, address, destination.Address, lengthBytes, block, count):0.000000}");
         }
         Array.ForEach(lanes, static lane => lane.Dispose());
+    }
+
+    private static void Note(int round, List<double> samples, TimeSpan time)
+    {
+        if (round >= WarmRounds)
+        {
+            samples.Add(time.TotalMilliseconds);
+        }
+    }
+
+    private static string Median(List<double> samples)
+    {
+        samples.Sort();
+        return $"{samples[samples.Count / 2]:0.0} ({samples[0]:0.0} to {samples[^1]:0.0})";
     }
 
     private static double Bandwidth(RdmaReadLane[] lanes, ulong address, nint destination, long lengthBytes, int block, long total)

@@ -5,7 +5,8 @@ namespace CheckpointEngine.ProcessBenchmarks;
 
 /// <summary>
 /// One holder and 64 joiners at once, each a process of its own that reads everything over TCP into nothing, beside one joiner in the same run: the sum
-/// of the rates, how even they are, what the holder needs for them, and whether it still answers others.
+/// of the rates, how even they are, what the holder needs for them, and whether it still answers others. A bare C pump with as many receiving processes
+/// tells what so many are on this machine.
 /// </summary>
 internal static class ManyJoiners
 {
@@ -13,6 +14,7 @@ internal static class ManyJoiners
     private const int ProcessesAlone = 7;
     private const int RoundsAlone = 6;                // the first is warm-up
     private const double LargestGib = 0.5;            // 32 GiB through the loopback in a pass
+    private const long PumpBlock = 4 << 20;           // as large as what a join asks for at a time
     private static readonly TimeSpan s_healthPause = TimeSpan.FromMilliseconds(10);
     private static readonly TimeSpan s_samplePause = TimeSpan.FromMilliseconds(50);
 
@@ -22,6 +24,7 @@ internal static class ManyJoiners
         using var holder = new HolderProcess(bench, checkpoint, "--hold", "map");
         // Nobody joins it: the time of its answers is what any process waits for a core meanwhile.
         using var idle = new HolderProcess(bench, checkpoint, "--hold", "map");
+        using var pump = new PumpServer(bench, PumpBlock, "reno");
         await JoinAsync(holder, 1, rounds: 2);        // then the holder has touched its memory and knows all digests
         HolderFigures before = HolderFigures.Read(holder.Id);
 
@@ -29,6 +32,8 @@ internal static class ManyJoiners
         var aloneWarm = new List<double>();
         var together = new List<double>();
         var ratios = new List<double>();
+        var pumpRatios = new List<double>();
+        var besidePump = new List<double>();
         var spreads = new List<double>();
         var health = new List<double>();
         var idleHealth = new List<double>();
@@ -59,6 +64,11 @@ internal static class ManyJoiners
             aloneWarm.Add(warm);
             together.Add(sum);
             ratios.Add(sum / one);
+            long bytes = joined[0].Bytes;
+            double onePump = Statistics.Median([.. Enumerable.Range(0, ProcessesAlone).Select(_ => pump.TimeProcesses("reno", bytes, 1, PumpBlock))]);
+            double pumpRatio = Joiners * onePump / pump.TimeProcesses("reno", bytes, Joiners, PumpBlock);
+            pumpRatios.Add(pumpRatio);
+            besidePump.Add(sum / one / pumpRatio);
             spreads.Add(spread);
             Console.WriteLine($"pass {pass + 1}: alone {one:0.00} ({warm:0.00} in a process that goes on) GiB/s, {Joiners} together {sum:0.00} GiB/s in {seconds:0.0} s, slowest / fastest {spread:0.00}");
         }
@@ -69,6 +79,8 @@ internal static class ManyJoiners
         scoreboard.Note("one joiner in a process that goes on, its later rounds", $"{Statistics.Median(aloneWarm):0.00} GiB/s", Statistics.Range(aloneWarm, "0.00"));
         scoreboard.Note($"{Joiners} joiners, all their bytes by the time from the first start to the last end", $"{Statistics.Median(together):0.00} GiB/s", Statistics.Range(together, "0.00"));
         scoreboard.AtLeast($"{Joiners} joiners / one", Statistics.Median(ratios), 1, Statistics.Range(ratios, "0.00"));
+        scoreboard.Note($"a bare C pump: {Joiners} receiving processes / one", $"{Statistics.Median(pumpRatios):0.00}", Statistics.Range(pumpRatios, "0.00"));
+        scoreboard.AtLeast($"{Joiners} joiners / one, beside the pump's", Statistics.Median(besidePump), 1, Statistics.Range(besidePump, "0.00"));
         scoreboard.Below("slowest joiner's time / fastest one's", spreads.Max(), 2, "x", $"the widest pass; {Statistics.Range(spreads, "0.00")}");
         scoreboard.Below("holder's memory beyond the checkpoint", most.OwnMib, 64, "MiB", $"before {before.OwnMib:0}, after {after.OwnMib:0}; without the kernel's socket buffers");
         scoreboard.Below("holder's threads", most.Threads, before.Threads + 2 * Environment.ProcessorCount + 16, "", $"before {before.Threads}, after {after.Threads}");

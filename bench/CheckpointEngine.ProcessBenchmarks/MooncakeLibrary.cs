@@ -24,7 +24,7 @@ internal static class MooncakeLibrary
         string directory = Environment.GetEnvironmentVariable(MooncakeTarget.Variable) is { Length: > 0 } named && Environment.GetEnvironmentVariable(LibraryVariable) is { Length: > 0 }
             ? named
             : throw new BenchmarkFailedException($"{LibraryVariable} must name Mooncake's library, and {MooncakeTarget.Variable} the directory of te-read-bench and mooncake-peer");
-        var environment = new Dictionary<string, string> { ["MC_FORCE_TCP"] = "1", ["GLOG_minloglevel"] = "2", ["DOTNET_TieredCompilation"] = "0" };
+        var environment = new Dictionary<string, string> { ["MC_FORCE_TCP"] = "1", ["DOTNET_TieredCompilation"] = "0" };
         string project = Path.Combine(bench.Root, "bench", "CheckpointEngine.Benchmarks");
         Workbench.Run("dotnet", "build", project, "-c", "Release", "--nologo", "-v", "quiet");
         using ChildProcess target = ChildProcess.Start(Path.Combine(directory, "mooncake-peer"), ["hold", "--size", $"{TargetBytes}", "--seed", "1"], Workbench.LongestServer, environment);

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Globalization;
 
 namespace CheckpointEngine.ProcessBenchmarks;
@@ -32,6 +33,22 @@ internal sealed class PumpServer : IDisposable
     /// <param name="block">The size of a message; null: <paramref name="bytes"/>.</param>
     internal double[] Receive(string congestion, long bytes, bool cold, int rounds, int connections, long? block = null)
         => ParseSeconds(Workbench.Run(_program, "receive", _ports[congestion], $"{bytes}", cold ? "cold" : "warm", $"{rounds}", $"{connections}", $"{block ?? bytes}"));
+
+    /// <summary>Seconds that many receiving processes need, from the first start to the last end: each takes all the bytes over one connection into a message of its own.</summary>
+    internal double TimeProcesses(string congestion, long bytes, int processes, long block)
+    {
+        long start = Stopwatch.GetTimestamp();
+        Process[] receivers = [.. Enumerable.Range(0, processes).Select(_ => Process.Start(new ProcessStartInfo(_program,
+            ["receive", _ports[congestion], $"{bytes}", "cold", "1", "1", $"{block}"]) { RedirectStandardOutput = true })!)];
+        foreach (Process receiver in receivers)
+        {
+            receiver.WaitForExit();
+        }
+        double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        int failed = receivers.Count(receiver => receiver.ExitCode != 0);
+        Array.ForEach(receivers, receiver => receiver.Dispose());
+        return failed == 0 ? seconds : throw new BenchmarkFailedException($"{failed} of {processes} receivers of the pump failed; their messages stand above");
+    }
 
     /// <summary>One number a line, as our C programs print them.</summary>
     internal static double[] ParseSeconds(string lines)

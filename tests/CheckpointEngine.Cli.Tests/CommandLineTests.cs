@@ -105,6 +105,13 @@ public sealed class CommandLineTests
     }
 
     [Fact]
+    public async Task Doctor_DevicesNamed_GoesByThemAndNotByTheEnvironment()
+    {
+        using JsonDocument document = JsonDocument.Parse((await Engine.RunAsync("doctor", "--devices", "none0,none1:2", "--json")).Succeeded().Output);
+        Assert.Equal("--devices=none0,none1:2", document.RootElement.GetProperty("rdma").GetProperty("verbs").GetProperty("selection").GetString());
+    }
+
+    [Fact]
     public async Task Doctor_Plain_HasALineATopic()
     {
         string text = (await Engine.RunAsync("doctor")).Succeeded().Output;

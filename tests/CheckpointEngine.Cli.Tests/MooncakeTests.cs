@@ -150,7 +150,7 @@ public sealed class MooncakeTests
         using var temp = new TempDirectory();
         SmallCheckpoint.WriteSingle(temp["in"], 9_000_001);
         JsonNode owner;
-        await using (Holder holder = await ServeAsync(temp["in"]))
+        await using (Holder holder = await ServeAsync(temp["in"], "--hold", "anon"))      // summed while it is copied, so that the metas have the digests
         {
             owner = (await MetasAsync(holder)).DeepClone();      // with the digests of the same bytes
         }

@@ -132,6 +132,74 @@ public sealed class CallerTensorsTests : IDisposable
     }
 
     [Fact]
+    public async Task CommitUpdate_WhileItsMemoryIsRegistered_OthersAreAnswered()
+    {
+        CancellationToken cancel = TestContext.Current.CancellationToken;
+        await using ParameterServer holder = await StartAsync();
+        using CallerTensors tensors = Tensors(out _);
+        holder.RegisterTensors("live", tensors);
+        using MemoryBuffer memory = MemoryBuffer.AllocateAnonymous(4096);
+        using var otherTensors = new CallerTensors();
+        otherTensors.Add("y", TensorDtype.U8, [4096], memory.Address);
+        holder.RegisterTensors("other", otherTensors);
+        await holder.BeginUpdateAsync("live");
+        using var entered = new ManualResetEventSlim();
+        using var mayLeave = new ManualResetEventSlim();
+        holder.Registry.Observe(_ =>
+        {
+            entered.Set();
+            Assert.True(mayLeave.Wait(TimeSpan.FromSeconds(60), cancel));
+        }, _ => { });
+
+        Task committing = Task.Factory.StartNew(() => holder.CommitUpdate("live"), cancel, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+        Assert.True(entered.Wait(TimeSpan.FromSeconds(60), cancel));
+        Task<CheckpointError> asking = Task.Run(() =>
+        {
+            Assert.Contains("other", holder.CheckpointNames);
+            holder.GetMetas("other");
+            Assert.Throws<InvalidOperationException>(() => holder.CommitUpdate("live"));
+            return Assert.Throws<CheckpointEngineException>(() => holder.GetMetas("live")).Error;
+        }, cancel);
+        CheckpointError error = await asking.WaitAsync(TimeSpan.FromSeconds(60), cancel);
+        Task<bool> leaving = holder.UnregisterAsync("live", cancel);       // waits: the memory is being registered
+
+        Assert.Equal(CheckpointError.Busy, error);
+        Assert.False(committing.IsCompleted);
+        Assert.False(leaving.IsCompleted);
+        mayLeave.Set();
+        await committing.WaitAsync(TimeSpan.FromSeconds(60), cancel);
+        Assert.True(await leaving.WaitAsync(TimeSpan.FromSeconds(60), cancel));
+        Assert.Equal(["other"], holder.CheckpointNames);
+        Assert.False(holder.Registry.TryFind((ulong)Address, 1, out _));
+    }
+
+    [Fact]
+    public async Task CommitUpdate_MemoryIsRefused_MayBeTriedAgain()
+    {
+        await using ParameterServer holder = await StartAsync();
+        using CallerTensors tensors = Tensors(out _);
+        holder.RegisterTensors("live", tensors);
+        string before = holder.GetMetas("live").EntityTag;
+        await holder.BeginUpdateAsync("live");
+        bool refuses = true;
+        holder.Registry.Observe(_ =>
+        {
+            if (refuses)
+            {
+                throw new CheckpointEngineException(CheckpointError.OutOfMemory, "no more");
+            }
+        }, _ => { });
+
+        Assert.Throws<CheckpointEngineException>(() => holder.CommitUpdate("live"));
+        Assert.Equal(CheckpointError.Busy, Assert.Throws<CheckpointEngineException>(() => holder.GetMetas("live")).Error);
+        refuses = false;
+        holder.CommitUpdate("live");
+
+        Assert.NotEqual(before, holder.GetMetas("live").EntityTag);
+        Assert.True(holder.Registry.TryFind((ulong)Address, 1, out _));
+    }
+
+    [Fact]
     public async Task Update_IsBusyMeanwhile_AndBringsANewGeneration()
     {
         CancellationToken cancel = TestContext.Current.CancellationToken;

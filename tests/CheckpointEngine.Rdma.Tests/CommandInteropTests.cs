@@ -25,6 +25,36 @@ public sealed class CommandInteropTests
         Assert.Equal(["rdma"], report.GetProperty("transports").EnumerateObject().Select(plane => plane.Name));
     }
 
+    [LabFact]
+    public async Task Doctor_DevicesNamed_UsesThoseAloneInThatOrder()
+    {
+        JsonElement report = (await ChildProcess.RunAsync(Repository.Command, "doctor", "--devices", RdmaLab.Names([2, 1]), "--json")).Succeeded().Json();
+
+        JsonElement devices = report.GetProperty("rdma").GetProperty("verbs").GetProperty("devices");
+        Assert.Equal([RdmaLab.Found[2], RdmaLab.Found[1]],
+            devices.EnumerateArray().Where(device => device.GetProperty("used").GetBoolean()).Select(device => device.GetProperty("name").GetString()));
+    }
+
+    [LabFact]
+    public async Task Plan_DevicesNamed_AsksOverThoseAlone()
+    {
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSharded(temp["model"]);
+        await using Holder holder = await Holder.ServeAsync([0], temp["model"], "--transport", "rdma", "--hold", "anon");
+        using NetworkInterface down = new NetworkInterface(3).Down();
+
+        JsonElement owner = await PlanAsync(2);
+        JsonElement other = await PlanAsync(3);
+
+        Assert.Equal("rdma", owner.GetProperty("transport").GetString());
+        Assert.Equal("tcp", other.GetProperty("transport").GetString());
+        Assert.Contains(RdmaLab.Found[3], other.GetProperty("reason").GetString(), StringComparison.Ordinal);
+
+        async Task<JsonElement> PlanAsync(int device)
+            => (await ChildProcess.RunAsync(Repository.Command, "plan", "--metas-url", holder.MetasUrl, "--devices", RdmaLab.Names([device]), "--json")).Succeeded().Json()
+                .GetProperty("owners")[0];
+    }
+
     [LabTheory]
     [InlineData(new[] { 2 }, new[] { 2 })]
     [InlineData(new[] { 0, 1 }, new[] { 2, 3 })]

@@ -11,7 +11,7 @@ namespace CheckpointEngine.Rdma.Tests;
 /// <summary>The engine in this process, at both ends: through C#, what it leaves behind, what it allocates.</summary>
 public sealed class EngineTests
 {
-    private const int Bytes = 8 << 20;
+    private const int Bytes = Ends.Bytes;
 
     [LabFact]
     public async Task JoinAsync_IntoTheCallersTensors_IsBitForBitAndLeavesNothing()
@@ -21,19 +21,19 @@ public sealed class EngineTests
         using MemoryBuffer destination = MemoryBuffer.AllocateAnonymous(Bytes + 4096);
         long regions = RdmaMemoryRegion.Live;
         long endpoints = RdmaQueuePairs.Live;
-        await using (var holder = Server(0))
+        await using (var holder = Ends.Server(0))
         {
             await holder.StartAsync(TestContext.Current.CancellationToken);
-            holder.RegisterTensors("m", Tensors(source.Address));
+            holder.RegisterTensors("m", Ends.Tensors(source.Address));
             long served = RdmaMemoryRegion.Live;
-            await using var joiner = Server(1);
+            await using var joiner = Ends.Server(1);
             for (int round = 0; round < 20; round++)
             {
                 destination.GetSpan(0, Bytes).Clear();
                 JoinReport report = await joiner.JoinAsync(holder.GetMetas("m").Metas, new JoinOptions
                 {
                     Destination = JoinDestinationKind.Tensors,
-                    Tensors = Tensors(destination.Address + 8 * (round % 3)),       // odd places, too
+                    Tensors = Ends.Tensors(destination.Address + 8 * (round % 3)),       // odd places, too
                     Transport = TransportChoice.Rdma,
                     RequireVerify = true,
                 }, cancellationToken: TestContext.Current.CancellationToken);
@@ -50,12 +50,12 @@ public sealed class EngineTests
     public async Task Lane_AThousandConnects_LeaveNothing()
     {
         using MemoryBuffer source = MemoryBuffer.AllocateAnonymous(Bytes);
-        await using ParameterServer holder = Server(0);
+        await using ParameterServer holder = Ends.Server(0);
         await holder.StartAsync(TestContext.Current.CancellationToken);
-        holder.RegisterTensors("m", Tensors(source.Address));
-        await using RdmaPlane plane = Plane(1);
-        using var memory = new RdmaLocalMemory(plane.Nics);
-        RdmaOwner owner = await OwnerAsync(plane, memory, holder);
+        holder.RegisterTensors("m", Ends.Tensors(source.Address));
+        await using RdmaPlane plane = Ends.Plane(1);
+        using var memory = new RdmaLocalMemory(plane, NullLogger.Instance);
+        RdmaOwner owner = await Ends.OwnerAsync(plane, memory, holder);
         long endpoints = RdmaQueuePairs.Live;
         int descriptors = 0;
         for (int i = 0; i < 1000; i++)
@@ -77,19 +77,19 @@ public sealed class EngineTests
         const int Reads = 2000;
         using MemoryBuffer source = MemoryBuffer.AllocateAnonymous(Bytes);
         using MemoryBuffer destination = MemoryBuffer.AllocateAnonymous(Bytes);
-        await using ParameterServer holder = Server(0);
+        await using ParameterServer holder = Ends.Server(0);
         await holder.StartAsync(TestContext.Current.CancellationToken);
-        holder.RegisterTensors("m", Tensors(source.Address));
-        await using RdmaPlane plane = Plane(0);
-        using var memory = new RdmaLocalMemory(plane.Nics);
+        holder.RegisterTensors("m", Ends.Tensors(source.Address));
+        await using RdmaPlane plane = Ends.Plane(0);
+        using var memory = new RdmaLocalMemory(plane, NullLogger.Instance);
         memory.Add(destination.Address, Bytes);
-        RdmaOwner owner = await OwnerAsync(plane, memory, holder);
+        RdmaOwner owner = await Ends.OwnerAsync(plane, memory, holder);
         using RdmaReadLane lane = owner.TryMakeLane()!;
         lane.Connect();
-        Assert.True(Pump(lane, source.Address, destination.Address, 200));
+        Assert.True(Ends.Pump(lane, source.Address, destination.Address, 200));
 
         long before = GC.GetAllocatedBytesForCurrentThread();
-        bool done = Pump(lane, source.Address, destination.Address, Reads);
+        bool done = Ends.Pump(lane, source.Address, destination.Address, Reads);
         long allocated = GC.GetAllocatedBytesForCurrentThread() - before;
 
         Assert.True(done);
@@ -106,13 +106,13 @@ public sealed class EngineTests
         using MemoryBuffer source = MemoryBuffer.AllocateAnonymous(Bytes);
         new Random(9).NextBytes(source.GetSpan(0, Bytes));
         using MemoryBuffer destination = MemoryBuffer.AllocateAnonymous(Bytes);
-        await using ParameterServer holder = Server(2);
+        await using ParameterServer holder = Ends.Server(2);
         await holder.StartAsync(TestContext.Current.CancellationToken);
-        holder.RegisterTensors("m", Tensors(source.Address));
-        await using RdmaPlane plane = Plane(2);
-        using var memory = new RdmaLocalMemory(plane.Nics);
+        holder.RegisterTensors("m", Ends.Tensors(source.Address));
+        await using RdmaPlane plane = Ends.Plane(2);
+        using var memory = new RdmaLocalMemory(plane, NullLogger.Instance);
         memory.Add(destination.Address + 64, Bytes - 64);
-        RdmaOwner owner = await OwnerAsync(plane, memory, holder);
+        RdmaOwner owner = await Ends.OwnerAsync(plane, memory, holder);
         using RdmaReadLane lane = owner.TryMakeLane()!;
         lane.Connect();
 
@@ -123,49 +123,6 @@ public sealed class EngineTests
         Assert.True(source.GetReadOnlySpan(offset, length).SequenceEqual(destination.GetReadOnlySpan(100, length)));
         Assert.True(destination.GetReadOnlySpan(0, 100).IndexOfAnyExcept((byte)0) < 0);
         Assert.True(destination.GetReadOnlySpan(100 + length, 100).IndexOfAnyExcept((byte)0) < 0);
-    }
-
-    private static bool Pump(RdmaReadLane lane, nint source, nint destination, int reads)
-    {
-        int submitted = 0;
-        for (int done = 0; done < reads; done++)
-        {
-            while (submitted < reads && submitted - done < 16)
-            {
-                int at = submitted % 128 * 16384;
-                lane.Submit(new ReadRequest((ulong)(source + at), destination + at, 4096, submitted));
-                submitted++;
-            }
-            if (lane.Wait(null).Status != ReadStatus.Done)
-            {
-                return false;
-            }
-        }
-        return true;
-    }
-
-    private static ParameterServer Server(int device) => new(new ParameterServerOptions
-    {
-        Address = IPAddress.Parse(RdmaLab.Address(device)),
-        Transport = TransportChoice.Rdma,
-        RdmaDevices = RdmaLab.Names([device]),
-    });
-
-    private static RdmaPlane Plane(int device)
-        => RdmaPlane.TryOpen(RdmaLab.Names([device]), NullLogger.Instance, out string? whyNone) ?? throw new InvalidOperationException(whyNone);
-
-    private static CallerTensors Tensors(nint address)
-    {
-        var tensors = new CallerTensors();
-        tensors.Add("t", TensorDtype.U8, [Bytes], address);
-        return tensors;
-    }
-
-    private static async Task<RdmaOwner> OwnerAsync(RdmaPlane plane, RdmaLocalMemory memory, ParameterServer holder)
-    {
-        EndpointName name = EndpointName.Parse(holder.P2pStoreAddress);
-        SegmentDescriptor descriptor = await HandshakeClient.FetchDescriptorAsync(name, "{\"protocol\":\"rdma\"}"u8.ToArray());
-        return RdmaOwner.Make(plane, memory, name, isOurs: true, descriptor, TimeSpan.FromSeconds(30), NullLogger.Instance);
     }
 
     private static int Descriptors() => Directory.GetFileSystemEntries("/proc/self/fd").Length;

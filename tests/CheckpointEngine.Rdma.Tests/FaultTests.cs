@@ -24,7 +24,7 @@ public sealed class FaultTests
 
         Outcome outcome;
         await TrafficAsync(3);
-        using (fault == "down" ? (IDisposable)new DeviceDown(3) : new DeviceRemoved(3))
+        using (fault == "down" ? (IDisposable)new NetworkInterface(3).Down() : new DeviceRemoved(3))
         {
             outcome = await join.EndAsync();
         }
@@ -48,7 +48,7 @@ public sealed class FaultTests
 
         Outcome outcome;
         await TrafficAsync(3);
-        using (new DeviceDown(3))
+        using (new NetworkInterface(3).Down())
         {
             outcome = await join.EndAsync();
         }
@@ -107,22 +107,6 @@ public sealed class FaultTests
         }
 
         long Read() => long.Parse(File.ReadAllText(counter), CultureInfo.InvariantCulture);
-    }
-
-    private sealed class DeviceDown : IDisposable
-    {
-        private readonly int _device;
-
-        public DeviceDown(int device)
-        {
-            _device = device;
-            Set("down");
-        }
-
-        public void Dispose() => Set("up");
-
-        private void Set(string state)
-            => ChildProcess.RunAsync("ip", "link", "set", $"net{_device}", state).GetAwaiter().GetResult().Succeeded();
     }
 
     private sealed class DeviceRemoved : IDisposable

@@ -22,6 +22,9 @@ internal sealed record EngineAnnouncement
     /// <summary>Names of the transports that the owner serves, whatever the descriptor's protocol says.</summary>
     internal string[] Transports { get; init; } = [];
 
+    /// <summary>The names of the RDMA devices in the order of the rails; empty when the descriptor's devices are in that order.</summary>
+    internal string[] Rails { get; init; } = [];
+
     /// <summary>Whether the owner serves only peers that prove to know the token.</summary>
     internal bool TokenRequired { get; init; }
 

@@ -73,6 +73,25 @@ internal static class HandshakeJson
     /// <summary>Moves to the next key of the object; false at its end.</summary>
     internal static bool NextKey(ref Utf8JsonReader reader) => reader.Read() && reader.TokenType != JsonTokenType.EndObject;
 
+    /// <summary>Moves on to the value when the key that the reader stands on is that one; else Skip takes key and value together.</summary>
+    internal static bool IsKey(ref Utf8JsonReader reader, ReadOnlySpan<byte> name) => reader.ValueTextEquals(name) && reader.Read();
+
+    // The list is emptied, and filled with what is read: one for many arrays.
+    internal static uint[] ReadUInt32s(ref Utf8JsonReader reader, string what, int maxCount, List<uint> scratch)
+    {
+        if (!TryEnter(ref reader, JsonTokenType.StartArray, what))
+        {
+            return [];
+        }
+        scratch.Clear();
+        while (NextElement(ref reader))
+        {
+            CheckCount(ref reader, scratch.Count, maxCount, what);
+            scratch.Add(ReadUInt32(ref reader, what));
+        }
+        return [.. scratch];
+    }
+
     internal static string[] ReadStrings(ref Utf8JsonReader reader, string what, int maxCount)
     {
         if (!TryEnter(ref reader, JsonTokenType.StartArray, what))

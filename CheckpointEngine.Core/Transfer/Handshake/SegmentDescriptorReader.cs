@@ -53,43 +53,43 @@ internal static class SegmentDescriptorReader
         EngineAnnouncement? engine = null;
         while (HandshakeJson.NextKey(ref reader))
         {
-            if (Key(ref reader, "name"u8))
+            if (HandshakeJson.IsKey(ref reader, "name"u8))
             {
                 name = HandshakeJson.ReadString(ref reader, "name");
             }
-            else if (Key(ref reader, "protocol"u8))
+            else if (HandshakeJson.IsKey(ref reader, "protocol"u8))
             {
                 protocol = HandshakeJson.ReadString(ref reader, "protocol");
             }
-            else if (Key(ref reader, "tcp_data_port"u8))
+            else if (HandshakeJson.IsKey(ref reader, "tcp_data_port"u8))
             {
                 dataPort = HandshakeJson.ReadInt32(ref reader, "tcp_data_port");
             }
-            else if (Key(ref reader, "tcp_proto_version"u8))
+            else if (HandshakeJson.IsKey(ref reader, "tcp_proto_version"u8))
             {
                 protoVersion = HandshakeJson.ReadInt32(ref reader, "tcp_proto_version");
             }
-            else if (Key(ref reader, "buffers"u8))
+            else if (HandshakeJson.IsKey(ref reader, "buffers"u8))
             {
                 buffers = ReadBuffers(ref reader);
             }
-            else if (Key(ref reader, "devices"u8))
+            else if (HandshakeJson.IsKey(ref reader, "devices"u8))
             {
                 devices = ReadDevices(ref reader);
             }
-            else if (Key(ref reader, "priority_matrix"u8))
+            else if (HandshakeJson.IsKey(ref reader, "priority_matrix"u8))
             {
                 matrix = ReadMatrix(ref reader);
             }
-            else if (Key(ref reader, "timestamp"u8))
+            else if (HandshakeJson.IsKey(ref reader, "timestamp"u8))
             {
                 timestamp = HandshakeJson.ReadString(ref reader, "timestamp");
             }
-            else if (Key(ref reader, "rdma_server_name"u8))
+            else if (HandshakeJson.IsKey(ref reader, "rdma_server_name"u8))
             {
                 rdmaServerName = HandshakeJson.ReadString(ref reader, "rdma_server_name");
             }
-            else if (Key(ref reader, "checkpoint_engine"u8))
+            else if (HandshakeJson.IsKey(ref reader, "checkpoint_engine"u8))
             {
                 engine = ReadEngine(ref reader);
             }
@@ -141,25 +141,25 @@ internal static class SegmentDescriptorReader
         {
             while (HandshakeJson.NextKey(ref reader))
             {
-                if (Key(ref reader, "addr"u8))
+                if (HandshakeJson.IsKey(ref reader, "addr"u8))
                 {
                     address = HandshakeJson.ReadUInt64(ref reader, "addr");
                 }
-                else if (Key(ref reader, "length"u8))
+                else if (HandshakeJson.IsKey(ref reader, "length"u8))
                 {
                     length = HandshakeJson.ReadUInt64(ref reader, "length");
                 }
-                else if (Key(ref reader, "name"u8))
+                else if (HandshakeJson.IsKey(ref reader, "name"u8))
                 {
                     name = HandshakeJson.ReadRepeatedString(ref reader, "name of a buffer", previousName);
                 }
-                else if (Key(ref reader, "lkey"u8))
+                else if (HandshakeJson.IsKey(ref reader, "lkey"u8))
                 {
-                    localKeys = ReadKeys(ref reader, "lkey", keys);
+                    localKeys = HandshakeJson.ReadUInt32s(ref reader, "lkey", MaxDevices, keys);
                 }
-                else if (Key(ref reader, "rkey"u8))
+                else if (HandshakeJson.IsKey(ref reader, "rkey"u8))
                 {
-                    remoteKeys = ReadKeys(ref reader, "rkey", keys);
+                    remoteKeys = HandshakeJson.ReadUInt32s(ref reader, "rkey", MaxDevices, keys);
                 }
                 else
                 {
@@ -168,21 +168,6 @@ internal static class SegmentDescriptorReader
             }
         }
         return new SegmentBuffer(address, length, name, localKeys, remoteKeys);
-    }
-
-    private static uint[] ReadKeys(ref Utf8JsonReader reader, string what, List<uint> scratch)
-    {
-        if (!HandshakeJson.TryEnter(ref reader, JsonTokenType.StartArray, what))
-        {
-            return [];
-        }
-        scratch.Clear();
-        while (HandshakeJson.NextElement(ref reader))
-        {
-            HandshakeJson.CheckCount(ref reader, scratch.Count, MaxDevices, what);
-            scratch.Add(HandshakeJson.ReadUInt32(ref reader, what));
-        }
-        return [.. scratch];
     }
 
     private static SegmentDevice[] ReadDevices(ref Utf8JsonReader reader)
@@ -208,15 +193,15 @@ internal static class SegmentDescriptorReader
         {
             while (HandshakeJson.NextKey(ref reader))
             {
-                if (Key(ref reader, "name"u8))
+                if (HandshakeJson.IsKey(ref reader, "name"u8))
                 {
                     name = HandshakeJson.ReadString(ref reader, "name of a device");
                 }
-                else if (Key(ref reader, "lid"u8))
+                else if (HandshakeJson.IsKey(ref reader, "lid"u8))
                 {
                     lid = HandshakeJson.ReadUInt32(ref reader, "lid");
                 }
-                else if (Key(ref reader, "gid"u8))
+                else if (HandshakeJson.IsKey(ref reader, "gid"u8))
                 {
                     gid = HandshakeJson.ReadString(ref reader, "gid");
                 }
@@ -235,7 +220,7 @@ internal static class SegmentDescriptorReader
         {
             return [];
         }
-        var byLocation = new OrderedDictionary<string, DeviceAffinity>();
+        var byLocation = new Dictionary<string, DeviceAffinity>(StringComparer.Ordinal);
         while (HandshakeJson.NextKey(ref reader))
         {
             HandshakeJson.CheckCount(ref reader, byLocation.Count, MaxLocations, "locations in priority_matrix");
@@ -269,31 +254,35 @@ internal static class SegmentDescriptorReader
         var engine = new EngineAnnouncement { Protocol = 0 };
         while (HandshakeJson.NextKey(ref reader))
         {
-            if (Key(ref reader, "protocol"u8))
+            if (HandshakeJson.IsKey(ref reader, "protocol"u8))
             {
                 engine = engine with { Protocol = HandshakeJson.ReadInt32(ref reader, "protocol of checkpoint_engine") };
             }
-            else if (Key(ref reader, "peer"u8))
+            else if (HandshakeJson.IsKey(ref reader, "peer"u8))
             {
                 engine = engine with { Peer = HandshakeJson.ReadString(ref reader, "peer") };
             }
-            else if (Key(ref reader, "host_id"u8))
+            else if (HandshakeJson.IsKey(ref reader, "host_id"u8))
             {
                 engine = engine with { HostId = HandshakeJson.ReadString(ref reader, "host_id") };
             }
-            else if (Key(ref reader, "local_socket"u8))
+            else if (HandshakeJson.IsKey(ref reader, "local_socket"u8))
             {
                 engine = engine with { LocalSocket = HandshakeJson.ReadString(ref reader, "local_socket") };
             }
-            else if (Key(ref reader, "transports"u8))
+            else if (HandshakeJson.IsKey(ref reader, "transports"u8))
             {
                 engine = engine with { Transports = HandshakeJson.ReadStrings(ref reader, "transports", MaxTransports) };
             }
-            else if (Key(ref reader, "token_required"u8))
+            else if (HandshakeJson.IsKey(ref reader, "rails"u8))
+            {
+                engine = engine with { Rails = HandshakeJson.ReadStrings(ref reader, "rails", MaxDevices) };
+            }
+            else if (HandshakeJson.IsKey(ref reader, "token_required"u8))
             {
                 engine = engine with { TokenRequired = HandshakeJson.ReadBoolean(ref reader, "token_required") };
             }
-            else if (Key(ref reader, "version"u8))
+            else if (HandshakeJson.IsKey(ref reader, "version"u8))
             {
                 engine = engine with { Version = HandshakeJson.ReadString(ref reader, "version") };
             }
@@ -304,7 +293,4 @@ internal static class SegmentDescriptorReader
         }
         return engine;
     }
-
-    // On a match the reader stands on the value; else Skip takes key and value together.
-    private static bool Key(ref Utf8JsonReader reader, ReadOnlySpan<byte> name) => reader.ValueTextEquals(name) && reader.Read();
 }

@@ -116,6 +116,11 @@ internal static class SegmentDescriptorWriter
         }
         writer.WriteString("peer"u8, engine.Peer);
         writer.WriteNumber("protocol"u8, engine.Protocol);
+        if (engine.Rails.Length != 0)
+        {
+            writer.WritePropertyName("rails"u8);
+            WriteStrings(writer, engine.Rails);
+        }
         writer.WriteBoolean("token_required"u8, engine.TokenRequired);
         writer.WritePropertyName("transports"u8);
         WriteStrings(writer, engine.Transports);

@@ -120,7 +120,7 @@ internal sealed partial class MooncakeEngine : IDisposable
             if (engine == null)
             {
                 ThrowHelper.Throw(CheckpointError.Native, $"start Mooncake's transfer engine for {host}: createTransferEngine gave nothing, "
-                    + $"{StartTries} times; its log says why (GLOG_minloglevel=0). Are its ports (MC_MIN_RPC_PORT, MC_MAX_RPC_PORT) and devices free? MC_FORCE_TCP=1 needs none");
+                    + $"{StartTries} times; its log says why (MC_LOG_LEVEL=INFO). Are its ports (MC_MIN_RPC_PORT, MC_MAX_RPC_PORT) and devices free? MC_FORCE_TCP=1 needs none");
             }
             byte* name = stackalloc byte[MaxNameBytes];
             NativeMemory.Clear(name, MaxNameBytes);
@@ -161,12 +161,17 @@ internal sealed partial class MooncakeEngine : IDisposable
     /// <summary>Ends the engine because reads of it cannot be ended in another way: by one who is inside, and is not any more. Waits for the others to leave.</summary>
     internal void Abandon(string reason)
     {
+        bool isFirst;
         lock (_lock)
         {
+            isFirst = Failure is null;
             Failure ??= reason;
             _ending = true;
         }
-        LogAbandoned(Name, reason);
+        if (isFirst)
+        {
+            LogAbandoned(Name, reason);
+        }
         Exit();
         _destroyed.Wait();
     }

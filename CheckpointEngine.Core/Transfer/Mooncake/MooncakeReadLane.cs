@@ -84,7 +84,6 @@ internal sealed unsafe class MooncakeReadLane : IReadLane
         }
         _held = (LibTransferEngine.TransferRequest*)NativeMemory.AllocZeroed(MaxRequests, (nuint)sizeof(LibTransferEngine.TransferRequest));
         _status = (LibTransferEngine.TransferStatus*)NativeMemory.AllocZeroed(1, (nuint)sizeof(LibTransferEngine.TransferStatus));
-        _lastProgress = Stopwatch.GetTimestamp();
     }
 
     // Registered memory can be read, and over TCP written, by whoever reaches the library's ports; TCP needs none of ours registered.
@@ -119,7 +118,7 @@ internal sealed unsafe class MooncakeReadLane : IReadLane
     public ReadCompletion Wait(IReadProgress? progress)
     {
         GiveToLibrary();
-        long start = Stopwatch.GetTimestamp();
+        long start = _lastProgress = Stopwatch.GetTimestamp();      // what came while nobody looked is found at the first look
         var pause = new Libc.TimeSpec { tv_nsec = ShortestSleepNanoseconds };
         while (Failure is null && !_aborted)
         {
@@ -155,10 +154,6 @@ internal sealed unsafe class MooncakeReadLane : IReadLane
         if (_heldCount == 0 || Failure is not null || _aborted)
         {
             return;
-        }
-        if (Array.TrueForAll(_batches, batch => batch.Unfinished == 0))
-        {
-            _lastProgress = Stopwatch.GetTimestamp();       // nothing was owed until now
         }
         int free = Array.FindIndex(_batches, batch => !batch.Allocated);
         ulong id = free < 0 ? ulong.MaxValue : LibTransferEngine.allocateBatchID(_engine.Pointer, (nuint)_heldCount);
@@ -244,7 +239,6 @@ internal sealed unsafe class MooncakeReadLane : IReadLane
         }
         if (MooncakeStatus.IsFinal(status))
         {
-            _lastProgress = Stopwatch.GetTimestamp();
             End(ref request, ref batch);
         }
         if (status is not (LibTransferEngine.STATUS_WAITING or LibTransferEngine.STATUS_PENDING or LibTransferEngine.STATUS_COMPLETED))

@@ -36,7 +36,7 @@ internal static class MooncakeStatus
             303 or 999 => "not implemented",
             _ => "unknown",
         };
-        return $"{words} (code {code}); its log says more (GLOG_minloglevel=0)";
+        return $"{words} (code {code}); its log says more (MC_LOG_LEVEL=INFO)";
     }
 
     /// <summary>Whether a request has ended: nothing is written for it any more.</summary>

@@ -4,7 +4,7 @@ using System.Net;
 namespace CheckpointEngine.Transfer.Rdma;
 
 /// <summary>One place of a port's GID table that is taken.</summary>
-internal sealed class GidTableEntry
+internal sealed class GidTableEntry : IEquatable<GidTableEntry>
 {
     internal const int GidLength = 16;
 
@@ -21,6 +21,9 @@ internal sealed class GidTableEntry
         NetworkDevice = string.IsNullOrEmpty(networkDevice) ? null : networkDevice;
     }
 
+    /// <summary>An empty place.</summary>
+    internal static GidTableEntry None { get; } = new(0, new byte[GidLength], GidTableType.InfiniBand, null);
+
     internal int Index { get; }
 
     internal byte[] Gid { get; }
@@ -28,6 +31,13 @@ internal sealed class GidTableEntry
     internal GidTableType Type { get; }
 
     internal string? NetworkDevice { get; }
+
+    /// <summary>Whether it is the same GID in the same place.</summary>
+    public bool Equals(GidTableEntry? other) => other is not null && Index == other.Index && Type == other.Type && Gid.AsSpan().SequenceEqual(other.Gid);
+
+    public override bool Equals(object? obj) => Equals(obj as GidTableEntry);
+
+    public override int GetHashCode() => Index;
 
     internal bool IsNull => !Gid.AsSpan().ContainsAnyExcept((byte)0);
 

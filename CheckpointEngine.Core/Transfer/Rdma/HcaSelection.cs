@@ -177,26 +177,6 @@ internal sealed class HcaSelection
         return new HcaChoice([.. chosen], fellBack, [.. warnings], limited);
     }
 
-    /// <summary>Which of a host's devices a rank of it uses: all of them spread over the ranks as evenly as it goes.</summary>
-    /// <param name="deviceCount">Devices of the host, from 1.</param>
-    /// <param name="rankCount">Ranks (processes, GPUs) of the host, from 1.</param>
-    /// <param name="rank">The one in question, from 0.</param>
-    /// <returns>The first device and how many from there, at least one.</returns>
-    /// <remarks>
-    /// Where one count is a multiple of the other this is what others do and demand: D devices and G ranks give rank g the device g / (G/D), or the D/G
-    /// devices from g * (D/G). Else shares differ by one.
-    /// </remarks>
-    internal static (int First, int Count) Spread(int deviceCount, int rankCount, int rank)
-    {
-        ArgumentOutOfRangeException.ThrowIfLessThan(deviceCount, 1);
-        ArgumentOutOfRangeException.ThrowIfLessThan(rankCount, 1);
-        ArgumentOutOfRangeException.ThrowIfNegative(rank);
-        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(rank, rankCount);
-        int first = (int)((long)rank * deviceCount / rankCount);
-        int end = (int)((rank + 1L) * deviceCount / rankCount);
-        return (first, Math.Max(end - first, 1));
-    }
-
     private int IndexOfMatch(string device, int port)
     {
         for (int name = 0; name < _names.Length; name++)

@@ -19,7 +19,8 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
     {
         LibraryFound = libraryFound;
         All = all;
-        Used = Array.FindAll(all, device => device.Handle is not null);
+        Used = Array.FindAll(all, device => device.UsedPorts.Length != 0);
+        Waiting = Array.FindAll(all, device => device.WaitingPort is not null);
         Selection = selection;
         WhyNone = whyNone;
         Warnings = warnings;
@@ -33,6 +34,9 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
 
     /// <summary>The devices with a port to use, open, in the order in which the user named them, else in the library's.</summary>
     internal RdmaDevice[] Used { get; }
+
+    /// <summary>The devices that are meant but have no port to use now, open; in the library's order.</summary>
+    internal RdmaDevice[] Waiting { get; }
 
     internal HcaSelection Selection { get; }
 
@@ -131,8 +135,12 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
             }
             if (device.UsedPorts.Length == 0)
             {
-                device.Handle?.Dispose();
-                device.Handle = null;
+                device.WaitingPort = device.Unusable is null ? Array.Find(device.Ports, port => port.IsSelected && port.Unusable is not null) : null;
+                if (device.WaitingPort is null)
+                {
+                    device.Handle?.Dispose();
+                    device.Handle = null;
+                }
                 order.Add(device);
             }
             LogPassedOver(device, effective, logger);
@@ -245,6 +253,21 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
         (_, LibIbverbs.IBV_TRANSPORT_IB) => null,
         _ => "speaks neither InfiniBand nor RoCE; use --transport tcp",
     };
+
+    /// <summary>Reads one port of an open device as it is now.</summary>
+    internal static RdmaPort ExaminePort(LibIbverbs.IbvContext* context, string name, int number)
+    {
+        LibIbverbs.IbvPortAttr attributes = default;
+        if (LibIbverbs.ibv_query_port(context, (byte)number, &attributes) != 0)
+        {
+            attributes = default;
+        }
+        var entries = new LibIbverbs.IbvGidEntry[MaxGidTable];
+        int filled = ReadGidTable(context, entries);
+        return MakePort(name, number, attributes, filled >= 0
+            ? GidsOf(name, number, entries.AsSpan(0, filled), attributes.link_layer == LibIbverbs.IBV_LINK_LAYER_ETHERNET)
+            : ReadGidsOneByOne(context, name, number, attributes));
+    }
 
     private static RdmaPort[] ExaminePorts(LibIbverbs.IbvContext* context, string name, RdmaDeviceLimits limits)
     {

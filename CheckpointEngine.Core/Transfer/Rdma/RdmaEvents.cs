@@ -4,19 +4,24 @@ using Microsoft.Win32.SafeHandles;
 
 namespace CheckpointEngine.Transfer.Rdma;
 
-/// <summary>Takes what devices say on their own (a port goes down, a device is removed) and tells the lanes of it.</summary>
+/// <summary>Takes what devices say on their own: a port goes down or comes up, its GIDs change, a device is removed.</summary>
 /// <remarks>A thread, asleep until something happens. Source: ibv_get_async_event(3).</remarks>
 internal sealed unsafe partial class RdmaEvents : IDisposable
 {
     private const string Removed = "the device was removed";
     private readonly RdmaNic[] _nics;
     private readonly ILogger _logger;
+    private readonly Action<RdmaNic> _changed;
     private readonly Thread _thread;
     private readonly SafeFileHandle _end;      // readable when the thread is to end
 
-    internal RdmaEvents(RdmaNic[] nics, ILogger logger)
+    /// <param name="nics">The devices.</param>
+    /// <param name="changed">Told on this thread of a device that became usable, or whose GIDs are others.</param>
+    /// <param name="logger">Told of what happens to devices.</param>
+    internal RdmaEvents(RdmaNic[] nics, Action<RdmaNic> changed, ILogger logger)
     {
         _nics = nics;
+        _changed = changed;
         _logger = logger;
         foreach (RdmaNic nic in nics)
         {
@@ -84,10 +89,9 @@ internal sealed unsafe partial class RdmaEvents : IDisposable
                 nic.Failure = words;
                 LogLost(nic.Name, words);
             }
-            else if (type == LibIbverbs.IBV_EVENT_PORT_ACTIVE && port == nic.Port.Number)
+            else if (port == nic.Port.Number && type is LibIbverbs.IBV_EVENT_PORT_ACTIVE or LibIbverbs.IBV_EVENT_GID_CHANGE or LibIbverbs.IBV_EVENT_LID_CHANGE)
             {
-                nic.Failure = nic.IsFatal ? nic.Failure : null;
-                LogBack(nic.Name);
+                Refresh(nic, words);
             }
             else
             {
@@ -96,11 +100,37 @@ internal sealed unsafe partial class RdmaEvents : IDisposable
         }
     }
 
+    private void Refresh(RdmaNic nic, string words)
+    {
+        bool worked = nic.Failure is null;
+        if (!nic.Refresh())
+        {
+            LogEvent(nic.Name, words);
+            return;
+        }
+        if (nic.Failure is string failure)
+        {
+            LogLost(nic.Name, failure);
+        }
+        else if (worked)
+        {
+            LogGid(nic.Name, nic.Gid.AddressText);
+        }
+        else
+        {
+            LogBack(nic.Name, nic.Gid.AddressText);
+        }
+        _changed(nic);
+    }
+
     [LoggerMessage(Level = LogLevel.Warning, Message = "rdma: device {Device}: {Event}; it carries nothing until it is back")]
     private partial void LogLost(string device, string @event);
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "rdma: device {Device} is back")]
-    private partial void LogBack(string device);
+    [LoggerMessage(Level = LogLevel.Information, Message = "rdma: device {Device} is up, with GID {Gid}")]
+    private partial void LogBack(string device, string gid);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "rdma: the GIDs of device {Device} have changed; connections are made under {Gid}")]
+    private partial void LogGid(string device, string gid);
 
     [LoggerMessage(Level = LogLevel.Debug, Message = "rdma: device {Device}: {Event}")]
     private partial void LogEvent(string device, string @event);

@@ -82,41 +82,40 @@ internal sealed record RdmaHandshake
             }
             while (HandshakeJson.NextKey(ref reader))
             {
-                if (Key(ref reader, "local_nic_path"u8))
+                if (HandshakeJson.IsKey(ref reader, "local_nic_path"u8))
                 {
                     handshake = handshake with { LocalNicPath = ReadPath(ref reader, "local_nic_path") };
                 }
-                else if (Key(ref reader, "peer_nic_path"u8))
+                else if (HandshakeJson.IsKey(ref reader, "peer_nic_path"u8))
                 {
                     handshake = handshake with { PeerNicPath = ReadPath(ref reader, "peer_nic_path") };
                 }
-                else if (Key(ref reader, "qp_num"u8))
+                else if (HandshakeJson.IsKey(ref reader, "qp_num"u8))
                 {
-                    handshake = handshake with { QueuePairs = ReadNumbers(ref reader) };
+                    handshake = handshake with { QueuePairs = HandshakeJson.ReadUInt32s(ref reader, "qp_num", MaxQueuePairs, []) };
                 }
-                else if (Key(ref reader, "local_gid"u8))
+                else if (HandshakeJson.IsKey(ref reader, "local_gid"u8))
                 {
                     handshake = handshake with { LocalGid = HandshakeJson.ReadString(ref reader, "local_gid") };
                 }
-                else if (Key(ref reader, "local_lid"u8))
+                else if (HandshakeJson.IsKey(ref reader, "local_lid"u8))
                 {
                     handshake = handshake with { LocalLid = HandshakeJson.ReadUInt32(ref reader, "local_lid") };
                 }
-                else if (Key(ref reader, "ready_ack"u8))
+                else if (HandshakeJson.IsKey(ref reader, "ready_ack"u8))
                 {
                     handshake = handshake with { ReadyAck = HandshakeJson.ReadBoolean(ref reader, "ready_ack") };
                 }
-                else if (Key(ref reader, "reply_msg"u8))
+                else if (HandshakeJson.IsKey(ref reader, "reply_msg"u8))
                 {
                     handshake = handshake with { ReplyMessage = HandshakeJson.ReadString(ref reader, "reply_msg") };
                 }
-                else if (Key(ref reader, "checkpoint_engine_end"u8))
+                else if (HandshakeJson.IsKey(ref reader, "checkpoint_engine_end"u8))
                 {
                     handshake = handshake with { IsEnd = HandshakeJson.ReadBoolean(ref reader, "checkpoint_engine_end") };
                 }
                 else
                 {
-                    reader.Read();
                     reader.Skip();
                 }
             }
@@ -149,17 +148,6 @@ internal sealed record RdmaHandshake
         return true;
     }
 
-    // Moves on to the value when it is that key.
-    private static bool Key(ref Utf8JsonReader reader, ReadOnlySpan<byte> name)
-    {
-        if (!reader.ValueTextEquals(name))
-        {
-            return false;
-        }
-        reader.Read();
-        return true;
-    }
-
     private static string ReadPath(ref Utf8JsonReader reader, string what)
     {
         string path = HandshakeJson.ReadString(ref reader, what);
@@ -168,20 +156,5 @@ internal sealed record RdmaHandshake
             ThrowHelper.Throw(CheckpointError.InvalidData, $"{what} has {path.Length:N0} characters, more than the {MaxPathLength} of any NIC path");
         }
         return path;
-    }
-
-    private static uint[] ReadNumbers(ref Utf8JsonReader reader)
-    {
-        if (!HandshakeJson.TryEnter(ref reader, JsonTokenType.StartArray, "qp_num"))
-        {
-            return [];
-        }
-        var numbers = new List<uint>();
-        while (HandshakeJson.NextElement(ref reader))
-        {
-            HandshakeJson.CheckCount(ref reader, numbers.Count, MaxQueuePairs, "qp_num");
-            numbers.Add(HandshakeJson.ReadUInt32(ref reader, "a number of qp_num"));
-        }
-        return [.. numbers];
     }
 }

@@ -1,4 +1,5 @@
-using CheckpointEngine.Interop;
+using CheckpointEngine.Internal;
+using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Transfer.Rdma;
 
@@ -7,23 +8,19 @@ namespace CheckpointEngine.Transfer.Rdma;
 internal sealed class RdmaLocalMemory : IDisposable
 {
     private readonly Lock _lock = new();
-    private readonly RdmaNic[] _nics;
-    private Entry[] _entries = [];            // by rising address; replaced, never changed
+    private readonly RdmaPlane _plane;
+    private readonly RdmaDestinationRegistrar _registrar;
+    private readonly RdmaRegistrations _registrations;
+    private RdmaRegistration.Piece[] _pieces = [];            // by rising address; replaced, never changed
     private bool _disposed;
 
-    private sealed class Entry(nint address, long lengthBytes, RdmaMemoryRegion[] regions)
+    internal RdmaLocalMemory(RdmaPlane plane, ILogger logger)
     {
-        internal nint Address { get; } = address;
-
-        internal long LengthBytes { get; } = lengthBytes;
-
-        internal RdmaMemoryRegion[] Regions { get; } = regions;
-    }
-
-    internal RdmaLocalMemory(RdmaNic[] nics)
-    {
-        _nics = nics;
-        Array.ForEach(nics, static nic => nic.AddReference());      // the devices stay open for as long as a join may come back to them
+        _plane = plane;
+        _registrar = new RdmaDestinationRegistrar(plane.Nics);
+        _registrations = new RdmaRegistrations(_registrar, logger);
+        Array.ForEach(plane.Nics, static nic => nic.AddReference());      // the devices stay open for as long as a join may come back to them
+        plane.Changed += DevicesChanged;
     }
 
     /// <summary>Registers memory with all devices at once, in pieces no larger than each of them takes.</summary>
@@ -33,34 +30,26 @@ internal sealed class RdmaLocalMemory : IDisposable
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/>: more than may be locked. <see cref="CheckpointError.NotSupported"/>.</exception>
     internal IDisposable Add(nint address, long lengthBytes)
     {
-        var registration = new Registration(this, address, lengthBytes);
-        long most = RdmaMemoryRegion.LargestBytes(_nics);
-        try
+        RdmaRegistration made = RdmaRegistration.Make(_registrar, null, (ulong)address, (ulong)lengthBytes);
+        _registrations.Add(made);
+        lock (_lock)
         {
-            for (long at = 0; at < lengthBytes; at += most)
-            {
-                AddPiece(address + (nint)at, Math.Min(most, lengthBytes - at));
-            }
+            Publish([.. _pieces, .. made.Pieces]);
         }
-        catch
-        {
-            registration.Dispose();
-            throw;
-        }
-        return registration;
+        return new Registration(this, made);
     }
 
     /// <summary>The local key for a byte, and up to which address it holds.</summary>
     /// <returns>False when nobody has added it.</returns>
     internal bool TryFind(nint address, int nic, out uint key, out nint end)
     {
-        Entry[] entries = Volatile.Read(ref _entries);
+        RdmaRegistration.Piece[] pieces = Volatile.Read(ref _pieces);
         int low = 0;
-        int high = entries.Length;
+        int high = pieces.Length;
         while (low < high)
         {
             int middle = (low + high) / 2;
-            if (entries[middle].Address <= address)
+            if ((nint)pieces[middle].Address <= address)
             {
                 low = middle + 1;
             }
@@ -69,10 +58,10 @@ internal sealed class RdmaLocalMemory : IDisposable
                 high = middle;
             }
         }
-        if (low != 0 && address - entries[low - 1].Address < entries[low - 1].LengthBytes)
+        if (low != 0 && pieces[low - 1] is var piece && address - (nint)piece.Address < piece.LengthBytes && piece.Regions[nic] is IRdmaRegion region)
         {
-            key = entries[low - 1].Regions[nic].LocalKey;
-            end = entries[low - 1].Address + (nint)entries[low - 1].LengthBytes;
+            key = region.LocalKey;
+            end = (nint)piece.Address + (nint)piece.LengthBytes;
             return true;
         }
         key = 0;
@@ -80,57 +69,66 @@ internal sealed class RdmaLocalMemory : IDisposable
         return false;
     }
 
-    private void AddPiece(nint address, long lengthBytes)
-    {
-        var regions = new RdmaMemoryRegion?[_nics.Length];
-        CheckpointEngineException? failure = null;
-        Task.WaitAll([.. Enumerable.Range(0, _nics.Length).Select(i => Task.Run(() => Register(i)))]);
-        if (failure is not null)
-        {
-            Array.ForEach(regions, region => region?.Dispose());
-            throw failure;
-        }
-        lock (_lock)
-        {
-            Entry[] entries = [.. _entries, new Entry(address, lengthBytes, regions!)];
-            Array.Sort(entries, static (a, b) => a.Address.CompareTo(b.Address));
-            Volatile.Write(ref _entries, entries);
-        }
+    /// <summary>Whether a device is usable and all of the memory registered with it.</summary>
+    internal bool IsReady(int nic) => _registrations.IsReady(nic);
 
-        void Register(int i)
+    /// <summary>How far every device is from the memory: the share of the bytes that it is not near to, or <see cref="DevicePairs.Unusable"/>.</summary>
+    internal int[] Costs()
+    {
+        RdmaRegistration.Piece[] pieces = Volatile.Read(ref _pieces);
+        int[] nodes = Array.ConvertAll(_plane.Nics, nic => nic.NumaNode);
+        double[] far = new double[nodes.Length];
+        double all = 0;
+        foreach (RdmaRegistration.Piece piece in pieces)
         {
-            const int Access = LibIbverbs.IBV_ACCESS_LOCAL_WRITE | LibIbverbs.IBV_ACCESS_RELAXED_ORDERING;
-            regions[i] = RdmaMemoryRegion.TryRegister(_nics[i], address, lengthBytes, (ulong)address, Access, out int errno);
-            if (regions[i] is null)
+            bool[] near = RdmaAffinity.Near(piece.Node, nodes, NumaDistances.Host);
+            for (int device = 0; device < near.Length; device++)
             {
-                failure = RdmaMemoryRegion.Refusal(_nics[i], address, lengthBytes, errno);
+                far[device] += near[device] ? 0 : piece.LengthBytes;
             }
+            all += piece.LengthBytes;
         }
+        int[] costs = new int[nodes.Length];
+        for (int device = 0; device < costs.Length; device++)
+        {
+            costs[device] = _plane.Nics[device].Failure is not null ? DevicePairs.Unusable : all == 0 ? 0 : (int)(RdmaAffinity.MaxCost * (far[device] / all));
+        }
+        return costs;
+    }
+
+    // Under the lock.
+    private void Publish(RdmaRegistration.Piece[] pieces)
+    {
+        Array.Sort(pieces, static (a, b) => a.Address.CompareTo(b.Address));
+        Volatile.Write(ref _pieces, pieces);
     }
 
     // No lane may write to it any more.
-    private void Remove(nint address, long lengthBytes)
+    private void Remove(RdmaRegistration gone)
     {
-        Entry[] gone;
         lock (_lock)
         {
-            gone = Array.FindAll(_entries, entry => entry.Address >= address && entry.Address - address < lengthBytes);
-            Volatile.Write(ref _entries, Array.FindAll(_entries, entry => Array.IndexOf(gone, entry) < 0));
+            Publish(Array.FindAll(_pieces, piece => Array.IndexOf(gone.Pieces, piece) < 0));
         }
-        Array.ForEach(gone, static entry => Array.ForEach(entry.Regions, region => region.Dispose()));
+        _registrations.Remove(gone);
     }
+
+    private void DevicesChanged(RdmaNic nic) => _registrations.DevicesChanged();
 
     public void Dispose()
     {
-        Remove(0, nint.MaxValue);
-        if (!Interlocked.Exchange(ref _disposed, true))
+        if (Interlocked.Exchange(ref _disposed, true))
         {
-            Array.ForEach(_nics, static nic => nic.Release());
+            return;
         }
+        _plane.Changed -= DevicesChanged;
+        Volatile.Write(ref _pieces, []);
+        _registrations.Dispose();
+        Array.ForEach(_plane.Nics, static nic => nic.Release());
     }
 
-    private sealed class Registration(RdmaLocalMemory memory, nint address, long lengthBytes) : IDisposable
+    private sealed class Registration(RdmaLocalMemory memory, RdmaRegistration registration) : IDisposable
     {
-        public void Dispose() => memory.Remove(address, lengthBytes);
+        public void Dispose() => memory.Remove(registration);
     }
 }

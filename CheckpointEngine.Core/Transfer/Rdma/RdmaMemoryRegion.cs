@@ -6,7 +6,7 @@ namespace CheckpointEngine.Transfer.Rdma;
 
 /// <summary>Memory that is registered with one device: pinned, and reachable by its keys until it is disposed.</summary>
 /// <remarks>Any thread; disposed once the last queue pair that writes to it is gone. Source: ibv_reg_mr(3).</remarks>
-internal sealed unsafe class RdmaMemoryRegion : IDisposable
+internal sealed unsafe class RdmaMemoryRegion : IRdmaRegion
 {
     private static long s_live;
     private readonly RdmaNic _nic;
@@ -25,9 +25,9 @@ internal sealed unsafe class RdmaMemoryRegion : IDisposable
     /// <summary>Regions of this process at this moment.</summary>
     internal static long Live => Interlocked.Read(ref s_live);
 
-    internal uint LocalKey { get; }
+    public uint LocalKey { get; }
 
-    internal uint RemoteKey { get; }
+    public uint RemoteKey { get; }
 
     /// <summary>Registers memory of this process.</summary>
     /// <param name="nic">The device.</param>

@@ -9,26 +9,36 @@ internal sealed unsafe class RdmaNic : IDisposable
 {
     private readonly RdmaDevice _device;
     private readonly LibIbverbs.IbvPd* _domain;
+    private volatile RdmaPort _port;
     private volatile string? _failure;
+    private volatile int _epoch;
     private int _references = 1;
 
     private RdmaNic(RdmaDevice device, RdmaPort port, LibIbverbs.IbvPd* domain)
     {
         _device = device;
         _domain = domain;
-        Port = port;
+        _port = port;
+        _failure = port.Unusable;
     }
 
     /// <summary>The device's name; with the server's it makes the NIC path.</summary>
     internal string Name => _device.Name;
 
-    internal RdmaPort Port { get; }
+    /// <summary>The port as it was last read; another object when it has changed.</summary>
+    internal RdmaPort Port => _port;
 
-    /// <summary>The GID that connections are made under.</summary>
-    internal GidTableEntry Gid => Gids[0];
+    /// <summary>The GID that connections are made under; an empty one while there is none.</summary>
+    internal GidTableEntry Gid => Gids is [GidTableEntry best, ..] ? best : GidTableEntry.None;
 
-    /// <summary>The GIDs that may be tried, best first: others than the first only where nobody chose it.</summary>
-    internal GidTableEntry[] Gids => Port.GidChoice.IsAutomatic ? Port.GidChoice.Candidates : Port.GidChoice.Candidates[..1];
+    /// <summary>The GIDs that may be tried, best first: others than the first only where nobody chose it. None while the port has none.</summary>
+    internal GidTableEntry[] Gids => Port.GidChoice.Candidates;
+
+    /// <summary>Rises when the port has come up, or its GIDs are others: what has failed before may go well now.</summary>
+    internal int Epoch => _epoch;
+
+    /// <summary>Whether a GID still stands in its place.</summary>
+    internal bool Has(GidTableEntry gid) => Array.Exists(Port.Gids, gid.Equals);
 
     internal RdmaDeviceLimits Limits => _device.Limits!;
 
@@ -59,7 +69,24 @@ internal sealed unsafe class RdmaNic : IDisposable
             throw new CheckpointEngineException(CheckpointError.NotSupported,
                 $"use RDMA device {device.Name}: it gives no protection domain: {VerbsStatus.Errno(errno)}", errno);
         }
-        return new RdmaNic(device, device.UsedPorts[0], domain);
+        return new RdmaNic(device, device.UsedPorts is [RdmaPort used, ..] ? used : device.WaitingPort!, domain);
+    }
+
+    /// <summary>Reads the port and its GIDs anew; one thread.</summary>
+    /// <returns>Whether something is new that matters to connections.</returns>
+    internal bool Refresh()
+    {
+        RdmaPort before = _port;
+        RdmaPort now = RdmaDevices.ExaminePort(Context, Name, before.Number);
+        string? failure = IsFatal ? _failure : now.Unusable;
+        bool changed = (failure is null) != (_failure is null) || before.Lid != now.Lid || !before.Gids.AsSpan().SequenceEqual(now.Gids);
+        _port = now;
+        if (changed)
+        {
+            Interlocked.Increment(ref _epoch);
+        }
+        _failure = failure;
+        return changed;
     }
 
     /// <exception cref="ObjectDisposedException">The last one is gone, and the device closed.</exception>

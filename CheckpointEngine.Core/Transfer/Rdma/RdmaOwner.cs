@@ -20,7 +20,9 @@ internal sealed partial class RdmaOwner
     private readonly ILogger _logger;
     private readonly RemoteRegions _regions;
     private readonly Device[] _devices;
-    private readonly DevicePairs _pairs;
+    private readonly int[] _remoteCosts;
+    private readonly Lock _lock = new();
+    private DevicePairs? _pairs;
 
     private sealed class Device(string name, byte[] gid, uint lid)
     {
@@ -31,8 +33,9 @@ internal sealed partial class RdmaOwner
         internal uint Lid { get; } = lid;
     }
 
-    private RdmaOwner(RdmaPlane plane, RdmaLocalMemory memory, EndpointName name, bool isOurs, string serverName, TimeSpan stallTimeout, Device[] devices, RemoteRegions regions, ILogger logger)
+    private RdmaOwner(RdmaPlane plane, RdmaLocalMemory memory, EndpointName name, bool isOurs, string serverName, TimeSpan stallTimeout, Device[] devices, int[] remoteCosts, RemoteRegions regions, ILogger logger)
     {
+        _remoteCosts = remoteCosts;
         Plane = plane;
         Memory = memory;
         Name = name;
@@ -42,7 +45,6 @@ internal sealed partial class RdmaOwner
         _devices = devices;
         _regions = regions;
         _logger = logger;
-        _pairs = new DevicePairs(plane.Nics.Length, devices.Length, isOurs ? LanesPerPair : 1);
     }
 
     internal RdmaPlane Plane { get; }
@@ -62,10 +64,22 @@ internal sealed partial class RdmaOwner
     internal TimeSpan StallTimeout { get; }
 
     /// <summary>Lanes that are worth having: those of one pair for each device of the side that has more.</summary>
-    internal int Preferred => _pairs.Preferred;
+    internal int Preferred => Pairs.Preferred;
 
     /// <summary>Why there is no pair left; null while there is one.</summary>
-    internal string? Failure => _pairs.Failure;
+    internal string? Failure => Volatile.Read(ref _pairs)?.Failure;
+
+    // Made when the first lane is wanted: by then it is known where the bytes go.
+    private DevicePairs Pairs
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _pairs ??= new DevicePairs(Memory.Costs(), _remoteCosts, IsOurs ? LanesPerPair : 1);
+            }
+        }
+    }
 
     /// <summary>Checks a descriptor and takes it.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.InvalidData"/>, <see cref="CheckpointError.NotSupported"/>.</exception>
@@ -80,19 +94,44 @@ internal sealed partial class RdmaOwner
             ThrowHelper.Throw(CheckpointError.InvalidData, $"read from {name} over RDMA: it names {descriptor.Devices.Length:N0} devices, more than {MaxDevices}");
         }
         descriptor.Validate();
-        var devices = new Device[descriptor.Devices.Length];
+        int[] rails = RailsOf(descriptor);
+        var devices = new Device[rails.Length];
         for (int i = 0; i < devices.Length; i++)
         {
+            SegmentDevice device = descriptor.Devices[rails[i]];
             byte[] gid = new byte[GidTableEntry.GidLength];
-            if (!RdmaHandshake.TryParseGid(descriptor.Devices[i].Gid, gid))
+            if (!RdmaHandshake.TryParseGid(device.Gid, gid))
             {
-                ThrowHelper.Throw(CheckpointError.InvalidData, $"read from {name} over RDMA: '{HandshakeJson.Printable(descriptor.Devices[i].Gid)}' is no GID");
+                ThrowHelper.Throw(CheckpointError.InvalidData, $"read from {name} over RDMA: '{HandshakeJson.Printable(device.Gid)}' is no GID");
             }
-            devices[i] = new Device(descriptor.Devices[i].Name, gid, descriptor.Devices[i].Lid);
+            devices[i] = new Device(device.Name, gid, device.Lid);
         }
-        var regions = new RemoteRegions(name, descriptor.Buffers);
+        int[] costs = RdmaAffinity.CostsByMatrix(descriptor.Buffers, descriptor.PriorityMatrix, Array.ConvertAll(devices, device => device.Name));
+        var regions = new RemoteRegions(name, descriptor.Buffers, descriptor.Engine is { Rails.Length: > 0 } ? rails : null);
         return new RdmaOwner(plane, memory, name, isOurs, descriptor.RdmaServerName.Length != 0 ? descriptor.RdmaServerName : descriptor.Name,
-            stallTimeout, devices, regions, logger);
+            stallTimeout, devices, costs, regions, logger);
+    }
+
+    // One of ours tells devices in the order that Mooncake numbers them in, and that of the rails apart.
+    private static int[] RailsOf(SegmentDescriptor descriptor)
+    {
+        var rails = new List<int>(descriptor.Devices.Length);
+        foreach (string name in descriptor.Engine?.Rails ?? [])
+        {
+            int device = Array.FindIndex(descriptor.Devices, candidate => candidate.Name == name);
+            if (device >= 0 && !rails.Contains(device))
+            {
+                rails.Add(device);
+            }
+        }
+        for (int device = 0; device < descriptor.Devices.Length; device++)
+        {
+            if (!rails.Contains(device))
+            {
+                rails.Add(device);
+            }
+        }
+        return [.. rails];
     }
 
     /// <summary>Whether all of that is registered there.</summary>
@@ -108,20 +147,27 @@ internal sealed partial class RdmaOwner
     /// <summary>A lane over the pair that has the fewest; null when every pair has all it may have, or failed.</summary>
     internal RdmaReadLane? TryMakeLane()
     {
-        while (_pairs.TryTake(local => Plane.Nics[local].Failure) is (int local, int remote))
+        while (Pairs.TryTake(StateOf) is (int local, int remote))
         {
             // A plain peer knows one endpoint by the names of the two devices: a second one would end the first.
             if (IsOurs || Plane.TryClaim(ClaimOf(local, remote)))
             {
                 return new RdmaReadLane(this, local, remote);
             }
-            _pairs.Return(local, remote, "another join of this process reads over it", ofOwner: false);
+            Pairs.Return(local, remote, "another join of this process reads over it", ofOwner: false, Plane.Nics[local].Epoch, mayHeal: false);
         }
         return null;
     }
 
     /// <summary>Whether <see cref="TryMakeLane"/> would make one.</summary>
-    internal bool HasLaneFree => _pairs.HasFree;
+    internal bool HasLaneFree => Pairs.HasFree(StateOf);
+
+    private string? StateOf(int local, out int epoch)
+    {
+        RdmaNic nic = Plane.Nics[local];
+        epoch = nic.Epoch;
+        return nic.Failure ?? (Memory.IsReady(local) ? null : "memory is not registered with it yet");
+    }
 
     private string ClaimOf(int local, int remote) => $"{Plane.Nics[local].Name} {ServerName}@{_devices[remote].Name}";
 
@@ -130,13 +176,15 @@ internal sealed partial class RdmaOwner
     /// <param name="remote">Its device there.</param>
     /// <param name="failure">Why the pair is not to be tried again; null when it is well.</param>
     /// <param name="ofOwner">The reason holds for every pair: the memory there is gone.</param>
-    internal void Return(int local, int remote, string? failure, bool ofOwner)
+    /// <param name="epoch">Of the device here, when the lane connected: in another one the pair is tried again.</param>
+    /// <param name="mayHeal">A connection that did carry bytes was lost: a new one, which asks the owner for its GID anew, may carry more.</param>
+    internal void Return(int local, int remote, string? failure, bool ofOwner, int epoch, bool mayHeal)
     {
         if (!IsOurs)
         {
             Plane.Unclaim(ClaimOf(local, remote));
         }
-        if (_pairs.Return(local, remote, failure, ofOwner))
+        if (Pairs.Return(local, remote, failure, ofOwner, epoch, mayHeal))
         {
             LogPairFailed(Name, Plane.Nics[local].Name, Plane.Nics[local].Gid.AddressText, _devices[remote].Name, failure!);
         }

@@ -1,5 +1,6 @@
 using System.Net;
 using System.Net.Sockets;
+using CheckpointEngine.Internal;
 using CheckpointEngine.Transfer.Handshake;
 using Microsoft.Extensions.Logging;
 
@@ -20,16 +21,39 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
     {
         Nics = nics;
         _logger = logger;
-        _events = new RdmaEvents(nics, logger);
+        _events = new RdmaEvents(nics, nic => Changed?.Invoke(nic), logger);
     }
 
-    /// <summary>The devices that are used, in the order they are published; at least one.</summary>
+    /// <summary>The devices that are meant, in the order they are published; at least one. Those that cannot be used now stand last.</summary>
     internal RdmaNic[] Nics { get; }
+
+    /// <summary>Why no device can be used now; null when one can.</summary>
+    internal string? WhyNone => Usable.Length != 0 ? null : string.Join("; ", Nics.Select(nic => $"{nic.Name}: {nic.Failure}"));
+
+    /// <summary>A device became usable, or its GIDs are others. On the thread of the devices' events: handlers do not wait, and do not throw.</summary>
+    internal event Action<RdmaNic>? Changed;
+
+    /// <summary>Those that carry something now, by their places.</summary>
+    internal int[] Usable
+    {
+        get
+        {
+            var usable = new List<int>(Nics.Length);
+            for (int device = 0; device < Nics.Length; device++)
+            {
+                if (Nics[device].Failure is null)
+                {
+                    usable.Add(device);
+                }
+            }
+            return [.. usable];
+        }
+    }
 
     /// <summary>Opens the devices that the user means.</summary>
     /// <param name="devices">The user's list; null for what the environment says.</param>
     /// <param name="logger">Told of what is passed over.</param>
-    /// <param name="whyNone">Why there is none, and what to do.</param>
+    /// <param name="whyNone">Why there is none, and what to do. Devices that may come up make a plane: <see cref="WhyNone"/>.</param>
     internal static RdmaPlane? TryOpen(string? devices, ILogger logger, out string? whyNone)
     {
         whyNone = null;
@@ -37,7 +61,7 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
         var nics = new List<RdmaNic>();
         foreach (RdmaDevice device in found.All)
         {
-            if (Array.IndexOf(found.Used, device) < 0)
+            if (Array.IndexOf(found.Used, device) < 0 && Array.IndexOf(found.Waiting, device) < 0)
             {
                 device.Dispose();
                 continue;
@@ -57,6 +81,7 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
             whyNone ??= found.WhyNone ?? "there is no RDMA device";
             return null;
         }
+        whyNone = null;
         return new RdmaPlane([.. nics], logger);
     }
 
@@ -94,14 +119,10 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
         }
     }
 
-    /// <summary>The devices as a descriptor has them.</summary>
-    internal SegmentDevice[] DescribeDevices() => Array.ConvertAll(Nics, nic => new SegmentDevice(nic.Name, (uint)nic.Port.Lid, nic.Gid.WireText));
-
-    /// <summary>Every device for every place: one order everywhere, by which real initiators number them.</summary>
-    internal DeviceAffinity[] DescribeAffinity() => [new DeviceAffinity(MemoryLocation, Array.ConvertAll(Nics, nic => nic.Name), [])];
-
-    /// <summary>Where all our memory is, by Mooncake's name for it.</summary>
-    internal const string MemoryLocation = "cpu:0";
+    /// <summary>Some devices as a descriptor has them.</summary>
+    /// <param name="devices">Their places among <see cref="Nics"/>.</param>
+    internal SegmentDevice[] DescribeDevices(int[] devices)
+        => Array.ConvertAll(devices, device => new SegmentDevice(Nics[device].Name, (uint)Nics[device].Port.Lid, Nics[device].Gid.WireText));
 
     public async ValueTask DisposeAsync()
     {
@@ -134,8 +155,8 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
                 Protocol = SegmentDescriptor.RdmaProtocol,
                 TcpProtoVersion = 1,
                 Timestamp = SegmentDescriptor.FormatTimestamp(DateTimeOffset.Now),
-                Devices = plane.DescribeDevices(),
-                PriorityMatrix = plane.DescribeAffinity(),
+                Devices = plane.DescribeDevices(plane.Usable),
+                PriorityMatrix = RdmaAffinity.Matrix([], Array.ConvertAll(plane.Usable, device => plane.Nics[device].Name), new int[plane.Usable.Length], NumaDistances.Host, out _),
             });
 
         void IHandshakeResponder.OnNotify(string name, string message)

@@ -27,6 +27,7 @@ internal sealed unsafe class RdmaQueuePairs : IDisposable
     private LibIbverbs.IbvCompChannel* _channel;
     private LibIbverbs.IbvCq* _completions;
     private uint _events;                     // of the channel, to be acknowledged
+    private bool _isArmed;                    // an event was asked for, and has not been taken
     private bool _disposed;
 
     /// <summary>Makes queue pairs that are not connected.</summary>
@@ -142,16 +143,24 @@ internal sealed unsafe class RdmaQueuePairs : IDisposable
     internal int Poll(LibIbverbs.IbvWc* completions, int room) => LibIbverbs.ibv_poll_cq(_completions, room, completions);
 
     /// <summary>Asks for <see cref="EventDescriptor"/> to become readable at the next completion; then poll once more, or one that came before is missed.</summary>
-    internal void RequestEvent() => _ = LibIbverbs.ibv_req_notify_cq(_completions, 0);
+    internal void RequestEvent()
+    {
+        if (!_isArmed)
+        {
+            _ = LibIbverbs.ibv_req_notify_cq(_completions, 0);
+            _isArmed = true;
+        }
+    }
 
-    /// <summary>Takes the events that have come, after which the descriptor is not readable until the next.</summary>
-    internal void TakeEvents()
+    /// <summary>Takes the event that has come, after which the descriptor is not readable until the next that is asked for.</summary>
+    internal void TakeEvent()
     {
         LibIbverbs.IbvCq* queue;
         void* context;
-        while (LibIbverbs.ibv_get_cq_event(_channel, &queue, &context) == 0)
+        if (LibIbverbs.ibv_get_cq_event(_channel, &queue, &context) == 0)
         {
             _events++;
+            _isArmed = false;
         }
         if (_events >= 1024)
         {
@@ -199,7 +208,7 @@ internal sealed unsafe class RdmaQueuePairs : IDisposable
             port_num = (byte)_nic.Port.Number,
             qp_access_flags = (uint)access,
         };
-        Modify(pair, &attributes, LibIbverbs.IBV_QP_STATE | LibIbverbs.IBV_QP_PKEY_INDEX | LibIbverbs.IBV_QP_PORT | LibIbverbs.IBV_QP_ACCESS_FLAGS, _nic.Gid, "nobody yet");
+        Modify(pair, &attributes, LibIbverbs.IBV_QP_STATE | LibIbverbs.IBV_QP_PKEY_INDEX | LibIbverbs.IBV_QP_PORT | LibIbverbs.IBV_QP_ACCESS_FLAGS, GidTableEntry.None, "nobody yet");
     }
 
     private void Modify(LibIbverbs.IbvQp* pair, LibIbverbs.IbvQpAttr* attributes, int mask, GidTableEntry own, string peer)

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Diagnostics;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Transfer.Handshake;
 
@@ -29,7 +30,9 @@ internal sealed partial class RdmaReadLane
             LocalLid = (uint)_nic.Port.Lid,
             ReadyAck = _owner.IsOurs ? null : false,
         };
+        long start = Stopwatch.GetTimestamp();
         RdmaHandshake reply = await ExchangeAsync(request).ConfigureAwait(false);
+        ExchangeTime += Stopwatch.GetElapsedTime(start);
         if (reply.ReplyMessage.Length != 0)
         {
             ThrowHelper.Throw(CheckpointError.Refused, $"connect {_nic.Name} to {peerPath}: it refuses: '{HandshakeJson.Printable(reply.ReplyMessage)}'");
@@ -52,7 +55,9 @@ internal sealed partial class RdmaReadLane
                 ThrowHelper.Throw(CheckpointError.ProtocolViolation, $"connect {_nic.Name} to {peerPath}: '{HandshakeJson.Printable(reply.LocalGid)}' is no GID");
             }
         }
+        start = Stopwatch.GetTimestamp();
         pairs.Connect(own, reply.QueuePairs, gid, lid, peerPath);
+        VerbsTime += Stopwatch.GetElapsedTime(start);
         if (request.ReadyAck is not null && reply.ReadyAck is not null)
         {
             RdmaHandshake acknowledged = await ExchangeAsync(request with { ReadyAck = true }).ConfigureAwait(false);

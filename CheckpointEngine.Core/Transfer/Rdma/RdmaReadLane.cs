@@ -7,8 +7,8 @@ namespace CheckpointEngine.Transfer.Rdma;
 
 /// <summary>Reads an owner's memory by RDMA READ between one device here and one there.</summary>
 /// <remarks>
-/// <para>A request goes to one queue pair as a chain of work requests, of which the last is signalled: one post and one completion for 4 MiB. Who waits
-/// looks for completions for some microseconds, and then sleeps until the device has one.</para>
+/// <para>A request goes to one queue pair as a chain of work requests, and small ones go together: one post, and one completion for the last of them, which
+/// is that of all since a queue pair completes in order. Who waits looks for completions for some microseconds, and then sleeps until the device has one.</para>
 /// <para>Submitting and waiting allocate nothing. Source: ibv_post_send(3), ibv_poll_cq(3), ibv_get_cq_event(3); docs/mooncake-wire.md, section 5.</para>
 /// </remarks>
 internal sealed unsafe partial class RdmaReadLane : IReadLane
@@ -22,6 +22,11 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
     private const int SliceBytes = 256 << 10;
 
     private const int MaxRequests = 64;
+
+    // What goes to the device together. Each post and each wake-up costs some calls of the kernel; and enough others are in flight not to notice.
+    private const int BatchBytes = 512 << 10;
+    private const int MaxBatch = 16;
+
     private const int BytesInFlight = 16 << 20;      // of which some are hashed while others come
     private const int PollBatch = 16;
     private const int SleepMilliseconds = 100;
@@ -34,6 +39,12 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
     private readonly CancellationTokenSource _abort = new();
     private readonly Request[] _requests = new Request[MaxRequests];
     private readonly int[] _outstanding = new int[QueuePairs];
+    private readonly SlotQueue[] _posted = [new(), new()];      // by queue pair, in the order that they complete in
+    private readonly SlotQueue _batch = new();                  // submitted, and not posted yet
+    private readonly SlotQueue _ready = new();                  // completed, and nobody has been told
+    private int _batchPair;
+    private int _batchWork;
+    private int _batchBytes;
     private RdmaQueuePairs? _pairs;
     private LibIbverbs.IbvSendWr* _work;      // room for the longest chain
     private LibIbverbs.IbvSge* _pieces;
@@ -42,11 +53,33 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
     private int _completionCount;
     private int _maxChain;
     private long _lastProgress;
+    private GidTableEntry _own = GidTableEntry.None;
+    private int _epoch;                       // of the device, when it connected
     private string? _failure;
     private bool _failureOfOwner;
+    private bool _hasRead;
     private bool _peerIsGone;
     private bool _disposed;
     private volatile bool _aborted;
+
+    // Slots of requests, first in first out; never more than there are.
+    private sealed class SlotQueue
+    {
+        private readonly int[] _slots = new int[MaxRequests];
+        private int _first;
+
+        internal int Count { get; private set; }
+
+        internal void Add(int slot) => _slots[(_first + Count++) % MaxRequests] = slot;
+
+        internal int Take()
+        {
+            int slot = _slots[_first];
+            _first = (_first + 1) % MaxRequests;
+            Count--;
+            return slot;
+        }
+    }
 
     private struct Request
     {
@@ -66,7 +99,7 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
 
     public string TransportName => Name;
 
-    public int QueueDepth => MaxRequests;
+    public int QueueDepth => _pairs is null ? MaxRequests : Math.Min(MaxRequests, _pairs.Requests);
 
     public int QueueBytes => _pairs is null ? BytesInFlight : Math.Min(BytesInFlight, _pairs.Requests / 2 * SliceBytes);
 
@@ -74,6 +107,12 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
 
     /// <summary>Why it is of no more use; null while it is.</summary>
     internal string? Failure => _failure;
+
+    /// <summary>How much of <see cref="Connect()"/> went into the library and the kernel, which make and connect queue pairs.</summary>
+    internal TimeSpan VerbsTime { get; private set; }
+
+    /// <summary>How much of <see cref="Connect()"/> went into the exchange with the owner.</summary>
+    internal TimeSpan ExchangeTime { get; private set; }
 
     /// <summary>The two devices, ours first.</summary>
     internal string PairName => $"{_nic.Name}-{_owner.DeviceName(_remote)}";
@@ -91,6 +130,7 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
             _work = (LibIbverbs.IbvSendWr*)NativeMemory.AllocZeroed((nuint)_maxChain, (nuint)sizeof(LibIbverbs.IbvSendWr));
             _pieces = (LibIbverbs.IbvSge*)NativeMemory.AllocZeroed((nuint)_maxChain, (nuint)sizeof(LibIbverbs.IbvSge));
             _completions = (LibIbverbs.IbvWc*)NativeMemory.AllocZeroed(PollBatch, (nuint)sizeof(LibIbverbs.IbvWc));
+            _epoch = _nic.Epoch;
             Connect(_nic.Gids);
             _lastProgress = Stopwatch.GetTimestamp();
         }
@@ -113,12 +153,18 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
     // The peer is told our GID before the kernel says whether there is a way between the two: then another one, with queue pairs of their own.
     private void Connect(GidTableEntry[] candidates)
     {
+        if (candidates.Length == 0)
+        {
+            throw new CheckpointEngineException(CheckpointError.Unreachable, $"connect to {_owner.Name} over RDMA: device {_nic.Name} has no GID any more");
+        }
         for (int i = 0; ; i++)
         {
+            long start = Stopwatch.GetTimestamp();
             _pairs = new RdmaQueuePairs(_nic, QueuePairs, reads: true, isRead: !_owner.IsOurs);      // a plain peer may read back over them
+            VerbsTime += Stopwatch.GetElapsedTime(start);
             try
             {
-                ConnectAsync(_pairs, candidates[i]).GetAwaiter().GetResult();
+                ConnectAsync(_pairs, _own = candidates[i]).GetAwaiter().GetResult();
                 return;
             }
             catch (CheckpointEngineException failure) when (i + 1 < candidates.Length && RdmaQueuePairs.IsOfGid(failure))
@@ -135,12 +181,36 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
         {
             slot++;
         }
-        int pair = _outstanding[0] <= _outstanding[1] ? 0 : 1;
-        int chain = 0;
+        if (_batchWork != 0 && !TryChain(request, slot))
+        {
+            Post();
+        }
+        if (_batchWork == 0)
+        {
+            _batchPair = _outstanding[0] <= _outstanding[1] ? 0 : 1;
+            if (!TryChain(request, slot))
+            {
+                Fail($"a request lies in more than {_maxChain} regions");
+            }
+        }
+        if (_batchBytes >= BatchBytes || _batch.Count == MaxBatch)
+        {
+            Post();
+        }
+    }
+
+    // False when there is no room for all of its work requests.
+    private bool TryChain(in ReadRequest request, int slot)
+    {
+        int chain = _batchWork;
         ulong remote = request.RemoteAddress;
         nint local = request.Destination;
         for (int left = request.LengthBytes; left > 0 && _failure is null;)
         {
+            if (chain == _maxChain)
+            {
+                return false;
+            }
             if (!_owner.TryFindKey(remote, _remote, out uint remoteKey, out ulong remoteEnd))
             {
                 FailOwner($"it does not offer 0x{remote:x} over RDMA");
@@ -169,27 +239,38 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
             left -= length;
             remote += (ulong)length;
             local += length;
-            if (chain == _maxChain && left > 0)
-            {
-                Fail($"a request lies in more than {_maxChain} regions");
-            }
         }
-        _requests[slot] = new Request { Tag = request.Tag, Pair = pair, WorkRequests = chain, InFlight = true };
-        if (_failure is null)
+        _requests[slot] = new Request { Tag = request.Tag, Pair = _batchPair, WorkRequests = chain - _batchWork, InFlight = true };
+        _batch.Add(slot);
+        _batchWork = chain;
+        _batchBytes += request.LengthBytes;
+        return true;
+    }
+
+    // Sends the batch to the device.
+    private void Post()
+    {
+        if (_failure is null && _batchWork != 0)
         {
-            _work[chain - 1].send_flags = LibIbverbs.IBV_SEND_SIGNALED;
+            _work[_batchWork - 1].next = null;        // where a request that found no room began
+            _work[_batchWork - 1].send_flags = LibIbverbs.IBV_SEND_SIGNALED;
             if (_outstanding[0] + _outstanding[1] == 0)
             {
                 _lastProgress = Stopwatch.GetTimestamp();
             }
-            _outstanding[pair] += chain;
+            _outstanding[_batchPair] += _batchWork;
             LibIbverbs.IbvSendWr* bad;
-            int errno = _outstanding[pair] > _pairs!.Requests ? Libc.ENOMEM : LibIbverbs.ibv_post_send(_pairs[pair], _work, &bad);
+            int errno = _outstanding[_batchPair] > _pairs!.Requests ? Libc.ENOMEM : LibIbverbs.ibv_post_send(_pairs[_batchPair], _work, &bad);
             if (errno != 0)
             {
                 Fail($"posting a read: {VerbsStatus.Errno(errno)}");
             }
         }
+        while (_batch.Count != 0)
+        {
+            _posted[_batchPair].Add(_batch.Take());
+        }
+        _batchWork = _batchBytes = 0;
     }
 
     public ReadCompletion Wait(IReadProgress? progress)
@@ -218,23 +299,47 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
             if (_completionAt == _completionCount && !PollAgain())
             {
                 var descriptor = new Libc.PollFd { fd = _pairs.EventDescriptor, events = Libc.POLLIN };
-                _ = Libc.poll(&descriptor, 1, SleepMilliseconds);      // so often, too, it looks whether it was aborted, and its device lives
+                // So often, too, it looks whether it was aborted, and its device lives.
+                if (Libc.poll(&descriptor, 1, SleepMilliseconds) > 0)
+                {
+                    _pairs.TakeEvent();
+                }
                 if (_nic.Failure is string gone)
                 {
                     Fail(gone);
                 }
+                else if (_nic.Epoch != _epoch && !_nic.Has(_own))
+                {
+                    Fail($"its GID {_own.AddressText} is no more");
+                }
             }
-            _pairs.TakeEvents();
         }
         return End(_aborted ? ReadStatus.Aborted : ReadStatus.Broken);
     }
 
     private bool TryTakeCompletion(out ReadCompletion completion)
     {
-        if (_completionAt == _completionCount && !PollAgain())
+        if (_ready.Count == 0 && !TryComplete())
         {
             completion = default;
             return false;
+        }
+        ref Request request = ref _requests[_ready.Take()];
+        request.InFlight = false;
+        completion = new ReadCompletion(request.Tag, ReadStatus.Done);
+        return true;
+    }
+
+    // Takes one completion off the device: of all requests that were posted to that queue pair up to its own.
+    private bool TryComplete()
+    {
+        if (_completionAt == _completionCount)
+        {
+            Post();                                   // what was submitted while the last completions were handed out
+            if (!PollAgain())
+            {
+                return false;
+            }
         }
         LibIbverbs.IbvWc* taken = _completions + _completionAt++;
         if (taken->status != LibIbverbs.IBV_WC_SUCCESS)
@@ -249,13 +354,19 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
             {
                 Fail(words);
             }
-            completion = default;
             return false;
         }
-        ref Request request = ref _requests[(int)taken->wr_id];
-        request.InFlight = false;
-        _outstanding[request.Pair] -= request.WorkRequests;
-        completion = new ReadCompletion(request.Tag, ReadStatus.Done);
+        _hasRead = true;
+        int last = (int)taken->wr_id;
+        int pair = _requests[last].Pair;
+        int slot;
+        do
+        {
+            slot = _posted[pair].Take();
+            _outstanding[pair] -= _requests[slot].WorkRequests;
+            _ready.Add(slot);
+        }
+        while (slot != last);
         return true;
     }
 
@@ -310,7 +421,7 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
         }
         finally
         {
-            _owner.Return(_local, _remote, _failure, _failureOfOwner);
+            _owner.Return(_local, _remote, _failure, _failureOfOwner, _epoch, mayHeal: _hasRead && _peerIsGone);
             NativeMemory.Free(_work);
             NativeMemory.Free(_pieces);
             NativeMemory.Free(_completions);

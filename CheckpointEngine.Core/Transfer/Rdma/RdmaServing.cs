@@ -1,21 +1,17 @@
 using System.Buffers;
 using System.Net;
-using System.Runtime.InteropServices;
-using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
-using CheckpointEngine.Interop;
 using CheckpointEngine.Transfer.Handshake;
 using Microsoft.Extensions.Logging;
-using Microsoft.Win32.SafeHandles;
 
 namespace CheckpointEngine.Transfer.Rdma;
 
-/// <summary>The side that is read: registers ranges with every device, and connects queue pairs when peers ask.</summary>
+/// <summary>The side that is read: the memory that is offered, and queue pairs, which are connected when peers ask.</summary>
 /// <remarks>
 /// Any number of threads. Peers may read what is registered, and nothing else; a range that is taken away is out of their reach when
-/// <see cref="Remove"/> returns, and a read of it fails at the reader.
+/// <see cref="RdmaServedMemory.Remove"/> returns, and a read of it fails at the reader.
 /// </remarks>
-internal sealed unsafe partial class RdmaServing : IDisposable
+internal sealed partial class RdmaServing : IDisposable
 {
     // There is no word of an end in Mooncake's wire: beyond so many endpoints those of long ago go, whose peers are likely gone.
     private const int MaxEndpoints = 16_384;
@@ -30,14 +26,14 @@ internal sealed unsafe partial class RdmaServing : IDisposable
     private readonly Func<IPAddress, IPAddress, bool> _mayBeAsked;
     private readonly ILogger _logger;
     private readonly Lock _lock = new();
-    private readonly Dictionary<RegisteredRange, SegmentBuffer[]> _buffers = [];
-    private readonly Dictionary<RegisteredRange, RdmaMemoryRegion[]> _regions = [];
     private readonly Dictionary<string, Endpoint> _endpoints = new(StringComparer.Ordinal);
     private readonly SemaphoreSlim _connectBacks = new(MaxConnectBacks);
     private bool _disposed;
 
-    private sealed class Endpoint(RdmaQueuePairs pairs, GidTableEntry own, uint[] peerNumbers, long since)
+    private sealed class Endpoint(RdmaNic nic, RdmaQueuePairs pairs, GidTableEntry own, uint[] peerNumbers, long since)
     {
+        internal RdmaNic Nic { get; } = nic;
+
         internal RdmaQueuePairs Pairs { get; } = pairs;
 
         internal GidTableEntry Own { get; } = own;
@@ -57,69 +53,12 @@ internal sealed unsafe partial class RdmaServing : IDisposable
         _plane = plane;
         _name = name;
         _logger = logger;
+        Memory = new RdmaServedMemory(new RdmaSourceRegistrar(plane.Nics), logger);
+        plane.Changed += DeviceChanged;
     }
 
-    /// <summary>Registers a range with every device, whole or in the largest pieces they take.</summary>
-    /// <exception cref="CheckpointEngineException">A device refuses; nothing stays registered.</exception>
-    internal void Add(RegisteredRange range)
-    {
-        long most = RdmaMemoryRegion.LargestBytes(_plane.Nics);
-        var buffers = new List<SegmentBuffer>();
-        var regions = new List<RdmaMemoryRegion>();
-        try
-        {
-            for (ulong at = 0; at < range.LengthBytes; at += (ulong)most)
-            {
-                ulong address = range.Address + at;
-                long length = (long)Math.Min((ulong)most, range.LengthBytes - at);
-                RdmaMemoryRegion[] ofPiece = RegisterPiece(range.Buffer, address, length);
-                regions.AddRange(ofPiece);
-                buffers.Add(new SegmentBuffer(address, (ulong)length, RdmaPlane.MemoryLocation,
-                    Array.ConvertAll(ofPiece, region => region.LocalKey), Array.ConvertAll(ofPiece, region => region.RemoteKey)));
-            }
-        }
-        catch
-        {
-            regions.ForEach(static region => region.Dispose());
-            throw;
-        }
-        lock (_lock)
-        {
-            if (!_disposed)
-            {
-                _buffers.Add(range, [.. buffers]);
-                _regions.Add(range, [.. regions]);
-                return;
-            }
-        }
-        regions.ForEach(static region => region.Dispose());
-        throw new ObjectDisposedException(nameof(RdmaServing));
-    }
-
-    /// <summary>Takes a range out of every peer's reach.</summary>
-    internal void Remove(RegisteredRange range)
-    {
-        RdmaMemoryRegion[]? regions;
-        lock (_lock)
-        {
-            _buffers.Remove(range);
-            _regions.Remove(range, out regions);
-        }
-        Array.ForEach(regions ?? [], static region => region.Dispose());
-    }
-
-    /// <summary>The registered regions as a descriptor has them, by rising address.</summary>
-    internal SegmentBuffer[] Describe()
-    {
-        lock (_lock)
-        {
-            RegisteredRange[] ranges = [.. _buffers.Keys];
-            Array.Sort(ranges, static (a, b) => a.Address.CompareTo(b.Address));
-            var all = new List<SegmentBuffer>(ranges.Length);
-            Array.ForEach(ranges, range => all.AddRange(_buffers[range]));
-            return [.. all];
-        }
-    }
+    /// <summary>What peers may read.</summary>
+    internal RdmaServedMemory Memory { get; }
 
     /// <summary>Answers a Connection message: makes queue pairs and connects them to the asker's, or says why not.</summary>
     internal void WriteReply(IBufferWriter<byte> output, ReadOnlySequence<byte> request, IPEndPoint remote)
@@ -138,16 +77,34 @@ internal sealed unsafe partial class RdmaServing : IDisposable
     public void Dispose()
     {
         Endpoint[] endpoints;
-        RegisteredRange[] ranges;
+        _plane.Changed -= DeviceChanged;
         lock (_lock)
         {
             _disposed = true;
             endpoints = [.. _endpoints.Values];
             _endpoints.Clear();
-            ranges = [.. _regions.Keys];
         }
         Array.ForEach(endpoints, static endpoint => endpoint.Pairs.Dispose());
-        Array.ForEach(ranges, Remove);
+        Memory.Dispose();
+    }
+
+    // What goes out under a GID that is no more reaches nobody: peers come to make new endpoints, and learn the new one.
+    private void DeviceChanged(RdmaNic nic)
+    {
+        var gone = new List<RdmaQueuePairs>();
+        lock (_lock)
+        {
+            foreach (string key in _endpoints.Keys.ToArray())
+            {
+                if (_endpoints[key] is { } endpoint && endpoint.Nic == nic && !nic.Has(endpoint.Own))
+                {
+                    _endpoints.Remove(key);
+                    gone.Add(endpoint.Pairs);
+                }
+            }
+        }
+        gone.ForEach(static pairs => pairs.Dispose());
+        Memory.DevicesChanged();
     }
 
     private RdmaHandshake Reply(RdmaHandshake asked, IPEndPoint remote)
@@ -179,6 +136,11 @@ internal sealed unsafe partial class RdmaServing : IDisposable
             ThrowHelper.Throw(CheckpointError.NotFound, "an acknowledgement for an endpoint that is not there, or has other queue pairs");
         }
         RdmaNic nic = NicOf(asked.PeerNicPath);
+        GidTableEntry[] candidates = nic.Gids;
+        if (nic.Failure is not null || candidates.Length == 0)
+        {
+            ThrowHelper.Throw(CheckpointError.Unreachable, $"device {nic.Name} cannot be used now: {nic.Failure ?? "it has no GID"}");
+        }
         if (asked.QueuePairs.Length is 0 or > MaxQueuePairs || asked.LocalNicPath.Length == 0)
         {
             ThrowHelper.Throw(CheckpointError.InvalidData, $"the message has {asked.QueuePairs.Length} qp_num, of which there may be 1 to {MaxQueuePairs}, or no local_nic_path");
@@ -198,14 +160,14 @@ internal sealed unsafe partial class RdmaServing : IDisposable
         GidTableEntry own;
         try
         {
-            own = Connect(pairs, nic.Gids, asked, gid, lid);
+            own = Connect(pairs, candidates, asked, gid, lid);
         }
         catch
         {
             pairs.Dispose();
             throw;
         }
-        if (!Keep(key, pairs, own, asked.QueuePairs))
+        if (!Keep(key, nic, pairs, own, asked.QueuePairs))
         {
             ThrowHelper.Throw(CheckpointError.Busy, "too many peers are connected over RDMA");
         }
@@ -230,7 +192,7 @@ internal sealed unsafe partial class RdmaServing : IDisposable
         }
     }
 
-    private bool Keep(string key, RdmaQueuePairs pairs, GidTableEntry own, uint[] peerNumbers)
+    private bool Keep(string key, RdmaNic nic, RdmaQueuePairs pairs, GidTableEntry own, uint[] peerNumbers)
     {
         var gone = new List<RdmaQueuePairs>();
         bool kept = false;
@@ -255,7 +217,7 @@ internal sealed unsafe partial class RdmaServing : IDisposable
             kept = !_disposed && _endpoints.Count < most;
             if (kept)
             {
-                _endpoints.Add(key, new Endpoint(pairs, own, peerNumbers, now));
+                _endpoints.Add(key, new Endpoint(nic, pairs, own, peerNumbers, now));
             }
             else
             {
@@ -320,73 +282,6 @@ internal sealed unsafe partial class RdmaServing : IDisposable
     {
         var options = new HandshakeClientOptions { ConnectTimeout = s_connectBackTimeout, ReplyTimeout = s_connectBackTimeout, NullRetries = 0 };
         return HandshakeClient.FetchDescriptorAsync(name, default, options).AsTask().GetAwaiter().GetResult();
-    }
-
-    private RdmaMemoryRegion[] RegisterPiece(MemoryBuffer buffer, ulong address, long lengthBytes)
-    {
-        const int Access = LibIbverbs.IBV_ACCESS_REMOTE_READ | LibIbverbs.IBV_ACCESS_RELAXED_ORDERING;
-        var regions = new List<RdmaMemoryRegion>(_plane.Nics.Length);
-        nint mapped = 0;
-        nuint mappedBytes = 0;
-        try
-        {
-            foreach (RdmaNic nic in _plane.Nics)
-            {
-                nint memory = (nint)address;
-                int errno = 0;
-                RdmaMemoryRegion? region = mapped == 0 ? RdmaMemoryRegion.TryRegister(nic, memory, lengthBytes, address, Access, out errno) : null;
-                if (mapped != 0 || (errno == Libc.EFAULT && TryMapWritable(buffer, address, lengthBytes, out mapped, out mappedBytes)))
-                {
-                    memory = mapped + (nint)(address & (ulong)(Environment.SystemPageSize - 1));
-                    region = RdmaMemoryRegion.TryRegister(nic, memory, lengthBytes, address, Access, out errno);
-                }
-                regions.Add(region ?? throw RdmaMemoryRegion.Refusal(nic, memory, lengthBytes, errno));
-            }
-            return [.. regions];
-        }
-        catch
-        {
-            regions.ForEach(static region => region.Dispose());
-            throw;
-        }
-        finally
-        {
-            if (mapped != 0)
-            {
-                _ = Libc.munmap((void*)mapped, mappedBytes);      // the pages stay pinned without it
-            }
-        }
-    }
-
-    // Kernels before about 6.2 pin shared memory for a device only where it may be written to: through a mapping of the same file that is there for this
-    // call alone. A private mapping would be taken, and silently copied.
-    private static bool TryMapWritable(MemoryBuffer buffer, ulong address, long lengthBytes, out nint mapped, out nuint mappedBytes)
-    {
-        mapped = 0;
-        mappedBytes = 0;
-        if (buffer.FileDescriptor is not { } file)
-        {
-            return false;
-        }
-        int fd;
-        fixed (byte* path = System.Text.Encoding.UTF8.GetBytes($"/proc/self/fd/{(int)file.DangerousGetHandle()}\0"))
-        {
-            fd = Libc.open(path, Libc.O_RDWR | Libc.O_CLOEXEC);
-        }
-        if (fd < 0)
-        {
-            return false;
-        }
-        ulong inPage = address & (ulong)(Environment.SystemPageSize - 1);
-        mappedBytes = (nuint)((ulong)lengthBytes + inPage);
-        void* start = Libc.mmap(null, mappedBytes, Libc.PROT_READ | Libc.PROT_WRITE, Libc.MAP_SHARED, fd, (long)(address - inPage - (ulong)buffer.Address));
-        new SafeFileHandle(fd, ownsHandle: true).Dispose();
-        if ((nint)start == -1)
-        {
-            return false;
-        }
-        mapped = (nint)start;
-        return true;
     }
 
     [LoggerMessage(Level = LogLevel.Information, Message = "rdma: {Device} connected to {Peer} with {Count} queue pairs")]

@@ -20,10 +20,12 @@ internal sealed class RemoteRegions
 
     /// <param name="owner">Whose they are, for messages.</param>
     /// <param name="buffers">As its descriptor has them, in any order; each with a key for every device.</param>
+    /// <param name="devices">Where each device's key stands; null: in their order.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.InvalidData"/>: a region ends beyond the address space.</exception>
-    internal RemoteRegions(EndpointName owner, SegmentBuffer[] buffers)
+    internal RemoteRegions(EndpointName owner, SegmentBuffer[] buffers, int[]? devices = null)
     {
-        _regions = Array.ConvertAll(buffers, static buffer => new Region(buffer.Address, buffer.LengthBytes, buffer.RemoteKeys));
+        _regions = Array.ConvertAll(buffers, buffer => new Region(buffer.Address, buffer.LengthBytes,
+            devices is null ? buffer.RemoteKeys : Array.ConvertAll(devices, device => buffer.RemoteKeys[device])));
         Array.Sort(_regions, static (a, b) => a.Address.CompareTo(b.Address));
         for (int i = 0; i < _regions.Length; i++)
         {

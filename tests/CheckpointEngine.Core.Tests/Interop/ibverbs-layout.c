@@ -251,11 +251,6 @@ int main(void)
     FIELD(struct ibv_send_wr, "IbvSendWr", qp_type);
     FIELD_AT(struct ibv_send_wr, "IbvSendWr", qp_type.xrc.remote_srqn, "qp_type.remote_srqn");
     TAIL(struct ibv_send_wr, "IbvSendWr", bind_mw);
-    SIZE(struct ibv_recv_wr, "IbvRecvWr");
-    FIELD(struct ibv_recv_wr, "IbvRecvWr", wr_id);
-    FIELD(struct ibv_recv_wr, "IbvRecvWr", next);
-    FIELD(struct ibv_recv_wr, "IbvRecvWr", sg_list);
-    FIELD(struct ibv_recv_wr, "IbvRecvWr", num_sge);
     SIZE(struct ibv_wc, "IbvWc");
     FIELD(struct ibv_wc, "IbvWc", wr_id);
     FIELD(struct ibv_wc, "IbvWc", status);
@@ -276,10 +271,6 @@ int main(void)
     FIELD(struct ibv_async_event, "IbvAsyncEvent", element.qp);
     FIELD(struct ibv_async_event, "IbvAsyncEvent", element.port_num);
     FIELD(struct ibv_async_event, "IbvAsyncEvent", event_type);
-    SIZE(struct ibv_ece, "IbvEce");
-    FIELD(struct ibv_ece, "IbvEce", vendor_id);
-    FIELD(struct ibv_ece, "IbvEce", options);
-    FIELD(struct ibv_ece, "IbvEce", comp_mask);
     VALUE_OF("MutexSize", sizeof(pthread_mutex_t));
     VALUE_OF("AbiCompatOffset", offsetof(struct ibv_context, abi_compat));
     VALUE_OF("QueryPortBeforeContext", offsetof(struct verbs_context, context) - offsetof(struct verbs_context, query_port));
@@ -289,7 +280,6 @@ int main(void)
     VALUE(IBV_NODE_USNIC_UDP); VALUE(IBV_NODE_UNSPECIFIED);
     VALUE(IBV_TRANSPORT_UNKNOWN); VALUE(IBV_TRANSPORT_IB); VALUE(IBV_TRANSPORT_IWARP); VALUE(IBV_TRANSPORT_USNIC); VALUE(IBV_TRANSPORT_USNIC_UDP);
     VALUE(IBV_TRANSPORT_UNSPECIFIED);
-    VALUE(IBV_FORK_DISABLED); VALUE(IBV_FORK_ENABLED); VALUE(IBV_FORK_UNNEEDED);
     VALUE(IBV_MTU_256); VALUE(IBV_MTU_512); VALUE(IBV_MTU_1024); VALUE(IBV_MTU_2048); VALUE(IBV_MTU_4096);
     VALUE(IBV_PORT_NOP); VALUE(IBV_PORT_DOWN); VALUE(IBV_PORT_INIT); VALUE(IBV_PORT_ARMED); VALUE(IBV_PORT_ACTIVE); VALUE(IBV_PORT_ACTIVE_DEFER);
     VALUE(IBV_EVENT_CQ_ERR); VALUE(IBV_EVENT_QP_FATAL); VALUE(IBV_EVENT_QP_REQ_ERR); VALUE(IBV_EVENT_QP_ACCESS_ERR); VALUE(IBV_EVENT_COMM_EST);

@@ -110,6 +110,7 @@ int main(void) {
     FIELD(ce_server_options, local_peers);
     FIELD(ce_server_options, transport);
     FIELD(ce_server_options, attach_files);
+    FIELD(ce_server_options, rdma_devices);
     STRUCT(ce_bucket);
     FIELD(ce_bucket, data);
     FIELD(ce_bucket, size_bytes);

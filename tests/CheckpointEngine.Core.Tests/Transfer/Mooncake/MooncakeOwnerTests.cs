@@ -147,7 +147,7 @@ public sealed class MooncakeOwnerTests
         Set(Setting.FailCreate, 1000);
         var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => MooncakeEngine.StartAsync(s_library, IPAddress.Loopback, NullLogger.Instance, Cancel));
         Assert.Equal(CheckpointError.Native, failure.Error);
-        Assert.Contains("GLOG_minloglevel", failure.Message, StringComparison.Ordinal);
+        Assert.Contains("MC_LOG_LEVEL", failure.Message, StringComparison.Ordinal);
     }
 
     [Fact]

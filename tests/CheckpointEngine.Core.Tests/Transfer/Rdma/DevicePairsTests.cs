@@ -5,7 +5,7 @@ namespace CheckpointEngine.Tests;
 
 public class DevicePairsTests
 {
-    private static readonly Func<int, string?> s_well = static _ => null;
+    private static readonly LocalDeviceState s_well = State(static _ => null);
 
     [Theory]
     [InlineData(1, 1, "0-0")]
@@ -88,35 +88,77 @@ public class DevicePairsTests
     }
 
     [Fact]
-    public void TryTake_DeviceHereHasFailed_GivesThoseOfTheOthersAndStaysAway()
+    public void TryTake_DeviceHereIsDown_GivesThoseOfTheOthersUntilItIsUp()
     {
         var pairs = new DevicePairs(2, 2);
-        Assert.Equal([(1, 1), (1, 0)], TakeAll(pairs, static local => local == 0 ? "port down" : null));
+        LocalDeviceState down = State(static local => local == 0 ? "port down" : null);
+        Assert.Equal([(1, 1), (1, 0)], TakeAll(pairs, down));
         Assert.Null(pairs.Failure);
-        Assert.Null(pairs.TryTake(s_well));                                      // what has failed stays failed
+        Assert.False(pairs.HasFree(down));
         Assert.True(pairs.Return(1, 1, "broken", ofOwner: false));
-        Assert.Null(pairs.Failure);
         Assert.True(pairs.Return(1, 0, "broken", ofOwner: false));
-        Assert.Equal("broken", pairs.Failure);
+        Assert.Null(pairs.TryTake(down));
+        Assert.NotNull(pairs.Failure);
+        Assert.Equal([(0, 0), (0, 1)], TakeAll(pairs, s_well));
+        Assert.Null(pairs.Failure);
+    }
+
+    [Fact]
+    public void Return_Failed_IsTriedAgainWhenTheDeviceHereIsAnother_UnlessTheOwnerFailed()
+    {
+        var pairs = new DevicePairs(1, 2);
+        int epoch = 1;
+        LocalDeviceState device = (int _, out int now) =>
+        {
+            now = epoch;
+            return null;
+        };
+        Assert.Equal((0, 0), pairs.TryTake(device));
+        Assert.True(pairs.Return(0, 0, "its GID is no more", ofOwner: false, epoch: 1));
+        Assert.Equal((0, 1), pairs.TryTake(device));
+        Assert.Null(pairs.TryTake(device));
+        epoch = 2;
+        Assert.Equal((0, 0), pairs.TryTake(device));
+        Assert.True(pairs.Return(0, 0, "of before", ofOwner: false, epoch: 1));      // a lane that saw the device as it was
+        Assert.Equal((0, 0), pairs.TryTake(device));
+        Assert.True(pairs.Return(0, 1, "gone", ofOwner: true, epoch: 2));
+        epoch = 3;
+        Assert.Null(pairs.TryTake(device));
+        Assert.Equal("gone", pairs.Failure);
+    }
+
+    [Fact]
+    public void Return_MayHeal_IsTakenAgainAsOftenAsItHasLanes()
+    {
+        var pairs = new DevicePairs(1, 1, lanes: 2);
+        for (int i = 0; i < 2; i++)
+        {
+            Assert.Equal((0, 0), pairs.TryTake(s_well));
+            Assert.False(pairs.Return(0, 0, "nobody answers", ofOwner: false, mayHeal: true));
+        }
+        Assert.Equal((0, 0), pairs.TryTake(s_well));
+        Assert.True(pairs.Return(0, 0, "nobody answers", ofOwner: false, mayHeal: true));
+        Assert.Null(pairs.TryTake(s_well));
     }
 
     [Fact]
     public void TryTake_EveryDeviceHereHasFailed_TellsTheFirstReason()
     {
         var pairs = new DevicePairs(2, 1);
-        Assert.Null(pairs.TryTake(static local => $"port of {local} down"));
+        Assert.Null(pairs.TryTake(State(static local => $"port of {local} down")));
         Assert.Equal("port of 0 down", pairs.Failure);
     }
 
     [Fact]
-    public void TryTake_DeviceFailsWhileItsPairIsTaken_ItIsNotGivenOutAgain()
+    public void TryTake_DeviceFailsWhileItsPairIsTaken_ItIsNotGivenOutUntilItIsUp()
     {
         var pairs = new DevicePairs(1, 1);
         Assert.Equal((0, 0), pairs.TryTake(s_well));
-        Assert.Null(pairs.TryTake(static _ => "removed"));
+        Assert.Null(pairs.TryTake(State(static _ => "removed")));
         Assert.Equal("removed", pairs.Failure);
         Assert.False(pairs.Return(0, 0, null, ofOwner: false));
-        Assert.Null(pairs.TryTake(s_well));
+        Assert.Null(pairs.TryTake(State(static _ => "removed")));
+        Assert.Equal((0, 0), pairs.TryTake(s_well));
     }
 
     [Fact]
@@ -127,20 +169,17 @@ public class DevicePairsTests
             List<(int Local, int Remote)> order = TakeAll(new DevicePairs(locals, remotes), s_well);
             var taken = new List<(int Local, int Remote)>();
             var failed = new HashSet<(int Local, int Remote)>();
+            bool allFailed = false;
             foreach ((int kind, int which) in operations)
             {
                 if (kind < 5)
                 {
                     string? Down(int local) => kind == 0 && local == which % locals ? "down" : null;
-                    (int, int)? got = pairs.TryTake(Down);
+                    (int, int)? got = pairs.TryTake(State(Down));
                     (int Local, int Remote)? expected = null;
                     foreach ((int Local, int Remote) pair in order)
                     {
-                        if (Down(pair.Local) is not null)
-                        {
-                            failed.Add(pair);
-                        }
-                        if (!taken.Contains(pair) && !failed.Contains(pair))
+                        if (!taken.Contains(pair) && !failed.Contains(pair) && Down(pair.Local) is null)
                         {
                             expected = pair;
                             taken.Add(pair);
@@ -148,6 +187,7 @@ public class DevicePairsTests
                         }
                     }
                     Assert.Equal(expected, got);
+                    allFailed = got is null && order.TrueForAll(pair => failed.Contains(pair) || Down(pair.Local) is not null);
                 }
                 else if (taken.Count != 0)
                 {
@@ -155,10 +195,11 @@ public class DevicePairsTests
                     taken.Remove(pair);
                     bool fails = kind >= 8;
                     Assert.Equal(fails && !failed.Contains(pair), pairs.Return(pair.Local, pair.Remote, fails ? "broken" : null, ofOwner: kind == 9 && which == 0));
-                    failed.UnionWith(fails && !failed.Contains(pair) ? kind == 9 && which == 0 ? order : [pair] : []);
+                    bool isNew = fails && !failed.Contains(pair);
+                    failed.UnionWith(isNew ? kind == 9 && which == 0 ? order : [pair] : []);
+                    allFailed |= isNew && failed.Count == order.Count;
                 }
-                // What a device's failure takes is known when all was looked at, which a pair found ends early.
-                Assert.Equal(failed.Count == order.Count, pairs.Failure is not null);
+                Assert.Equal(allFailed, pairs.Failure is not null);
             }
         }, iter: 5000);
 
@@ -197,7 +238,13 @@ public class DevicePairsTests
     [InlineData(1, 0)]
     public void Constructor_NoDevice_IsRefused(int locals, int remotes) => Assert.Throws<ArgumentOutOfRangeException>(() => new DevicePairs(locals, remotes));
 
-    private static List<(int Local, int Remote)> TakeAll(DevicePairs pairs, Func<int, string?> localFailure)
+    private static LocalDeviceState State(Func<int, string?> failure) => (int local, out int epoch) =>
+    {
+        epoch = 0;
+        return failure(local);
+    };
+
+    private static List<(int Local, int Remote)> TakeAll(DevicePairs pairs, LocalDeviceState localFailure)
     {
         var taken = new List<(int Local, int Remote)>();
         while (pairs.TryTake(localFailure) is (int local, int remote))
@@ -212,11 +259,11 @@ public class DevicePairsTests
     {
         var pairs = new DevicePairs(2, 2, lanes: 2);
         Assert.Equal(4, pairs.Preferred);
-        Assert.Equal([(0, 0), (1, 1), (0, 0), (1, 1), (0, 1)], Enumerable.Range(0, 5).Select(_ => pairs.TryTake(static _ => null)!.Value));
+        Assert.Equal([(0, 0), (1, 1), (0, 0), (1, 1), (0, 1)], Enumerable.Range(0, 5).Select(_ => pairs.TryTake(s_well)!.Value));
 
         pairs.Return(1, 1, null, ofOwner: false);
 
-        Assert.Equal((1, 1), pairs.TryTake(static _ => null));
-        Assert.True(pairs.HasFree);
+        Assert.Equal((1, 1), pairs.TryTake(s_well));
+        Assert.True(pairs.HasFree(s_well));
     }
 }

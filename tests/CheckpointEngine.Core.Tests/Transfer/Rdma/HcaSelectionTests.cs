@@ -154,50 +154,5 @@ public class HcaSelectionTests
         return digits == "" ? 0 : (negative ? -1 : 1) * long.Parse(digits, System.Globalization.CultureInfo.InvariantCulture);
     }
 
-    [Theory]
-    [InlineData(8, 8, 3, 3, 1)]
-    [InlineData(4, 8, 5, 2, 1)]
-    [InlineData(8, 4, 1, 2, 2)]
-    [InlineData(1, 8, 7, 0, 1)]
-    [InlineData(9, 8, 7, 7, 2)]
-    [InlineData(3, 2, 1, 1, 2)]
-    [InlineData(3, 4, 3, 2, 1)]
-    public void Spread_GivesTheShareOfARank(int devices, int ranks, int rank, int first, int count)
-        => Assert.Equal((first, count), HcaSelection.Spread(devices, ranks, rank));
-
-    [Fact]
-    public void Spread_IsEvenAndLeavesNoDeviceOut()
-        => Gen.Select(Gen.Int[1, 40], Gen.Int[1, 40]).Sample((devices, ranks) =>
-        {
-            (int First, int Count)[] shares = [.. Enumerable.Range(0, ranks).Select(rank => HcaSelection.Spread(devices, ranks, rank))];
-            int[] users = new int[devices];
-            foreach ((int first, int count) in shares)
-            {
-                for (int device = first; device < first + count; device++)
-                {
-                    users[device]++;
-                }
-            }
-            Assert.All(users, count => Assert.True(count >= 1));
-            Assert.True(users.Max() - users.Min() <= 1);
-            Assert.True(shares.Max(share => share.Count) - shares.Min(share => share.Count) <= 1);
-            if (devices <= ranks && ranks % devices == 0)
-            {
-                Assert.All(Enumerable.Range(0, ranks), rank => Assert.Equal((rank / (ranks / devices), 1), shares[rank]));
-            }
-            if (devices > ranks && devices % ranks == 0)
-            {
-                Assert.All(Enumerable.Range(0, ranks), rank => Assert.Equal((rank * (devices / ranks), devices / ranks), shares[rank]));
-            }
-        });
-
-    [Theory]
-    [InlineData(0, 1, 0)]
-    [InlineData(1, 0, 0)]
-    [InlineData(1, 1, 1)]
-    [InlineData(1, 1, -1)]
-    public void Spread_OfWhatIsNot_Throws(int devices, int ranks, int rank)
-        => Assert.Throws<ArgumentOutOfRangeException>(() => HcaSelection.Spread(devices, ranks, rank));
-
     private static string Names(HcaChoice choice) => string.Join(' ', choice.Indices.Select(index => s_host[index].ToString()));
 }
