@@ -44,7 +44,7 @@ internal static class SmallCheckpoint
         Shard(directory, "model.safetensors", new Random(bytes), (name, "U8", [bytes]));
     }
 
-    /// <summary>Two shards of 70 MB in all: odd sizes, tensors of no bytes at the front, in the middle and at the end, types that every torch has.</summary>
+    /// <summary>Two shards of 68 MB in all: odd sizes, tensors of no bytes at the front, in the middle and at the end, types that every torch has.</summary>
     public static void WriteWorld(string directory)
     {
         Directory.CreateDirectory(directory);
