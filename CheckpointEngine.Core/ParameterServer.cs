@@ -248,6 +248,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private async Task TakeOutOfReachAsync(HeldEntry entry)
     {
         await Task.Yield();                                 // away from the lock
+        await entry.Uses.CloseAsync(Options.DrainTimeout).ConfigureAwait(false);
         if (_engine is not null)
         {
             await _engine.UnregisterAsync(entry.Ranges, range => _localPeers?.CutHoldersOf(range)).ConfigureAwait(false);
@@ -282,6 +283,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
                 entry.StartHashing();
             }
             entry.IsUpdating = entry.IsOutOfReach = false;
+            entry.Uses.Open();
             record.SetHeld(entry);
         }
         LogUpdated(name);
@@ -403,7 +405,10 @@ public sealed partial class ParameterServer : IAsyncDisposable
     /// <param name="cancellationToken">Ends the join; what was allocated is released.</param>
     /// <exception cref="CheckpointEngineException">Owner, range and reason; what was allocated has been released.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
-    public async Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, IProgress<JoinProgress>? progress = null, CancellationToken cancellationToken = default)
+    public Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, IProgress<JoinProgress>? progress = null, CancellationToken cancellationToken = default)
+        => JoinAsync(metas, options, null, progress, cancellationToken);
+
+    private async Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, Action<ArrivingCheckpoint>? arriving, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(metas);
         ArgumentNullException.ThrowIfNull(options);
@@ -419,7 +424,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         try
         {
             deadline.CancelAfter(options.Timeout);
-            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma);
+            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma, arriving);
             JoinOutcome outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
             if (outcome.Checkpoint is not null)
             {
@@ -629,6 +634,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private async Task FreeAsync(HeldEntry entry)
     {
         await entry.UpdateBegin.ConfigureAwait(false);
+        await entry.Uses.CloseAsync(Options.DrainTimeout).ConfigureAwait(false);
         if (_engine is not null)
         {
             await _engine.UnregisterAsync(entry.Ranges, range => _localPeers?.CutHoldersOf(range)).ConfigureAwait(false);
