@@ -48,6 +48,7 @@ internal static class CommandLine
         {
             new ServeCommand(),
             new JoinCommand(),
+            new UpdateCommand(),
             new MetasCommand(),
             new PlanCommand(),
             new DoctorCommand(),

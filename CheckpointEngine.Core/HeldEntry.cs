@@ -37,6 +37,9 @@ internal sealed class HeldEntry : IAsyncDisposable
     /// <summary>Whether the begin of an update is through: no read is under way. Under the lock of the server.</summary>
     internal bool IsOutOfReach { get; set; }
 
+    /// <summary>Those of this process that read its memory beside the peers: updates of inference servers.</summary>
+    internal UseGate Uses { get; } = new();
+
     /// <summary>The ranges that peers may read: one for each buffer that is not empty, or for those of the caller that overlap.</summary>
     internal List<RegisteredRange> Ranges { get; } = [];
 
@@ -169,6 +172,7 @@ internal sealed class HeldEntry : IAsyncDisposable
         await _hashing.ConfigureAwait(false);
         Checkpoint.Dispose();
         _stop.Dispose();
+        Uses.Dispose();
     }
 }
 

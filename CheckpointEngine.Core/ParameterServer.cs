@@ -240,6 +240,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private async Task TakeOutOfReachAsync(HeldEntry entry)
     {
         await Task.Yield();                                 // away from the lock
+        await entry.Uses.CloseAsync(Options.DrainTimeout).ConfigureAwait(false);
         if (_engine is not null)
         {
             await _engine.UnregisterAsync(entry.Ranges, range => _localPeers?.CutHoldersOf(range)).ConfigureAwait(false);
@@ -288,6 +289,10 @@ public sealed partial class ParameterServer : IAsyncDisposable
             {
                 entry.IsUpdating = !isRegistered;
                 entry.IsOutOfReach = !isRegistered;
+                if (isRegistered)
+                {
+                    entry.Uses.Open();
+                }
                 if (isRegistered && _records.TryGetValue(name, out CheckpointRecord? record) && record.Held == entry)
                 {
                     record.SetHeld(entry);
@@ -414,7 +419,10 @@ public sealed partial class ParameterServer : IAsyncDisposable
     /// <param name="cancellationToken">Ends the join; what was allocated is released.</param>
     /// <exception cref="CheckpointEngineException">Owner, range and reason; what was allocated has been released.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
-    public async Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, IProgress<JoinProgress>? progress = null, CancellationToken cancellationToken = default)
+    public Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, IProgress<JoinProgress>? progress = null, CancellationToken cancellationToken = default)
+        => JoinAsync(metas, options, null, progress, cancellationToken);
+
+    private async Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, Action<ArrivingCheckpoint>? arriving, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(metas);
         ArgumentNullException.ThrowIfNull(options);
@@ -430,7 +438,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         try
         {
             deadline.CancelAfter(options.Timeout);
-            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma);
+            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma, arriving);
             JoinOutcome outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
             if (outcome.Checkpoint is not null)
             {
@@ -697,6 +705,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private async Task FreeAsync(HeldEntry entry)
     {
         await entry.Changing.ConfigureAwait(false);
+        await entry.Uses.CloseAsync(Options.DrainTimeout).ConfigureAwait(false);
         if (_engine is not null)
         {
             await _engine.UnregisterAsync(entry.Ranges, range => _localPeers?.CutHoldersOf(range)).ConfigureAwait(false);

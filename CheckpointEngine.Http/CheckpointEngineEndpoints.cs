@@ -11,7 +11,7 @@ namespace CheckpointEngine.Http;
 /// <summary>Mounts the engine's endpoints in any ASP.NET application.</summary>
 public static class CheckpointEngineEndpoints
 {
-    /// <summary>Maps <c>/v1/…</c>: registration, metas and side files of the checkpoints of <paramref name="server"/>, and <c>/v1/healthz</c>.</summary>
+    /// <summary>Maps <c>/v1/…</c>: registration, metas, side files and updates of inference servers from the checkpoints of <paramref name="server"/>, and <c>/v1/healthz</c>.</summary>
     /// <param name="endpoints">Where they are mounted; a route group gives them a prefix.</param>
     /// <param name="server">The server, started.</param>
     /// <param name="options">Who may use them, and for what; read once, here. Default: everybody, without registration of files.</param>
@@ -33,6 +33,7 @@ public static class CheckpointEngineEndpoints
         HealthEndpoints.Map(group);
         new CheckpointEndpoints(store, new AllowedPaths(options.AllowPaths)).Map(group, guard);
         new MetasEndpoints(store, encoded, options).Map(group, guard);
+        new UpdateEndpoints(store).Map(group, guard);
         return group;
     }
 }

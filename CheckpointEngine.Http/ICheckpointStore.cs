@@ -1,4 +1,5 @@
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Inference;
 using CheckpointEngine.Metas;
 
 namespace CheckpointEngine.Http;
@@ -18,6 +19,9 @@ internal interface ICheckpointStore
     PublishedMetas GetMetas(string name, MetasScope scope);
 
     void LoadMetas(string name, CheckpointMetas metas);
+
+    /// <summary>Brings a checkpoint held here into an inference server.</summary>
+    Task UpdateAsync(string name, InferenceUpdateOptions options, CancellationToken cancellationToken);
 
     Task GatherMetasAsync(string name, IReadOnlyList<string> peerUrls, MetasClientOptions clientOptions, CancellationToken cancellationToken);
 }

@@ -1,4 +1,5 @@
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Inference;
 using CheckpointEngine.Metas;
 
 namespace CheckpointEngine.Http;
@@ -18,6 +19,8 @@ internal sealed class ParameterServerStore(ParameterServer server) : ICheckpoint
     public PublishedMetas GetMetas(string name, MetasScope scope) => server.GetMetas(name, scope);
 
     public void LoadMetas(string name, CheckpointMetas metas) => server.LoadMetas(name, metas);
+
+    public Task UpdateAsync(string name, InferenceUpdateOptions options, CancellationToken cancellationToken) => server.UpdateAsync(name, options, null, cancellationToken);
 
     public Task GatherMetasAsync(string name, IReadOnlyList<string> peerUrls, MetasClientOptions clientOptions, CancellationToken cancellationToken)
         => server.GatherMetasAsync(name, peerUrls, clientOptions, cancellationToken);

@@ -21,6 +21,10 @@ Read them in another process, into memory of the library or into tensors of your
 
     ce.join("ce://10.0.0.5:40123/actor", tensors=dict(model.state_dict()))
 
+Take weights as a worker of an inference server that keeps them in host memory, when ``checkpoint-engine update`` or `join --endpoint` sends them::
+
+    ce.update_weights_from_ipc(zmq_handles["HOST-0"], model.load_weights)
+
 Library
     Loaded at the first use, not at import: from the path in the environment variable CHECKPOINT_ENGINE_LIBRARY if that is set, else from beside this
     file, from ``../lib`` seen from this file, and where the system's loader looks. `ImportError` tells what was tried.
@@ -53,15 +57,21 @@ import ctypes
 import functools
 import gc
 import importlib
+import importlib.util
+import io
 import math
+import mmap
 import os
 import pathlib
+import pickle
+import re
 import sys
 import threading
 import time
 import traceback
 import types
 import urllib.parse
+import warnings
 import weakref
 from ctypes import POINTER, byref, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_ssize_t, c_uint32, c_uint64, c_ubyte, c_void_p
 from dataclasses import dataclass
@@ -71,8 +81,8 @@ __all__ = [
     "AlreadyExistsError", "ArgumentError", "Bits", "Bucket", "BusyError", "CallbackError", "CancelledError", "Checkpoint", "CheckpointEngineError",
     "ClosedError", "DigestMismatchError", "FileError", "ForkedError", "InternalError", "InvalidDataError", "Join", "JoinResult", "Metas",
     "NativeError", "NotFoundError", "NotSupportedError", "OutOfMemoryError", "Owner", "ParameterServer", "Progress", "ProtocolError",
-    "RefusedError", "StateError", "SupersededError", "Tensor", "TensorInfo", "TimedOutError", "UnreachableError", "WrongShapeError", "join", "library_version",
-    "start_join",
+    "RefusedError", "StateError", "SupersededError", "Tensor", "TensorInfo", "TimedOutError", "UnreachableError", "UpdateResult",
+    "Weight", "WrongShapeError", "join", "library_version", "start_join", "update_weights_from_ipc",
 ]
 
 _ABI_MAJOR = 0
@@ -343,6 +353,19 @@ class _CJoinReport(ctypes.Structure):
                 ("plan_seconds", c_double), ("allocate_seconds", c_double), ("transfer_seconds", c_double), ("verify_seconds", c_double),
                 ("write_seconds", c_double), ("unverified_reason", c_char_p), ("verified", c_uint32), ("buckets", c_uint32),
                 ("attached_bytes", c_uint64)]
+
+
+class _CUpdateOptions(ctypes.Structure):
+    _fields_ = [("struct_size", c_size_t), ("endpoint", c_char_p), ("unix_socket", c_char_p), ("api_key", c_char_p), ("weight_version", c_char_p),
+                ("files_directory", c_char_p), ("bucket_bytes", c_uint64), ("health_timeout_ms", c_uint64), ("step_timeout_ms", c_uint64),
+                ("update_timeout_ms", c_uint64), ("engine", c_uint32), ("parallel_size", c_uint32), ("worker_protocol", c_uint32), ("devices", c_uint32),
+                ("keep_cache", c_uint32), ("keep_files", c_uint32)]
+
+
+class _CUpdateReport(ctypes.Structure):
+    _fields_ = [("struct_size", c_size_t), ("bytes", c_uint64), ("tensors", c_uint64), ("bucket_bytes", c_uint64), ("buckets", c_uint64),
+                ("seconds", c_double), ("health_seconds", c_double), ("write_seconds", c_double), ("copy_seconds", c_double),
+                ("load_seconds", c_double), ("finish_seconds", c_double)]
 
 
 class _PyBuffer(ctypes.Structure):      # Py_buffer of CPython's buffer protocol
@@ -1198,6 +1221,9 @@ _PINS = {"auto": 0, "mlock": 1, "none": 2}
 _DIGESTS = {"xxh3": 0, "sha256": 1, "none": 2}
 
 
+_ENGINES = {"vllm": 0, "sglang": 1, "lmdeploy": 2, "vllm-files": 3, "sglang-files": 4}
+_WORKER_PROTOCOLS = {"0.4": 0, "0.2": 1, "0.1": 2}
+_UPDATE_DEVICES = {"host": 0, "cuda": 1}
 _TRANSPORTS = {"auto": 0, "tcp": 1, "local": 2, "rdma": 3, "mooncake": 4}
 
 
@@ -1394,6 +1420,26 @@ class ParameterServer:
             memory.keep = self._kept.get(name)
             _check(_lib().ce_server_checkpoint(self._open(), key, memory.out()))
         return Checkpoint(memory, name)
+
+
+class UpdateResult(NamedTuple):
+    """What an update of an inference server did.
+
+    seconds: without the wait for its health, which is ``phases["health"]``, beside "write" (files), "copy" (into the buckets), "load" (the slowest
+    worker's, summed over the buckets) and "finish". buckets, bucket_bytes: 0 for files.
+    """
+
+    bytes: int
+    tensors: int
+    buckets: int
+    bucket_bytes: int
+    seconds: float
+    phases: Dict[str, float]
+
+    @property
+    def gib_per_second(self) -> float:
+        """The rate over all of `seconds`."""
+        return self.bytes / 2**30 / self.seconds if self.seconds > 0 else 0.0
 
 
 class _Update:
@@ -1831,3 +1877,191 @@ def join(source: Union[str, "os.PathLike[str]", Metas], server: Optional[Paramet
     with Join(source, server, into, tensors, on_bucket, bucket_bytes, directory, checkpoint_name, include, exclude, verify, lanes, timeout,
               stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file, copy, attach_files) as running:
         return running.wait()
+
+
+# ---- A worker of an inference server -------------------------------------------------------------------------------------------------------
+
+_HOST_BUFFER_PATH = re.compile(r"/proc/[0-9]+/fd/[0-9]+", re.ASCII)
+_TORCH_WIDTHS = {
+    "bool": 1, "uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "float16": 2, "bfloat16": 2, "uint32": 4, "int32": 4, "float32": 4, "uint64": 8, "int64": 8,
+    "float64": 8, "complex64": 8, "complex128": 16, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
+    "float4_e2m1fn_x2": 1,
+}
+
+
+class Weight:
+    """A tensor that the engine hands to a worker: read-only memory that both share, valid until ``load_weights`` returns.
+
+    ``name``, ``dtype`` (as torch calls it, for example "bfloat16"), ``shape``; ``nbytes``.
+    """
+
+    __slots__ = ("name", "dtype", "shape", "_data")
+
+    def __init__(self, name: str, dtype: str, shape: Tuple[int, ...], data: memoryview) -> None:
+        self.name, self.dtype, self.shape, self._data = name, dtype, shape, data
+
+    def __repr__(self) -> str:
+        return f"<Weight {self.name!r} {self.dtype} {list(self.shape)}>"
+
+    @property
+    def nbytes(self) -> int:
+        return len(self._data)
+
+    def memoryview(self) -> memoryview:
+        """Its bytes."""
+        return self._data
+
+    def numpy(self) -> Any:
+        """An array over its bytes; bfloat16 and float8, which numpy lacks, come as their bits in uint16 and uint8."""
+        numpy = importlib.import_module("numpy")
+        try:
+            dtype = numpy.dtype(self.dtype)
+        except TypeError:
+            dtype = numpy.dtype(f"uint{8 * _TORCH_WIDTHS[self.dtype]}")
+        return numpy.frombuffer(self._data, dtype=dtype).reshape(self.shape)
+
+    def torch(self) -> Any:
+        """A tensor over its bytes; it must not be written to."""
+        torch = importlib.import_module("torch")
+        dtype = getattr(torch, self.dtype)
+        if not self._data:
+            return torch.empty(self.shape, dtype=dtype)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)        # that the memory cannot be written: so it is meant
+            flat = torch.frombuffer(self._data, dtype=torch.uint8)
+        return flat.view(dtype).view(self.shape)
+
+
+def map_host_buffer(path: str, size: int) -> mmap.mmap:
+    """Maps the memory that the engine shares, for reading; `update_weights_from_ipc` does it."""
+    if not isinstance(path, str) or not _HOST_BUFFER_PATH.fullmatch(path) or not isinstance(size, int) or size <= 0:
+        raise ValueError(f"{path!r} with {size!r} bytes is no buffer of an engine")
+    with open(path, "rb") as file:
+        actual = os.fstat(file.fileno()).st_size
+        if actual < size:
+            raise ValueError(f"{path} has {actual} bytes and not {size}")
+        return mmap.mmap(file.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ)
+
+
+class _Named(str):
+    """A type of torch, by its name: torch itself is not needed to read messages."""
+
+
+class _WorkerUnpickler(pickle.Unpickler):
+    """Reads what an engine sends, and no other object."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("checkpoint_engine", "map_host_buffer"):
+            return map_host_buffer
+        if (module, name) == ("builtins", "RuntimeError"):
+            return RuntimeError
+        if (module, name) == ("torch", "Size"):
+            return tuple
+        if module == "torch" and name in _TORCH_WIDTHS:
+            return _Named(name)
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a message of an engine")
+
+
+def _weights_of(message: List[Any], buffer: memoryview) -> Iterator[Weight]:
+    for item in message:
+        name, dtype, shape, offset = item["name"], item["dtype"], tuple(item["shape"]), item["offset"]
+        if not isinstance(name, str) or not isinstance(dtype, _Named) or not all(isinstance(dimension, int) and dimension >= 0 for dimension in shape):
+            raise ValueError(f"{item!r} describes no tensor")
+        nbytes = _TORCH_WIDTHS[dtype] * math.prod(shape)
+        if not isinstance(offset, int) or offset < 0 or offset + nbytes > len(buffer):
+            raise ValueError(f"{name!r}: {nbytes} bytes at {offset} are not in a buffer of {len(buffer)}")
+        yield Weight(name, str(dtype), shape, buffer[offset:offset + nbytes])
+
+
+def update_weights_from_ipc(address: str, load_weights: Callable[[Iterator[Tuple[str, Any]]], Any], post_hook: Optional[Callable[[], Any]] = None, *,
+                            context: Any = None, timeout: float = 300.0, as_torch: Optional[bool] = None) -> None:
+    """Takes one update of the weights out of host memory, as a worker of an inference server; returns when all of it is loaded.
+
+    address       this worker's entry of ``zmq_handles`` in the engine's request: ``zmq_handles["HOST-3"]`` for the fourth
+    load_weights  called for every bucket with an iterator of (name, tensor). A tensor is memory shared with the engine, read-only, and valid until the
+                  return: copy it to where it is to stay
+    post_hook     called when everything is loaded and the memory is let go
+    context       a zmq.Context; without one it makes its own
+    timeout       the longest that the engine may say nothing, seconds
+    as_torch      whether tensors are torch's (default: if torch can be imported) or `Weight` objects
+
+    Speaks the protocol of checkpoint-engine 0.4 and needs pyzmq. Of pickles it takes what engines send, and no other object. What ``load_weights``
+    raises is told to the engine, which then has all workers raise. Raises what the engine says, TimeoutError, or its own exception.
+    """
+    zmq = importlib.import_module("zmq")
+    if as_torch is None:
+        as_torch = importlib.util.find_spec("torch") is not None
+    own_context = context is None
+    context = zmq.Context() if own_context else context
+    socket = context.socket(zmq.REP)
+    socket.setsockopt(zmq.LINGER, 1000)
+    mapping: Optional[mmap.mmap] = None
+    buffer: Optional[memoryview] = None
+
+    def receive() -> Any:
+        if not socket.poll(int(timeout * 1000)):
+            raise TimeoutError(f"the engine at {address} said nothing for {timeout:g} s")
+        return socket.recv()
+
+    def read(message: bytes) -> Any:
+        return _WorkerUnpickler(io.BytesIO(message)).load()
+
+    def tell(error: Exception) -> None:
+        socket.send_string("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+
+    try:
+        socket.connect(address)
+        message = receive()
+        try:
+            function, arguments = read(message)
+            if function is not map_host_buffer:
+                raise ValueError(f"{function!r} maps no memory of the host; have the engine use it (--update-devices host)")
+            mapping = map_host_buffer(*arguments)
+            buffer = memoryview(mapping)
+        except Exception as error:
+            tell(error)
+            receive()
+            raise
+        socket.send(b"")
+        while True:
+            message = read(receive())
+            if message is None and mapping is None:
+                if post_hook is not None:
+                    post_hook()
+                socket.send(b"")
+                return
+            if message is None:
+                buffer = _release(mapping, buffer)
+                mapping = None
+                socket.send(b"")
+            elif isinstance(message, list) and buffer is not None:
+                try:
+                    load_weights((weight.name, weight.torch() if as_torch else weight) for weight in _weights_of(message, buffer))
+                except Exception as error:
+                    tell(error)         # and goes on: the engine tells all workers when to stop
+                else:
+                    socket.send(b"")
+            elif isinstance(message, Exception):
+                raise message
+            else:
+                raise TypeError(f"an engine sends no {type(message).__name__} here")
+    finally:
+        socket.close()
+        _release(mapping, buffer)
+        if own_context:
+            context.term()
+
+
+def _release(mapping: Optional[mmap.mmap], buffer: Optional[memoryview]) -> None:
+    """Unmaps, unless somebody has kept a tensor of it: then that one does when it goes."""
+    if buffer is not None:
+        gc.collect()
+        try:
+            buffer.release()
+        except BufferError:
+            return
+    if mapping is not None:
+        try:
+            mapping.close()
+        except BufferError:
+            pass

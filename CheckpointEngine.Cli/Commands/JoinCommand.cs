@@ -5,6 +5,7 @@ using System.Net;
 using CheckpointEngine.Access;
 using CheckpointEngine.Cli.Options;
 using CheckpointEngine.Cli.Output;
+using CheckpointEngine.Inference;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 
@@ -46,6 +47,7 @@ internal sealed class JoinCommand : DocumentedCommand
     private readonly CredentialOptions _credentials;
     private readonly HoldingOptions _holding;
     private readonly ListenOptions _listen;
+    private readonly InferenceOptions _inference;
 
     public JoinCommand()
         : base("join", "Read a checkpoint out of its holders' memory, check every byte, and keep it, write it, or just measure.")
@@ -55,6 +57,7 @@ internal sealed class JoinCommand : DocumentedCommand
         _credentials = new CredentialOptions(this);
         _holding = new HoldingOptions(this);
         _listen = new ListenOptions(this);
+        _inference = new InferenceOptions(this);
         AddGroup(_source.Group);
         AddGroup(new OptionGroup("Destination", [_to, _name, _serve, _keepPartial]));
         AddGroup(new OptionGroup("Choice", [.. _filter.Options, _weightsOnly]));
@@ -62,6 +65,7 @@ internal sealed class JoinCommand : DocumentedCommand
         {
             Options = [.. _holding.TransportGroup.Options, _copy, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout],
         });
+        AddGroup(_inference.Group with { Title = "Then into an inference server" });
         AddGroup(_credentials.Group);
         AddGroup(_common.Group);
         AddGroup(_listen.Group with { Title = "With --serve: serving" });
@@ -77,6 +81,8 @@ internal sealed class JoinCommand : DocumentedCommand
             "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --to dir:/dev/shm/qwen"),
         new("Become a holder oneself:",
             "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --serve --listen http://127.0.0.1:19701"),
+        new("Bring it into a running vLLM, which reads it out of /dev/shm:",
+            "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --endpoint http://127.0.0.1:8000 --engine vllm-files"),
         new("Measure what the network gives:", "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --to null --repeat 3"),
     ];
 
@@ -84,6 +90,7 @@ internal sealed class JoinCommand : DocumentedCommand
     [
         "Nothing is visible before all of it is there and checked; a join that fails or is interrupted leaves nothing behind, and what was in PATH before is untouched.",
         "Owners of the same host offer their memory itself: --to memory maps it read-only and copies nothing (--copy does); --require-verify checks it too.",
+        "With --endpoint every byte must have been verified before the server is handed any; --no-verify hands it on unchecked.",
         "--to memory without --serve is dropped at exit: it shows that the bytes can be had, and how fast.",
     ];
 
@@ -125,13 +132,27 @@ internal sealed class JoinCommand : DocumentedCommand
             await server.StartAsync(stop).ConfigureAwait(false);   // before the bytes come: an address that cannot be had is told at once
         }
         JoinOptions options = CreateJoinOptions(parsed, limit, fetched);
-        JoinReport report = await ProgressDisplay.OfJoin(_common.Json(parsed))
-            .RunAsync(progress => server.JoinAsync(metas, options, progress, stop)).ConfigureAwait(false);
-        JoinPrinter.Print(report, fetched.TotalSeconds, _common.Json(parsed));
+        bool json = _common.Json(parsed);
+        if (_inference.IsGiven(parsed))
+        {
+            InferenceUpdateOptions inference = _inference.Create(parsed);
+            (JoinReport joined, InferenceUpdateReport update) = await ProgressDisplay.OfJoin(json)
+                .RunAsync(progress => server.JoinAndUpdateAsync(metas, options, inference, progress, progress.Notes, stop)).ConfigureAwait(false);
+            JoinPrinter.Print(joined, fetched.TotalSeconds, json, update);
+            if (!json)
+            {
+                UpdatePrinter.Print(update, json);
+            }
+        }
+        else
+        {
+            JoinReport report = await ProgressDisplay.OfJoin(json).RunAsync(progress => server.JoinAsync(metas, options, progress, stop)).ConfigureAwait(false);
+            JoinPrinter.Print(report, fetched.TotalSeconds, json);
+        }
         if (serve)
         {
             var session = new HolderSession(_listen, parsed, token, client, logging);
-            await session.RunAsync(server, _common.Json(parsed), stop).ConfigureAwait(false);
+            await session.RunAsync(server, json, stop).ConfigureAwait(false);
         }
     }
 
@@ -147,7 +168,7 @@ internal sealed class JoinCommand : DocumentedCommand
             Exclude = _filter.Exclude(parsed),
             WeightsOnly = parsed.GetValue(_weightsOnly),
             Verify = !parsed.GetValue(_noVerify),
-            RequireVerify = parsed.GetValue(_requireVerify),
+            RequireVerify = parsed.GetValue(_requireVerify) || (_inference.IsGiven(parsed) && !parsed.GetValue(_noVerify)),
             Transport = _holding.Transport(parsed),
             Copy = parsed.GetValue(_copy),
             AttachFiles = _holding.AttachFiles(parsed),
@@ -185,6 +206,18 @@ internal sealed class JoinCommand : DocumentedCommand
         if (result.IsGiven(_keepPartial) && !directory)
         {
             result.AddError("--keep-partial needs --to dir:PATH");
+        }
+        if (_inference.FindLonely(result) is { } alone)
+        {
+            result.AddError($"{alone.Name} needs --endpoint");
+        }
+        if (_inference.IsGiven(result) && result.GetValue(_repeat) > 1)
+        {
+            result.AddError("--repeat measures, and --endpoint hands on: one of them");
+        }
+        if (_inference.IsGiven(result) && to != "memory")
+        {
+            result.AddError("--endpoint needs --to memory: that is what the server's workers are given");
         }
         if (result.IsGiven(_serve))
         {

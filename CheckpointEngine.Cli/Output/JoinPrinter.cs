@@ -1,4 +1,5 @@
 using System.Text.Json;
+using CheckpointEngine.Inference;
 
 namespace CheckpointEngine.Cli.Output;
 
@@ -8,7 +9,8 @@ internal static class JoinPrinter
     /// <param name="report">The engine's report.</param>
     /// <param name="metasSeconds">What fetching the metas took: the engine was handed them and cannot know.</param>
     /// <param name="json">One JSON document instead of lines and a table.</param>
-    public static void Print(JoinReport report, double metasSeconds, bool json)
+    /// <param name="update">The update of an inference server that followed, for the document.</param>
+    public static void Print(JoinReport report, double metasSeconds, bool json, InferenceUpdateReport? update = null)
     {
         bool repeated = report.Rounds.Count > 1;
         // Only the first round had to fetch metas; the report tells the last one's phases.
@@ -28,7 +30,8 @@ internal static class JoinPrinter
         if (json)
         {
             var document = new JoinJson(report.Checkpoint, report.Bytes, report.Tensors, Round(seconds), Round(gibPerSecond), report.Verified,
-                report.UnverifiedReason, report.Transports, report.RdmaPairs.Count == 0 ? null : report.RdmaPairs, report.AttachedBytes == 0 ? null : report.AttachedBytes, [.. report.Planes.Select(PlaneJson.Of)], Convert(phases), repeated ? [.. rounds.Select(Convert)] : null);
+                report.UnverifiedReason, report.Transports, report.RdmaPairs.Count == 0 ? null : report.RdmaPairs, report.AttachedBytes == 0 ? null : report.AttachedBytes, [.. report.Planes.Select(PlaneJson.Of)], Convert(phases), repeated ? [.. rounds.Select(Convert)] : null,
+                update is null ? null : UpdatePrinter.Document(update));
             Console.Out.WriteLine(JsonSerializer.Serialize(document, OutputJson.Default.JoinJson));
             Console.Out.Flush();
             return;

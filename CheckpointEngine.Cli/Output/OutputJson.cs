@@ -33,7 +33,29 @@ internal sealed record JoinJson(
     long? AttachedBytes,
     IReadOnlyList<PlaneJson> Owners,
     PhasesJson Phases,
-    IReadOnlyList<RoundJson>? Rounds);
+    IReadOnlyList<RoundJson>? Rounds,
+    UpdateJson? Update = null);
+
+/// <summary>One bucket in <see cref="UpdateJson"/>.</summary>
+internal sealed record UpdateBucketJson(long Bytes, int Tensors, double Copy, double Load);
+
+/// <summary>One worker in <see cref="UpdateJson"/>.</summary>
+internal sealed record UpdateDeviceJson(string Uuid, double Connect, double Load, double Finish);
+
+/// <summary>The document of <c>update --json</c>; times in seconds.</summary>
+internal sealed record UpdateJson(
+    string Checkpoint,
+    long Bytes,
+    int Tensors,
+    double Seconds,
+    [property: JsonPropertyName("gib_per_s")] double GibPerSecond,
+    long BucketBytes,
+    double Health,
+    double Write,
+    double Finish,
+    IReadOnlyList<UpdateBucketJson> Buckets,
+    IReadOnlyList<UpdateDeviceJson> Devices,
+    IReadOnlyList<string> Notes);
 
 /// <summary>One owner in <c>plan --json</c>.</summary>
 internal sealed record PlanOwnerJson(int Rank, string? Address, long Bytes, int Tensors, int Ranges, string? Transport = null, bool? Attached = null, string? Reason = null);
@@ -48,5 +70,6 @@ internal sealed record PlanJson(long Bytes, int Tensors, int Ranges, IReadOnlyLi
 [JsonSerializable(typeof(ServeReadyJson))]
 [JsonSerializable(typeof(JoinJson))]
 [JsonSerializable(typeof(PlanJson))]
+[JsonSerializable(typeof(UpdateJson))]
 [JsonSerializable(typeof(HostReport))]
 internal sealed partial class OutputJson : JsonSerializerContext;

@@ -1,14 +1,15 @@
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Inference;
 
 namespace CheckpointEngine.Cli.Output;
 
-/// <summary>Shows how far a join, or the copy of a checkpoint's files into memory, is while it runs.</summary>
-internal abstract class ProgressDisplay : IProgress<JoinProgress>, IProgress<LoadProgress>
+/// <summary>Shows how far a join, an update, or the copy of a checkpoint's files into memory is while it runs.</summary>
+internal abstract class ProgressDisplay : IProgress<JoinProgress>, IProgress<LoadProgress>, IProgress<InferenceUpdateProgress>
 {
     private readonly Lock _lock = new();
     private JoinProgress _latest;
 
-    /// <summary>The display of a join: silent for JSON, a live bar on a terminal, lines elsewhere.</summary>
+    /// <summary>The display of a join or an update: silent for JSON, a live bar on a terminal, lines elsewhere.</summary>
     public static ProgressDisplay OfJoin(bool json)
         => json ? new SilentDisplay() : Console.IsOutputRedirected ? new PlainProgressDisplay(Console.Out) : new LiveProgressDisplay(Console.Out);
 
@@ -31,6 +32,19 @@ internal abstract class ProgressDisplay : IProgress<JoinProgress>, IProgress<Loa
     /// <inheritdoc cref="Report(JoinProgress)"/>
     public void Report(LoadProgress value) => Report(new JoinProgress(value.BytesDone, value.BytesTotal, 0, "copy"));
 
+    /// <inheritdoc cref="Report(JoinProgress)"/>
+    public void Report(InferenceUpdateProgress value)
+    {
+        if (value.Note is not null)
+        {
+            Stderr.Note($"waiting for the inference server: {value.Note}");
+        }
+        Report(new JoinProgress(value.BytesDone, value.Phase is "health" or "connect" ? 0 : value.BytesTotal, 0, value.Phase));
+    }
+
+    /// <summary>Of an update that goes on beside a join, which is what is shown: just what it waits for, and itself once the join has ended.</summary>
+    public IProgress<InferenceUpdateProgress> Notes => new UpdateNotes(this);
+
     protected static string LanesText(int lanes) => lanes == 0 ? "" : lanes == 1 ? "1 lane" : $"{lanes} lanes";
 
     protected JoinProgress Latest
@@ -40,6 +54,24 @@ internal abstract class ProgressDisplay : IProgress<JoinProgress>, IProgress<Loa
             lock (_lock)
             {
                 return _latest;
+            }
+        }
+    }
+
+    private sealed class UpdateNotes(ProgressDisplay display) : IProgress<InferenceUpdateProgress>
+    {
+        private bool _joined;
+
+        public void Report(InferenceUpdateProgress value)
+        {
+            if (value.Note is not null)
+            {
+                Stderr.Note($"waiting for the inference server: {value.Note}");
+            }
+            _joined |= display.Latest is { BytesTotal: > 0 } join && join.BytesDone == join.BytesTotal;
+            if (_joined)
+            {
+                display.Report(new JoinProgress(value.BytesDone, value.BytesTotal, 0, value.Phase));
             }
         }
     }

@@ -33,6 +33,9 @@ public sealed class LocalPeers
     /// <summary>Whether the user <paramref name="userId"/> is allowed.</summary>
     public bool Allows(uint userId) => _users is null || userId == 0 || userId == Libc.geteuid() || Array.IndexOf(_users, userId) >= 0;
 
+    /// <summary>The users that are allowed, to tell who asks the kernel itself; null for every one.</summary>
+    internal IReadOnlyList<uint>? UserIds() => _users is null ? null : [0, Libc.geteuid(), .. _users];
+
     private static uint ParseUser(string entry)
         => uint.TryParse(entry, NumberStyles.None, CultureInfo.InvariantCulture, out uint user)
             ? user

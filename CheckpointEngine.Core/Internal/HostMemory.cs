@@ -28,6 +28,15 @@ internal static class HostMemory
         }
     }
 
+    /// <summary>What <see cref="ThrowIfBeyond"/> would let through; <see cref="long.MaxValue"/> where the kernel does not tell.</summary>
+    internal static long AvailableBytes()
+    {
+        ReadOnlySpan<byte> meminfo = ReadProc("/proc/meminfo");
+        long available = (FieldKiB(meminfo, "MemAvailable:"u8) + FieldKiB(meminfo, "SwapFree:"u8)) << 10;
+        bool limited = Utf8Parser.TryParse(ReadProc("/sys/fs/cgroup/memory.max"), out long limit, out _);
+        return Math.Min(available > 0 ? available : long.MaxValue, limited ? limit : long.MaxValue);
+    }
+
     /// <summary>Bytes that this process has locked (VmLck).</summary>
     internal static long LockedBytes() => FieldKiB(ReadProc("/proc/thread-self/status"), "VmLck:"u8) << 10;
 

@@ -35,11 +35,18 @@ internal sealed partial class JoinOperation : IDisposable
     private readonly List<string> _warnings = [];
     private readonly RdmaJoin _rdma;
     private readonly MooncakeJoin _mooncake;
+    private readonly Action<ArrivingCheckpoint>? _arriving;
     private TensorsDestination? _tensors;
     private BucketPlan? _buckets;
 
-    internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server, RdmaPlaneOpener openRdma)
+    /// <param name="metas">Who holds what.</param>
+    /// <param name="options">What to read and where to put it.</param>
+    /// <param name="server">The server's options.</param>
+    /// <param name="openRdma">Opens the RDMA plane.</param>
+    /// <param name="arriving">Called before the first byte comes, when tensors can be taken as they come; whoever gets the checkpoint disposes of it.</param>
+    internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server, RdmaPlaneOpener openRdma, Action<ArrivingCheckpoint>? arriving = null)
     {
+        _arriving = arriving;
         _mooncake = new MooncakeJoin(server);
         _metas = metas;
         _options = options;
@@ -183,6 +190,11 @@ internal sealed partial class JoinOperation : IDisposable
                     destination = MakeDestination(plan, links, verifier);
                     RegisterWithDevices(destination, links);
                     _mooncake.Register(destination);
+                    if (_arriving is not null && (destination as MemoryDestination)?.Announce(verifier) is ArrivingCheckpoint arriving)
+                    {
+                        arriving.Begin(fetch);
+                        _arriving(arriving);
+                    }
                 }
                 double allocate = clock.Mark();
 
@@ -225,6 +237,7 @@ internal sealed partial class JoinOperation : IDisposable
             cancellationToken.ThrowIfCancellationRequested();
             if (destination is MemoryDestination memory)
             {
+                memory.Arriving?.End(null);
                 held = memory.ToCheckpoint(_options.CheckpointName, files, _pin, _warnings);
                 digests = unverified is null ? verifier?.TakeReceived(_ownDigest) : null;
             }
@@ -250,6 +263,11 @@ internal sealed partial class JoinOperation : IDisposable
                 Rounds = rounds,
                 Warnings = _warnings,
             });
+        }
+        catch (Exception failure)
+        {
+            (destination as MemoryDestination)?.Arriving?.End(failure);
+            throw;
         }
         finally
         {

@@ -41,6 +41,15 @@ internal sealed class MemoryDestination : IJoinDestination
         }
     }
 
+    /// <summary>Told of every unit that is in its place; null when nobody waits for tensors.</summary>
+    internal ArrivingCheckpoint? Arriving { get; private set; }
+
+    /// <summary>Lets tensors be taken as they come; null when some of them are not copied at all.</summary>
+    internal ArrivingCheckpoint? Announce(DigestVerifier? verifier)
+        => Arriving = Array.TrueForAll(_buffers!, static buffer => buffer is not null) ? new ArrivingCheckpoint(_plan, [.. _buffers!.OfType<MemoryBuffer>()], verifier) : null;
+
+    public void Completed(in ReadUnit unit) => Arriving?.Completed(unit);
+
     private bool IsAttached(int owner) => _links[owner] is { IsAttached: true };
 
     /// <summary>Refuses what this host cannot hold.</summary>

@@ -7,5 +7,6 @@ namespace CheckpointEngine.Http.Contracts;
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase, DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
     RespectNullableAnnotations = true)]
 [JsonSerializable(typeof(RegisterFilesRequest))]
+[JsonSerializable(typeof(UpdateRequest))]
 [JsonSerializable(typeof(ProblemReply))]
 internal sealed partial class HttpJsonContext : JsonSerializerContext;

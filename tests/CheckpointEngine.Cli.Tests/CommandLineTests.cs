@@ -14,14 +14,18 @@ public sealed class CommandLineTests
     public async Task Help_OfAll_NamesEveryCommand()
     {
         string help = (await Engine.RunAsync("--help")).Succeeded().Output;
-        Assert.All(new[] { "serve", "join", "metas", "plan", "doctor", "Examples:" }, word => Assert.Contains(word, help, StringComparison.Ordinal));
+        Assert.All(new[] { "serve", "join", "update", "metas", "plan", "doctor", "Examples:" }, word => Assert.Contains(word, help, StringComparison.Ordinal));
     }
 
     [Theory]
     [InlineData("serve", "--checkpoint", "--listen", "--tls-cert", "--tls-key", "--tls-client-ca", "--token-file", "--insecure", "--plain-peers", "--allow-path",
         "--address", "--port", "--transport", "--rank", "--peers", "--gather", "--hold", "--pin", "--digest", "--save-metas-file", "--sleep-time", "--json", "--ca-file", "--cert", "--key")]
     [InlineData("join", "--metas-url", "--load-metas-file", "--checkpoint-name", "--include", "--exclude", "--weights-only", "--to", "--serve", "--transport",
-        "--no-verify", "--require-verify", "--repeat", "--timeout", "--stall-timeout", "--keep-partial", "--json", "--token-file", "--listen", "--ca-file", "--cert", "--key")]
+        "--no-verify", "--require-verify", "--repeat", "--timeout", "--stall-timeout", "--keep-partial", "--json", "--token-file", "--listen", "--ca-file", "--cert", "--key",
+        "--endpoint", "--uds", "--engine", "--inference-parallel-size", "--worker-protocol", "--update-devices")]
+    [InlineData("update", "--checkpoint-path", "--checkpoint-name", "--endpoint", "--uds", "--engine", "--inference-parallel-size", "--worker-protocol", "--update-devices", "--bucket-mib",
+        "--api-key-file", "--weight-version", "--no-flush-cache", "--files-dir", "--keep-files", "--health-timeout", "--step-timeout", "--update-timeout", "--save-metas-file", "--sleep-time",
+        "--update-method", "--json", "--hold", "--address")]
     [InlineData("metas", "--metas-url", "--load-metas-file", "--format", "--output", "--token-file")]
     [InlineData("plan", "--metas-url", "--load-metas-file", "--json", "--token-file")]
     [InlineData("doctor", "--json")]
@@ -62,6 +66,13 @@ public sealed class CommandLineTests
     [InlineData("verify both", "join", "--load-metas-file", "x", "--no-verify", "--require-verify")]
     [InlineData("serve from directory", "join", "--load-metas-file", "x", "--serve", "--to", "dir:y")]
     [InlineData("listen without serve", "join", "--load-metas-file", "x", "--listen", "http://127.0.0.1:0")]
+    [InlineData("uds without endpoint", "join", "--load-metas-file", "x", "--uds", "/run/vllm.sock")]
+    [InlineData("endpoint and dir", "join", "--load-metas-file", "x", "--endpoint", "http://127.0.0.1:1", "--to", "dir:y")]
+    [InlineData("endpoint and repeat", "join", "--load-metas-file", "x", "--endpoint", "http://127.0.0.1:1", "--repeat", "2")]
+    [InlineData("update of nothing", "update")]
+    [InlineData("endpoint scheme", "update", "--checkpoint-path", "x", "--endpoint", "ftp://127.0.0.1:1")]
+    [InlineData("files kept of none", "update", "--checkpoint-path", "x", "--keep-files")]
+    [InlineData("worker protocol", "update", "--checkpoint-path", "x", "--worker-protocol", "0.3")]
     [InlineData("cert alone", "metas", "--load-metas-file", "x", "--cert", "y")]
     [InlineData("format word", "metas", "--load-metas-file", "x", "--format", "yaml")]
     public async Task Usage_Wrong_IsExit2AndSaysWhatToTry(string mistake, params string[] arguments)

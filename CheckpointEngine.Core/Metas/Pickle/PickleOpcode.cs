@@ -13,6 +13,8 @@ internal static class PickleOpcode
     internal const byte BinInt2 = (byte)'M';
     internal const byte None = (byte)'N';
     internal const byte Reduce = (byte)'R';
+    internal const byte BinBytes = (byte)'B';
+    internal const byte ShortBinBytes = (byte)'C';
     internal const byte BinUnicode = (byte)'X';
     internal const byte Append = (byte)'a';
     internal const byte Build = (byte)'b';
@@ -88,8 +90,8 @@ internal static class PickleOpcode
         SetItems => "SETITEMS",
         (byte)'G' => "BINFLOAT",
         EmptyDict => "EMPTY_DICT",
-        (byte)'B' => "BINBYTES",
-        (byte)'C' => "SHORT_BINBYTES",
+        BinBytes => "BINBYTES",
+        ShortBinBytes => "SHORT_BINBYTES",
         Proto => "PROTO",
         NewObj => "NEWOBJ",
         0x82 => "EXT1",

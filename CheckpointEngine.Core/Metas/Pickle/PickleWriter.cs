@@ -49,6 +49,8 @@ internal sealed class PickleWriter : IDisposable
 
     internal void None() => WriteObject(PickleOpcode.None);
 
+    internal void Boolean(bool value) => WriteObject(value ? PickleOpcode.NewTrue : PickleOpcode.NewFalse);
+
     internal void EmptyTuple() => WriteObject(PickleOpcode.EmptyTuple);
 
     internal void EmptyList() => WriteObject(PickleOpcode.EmptyList);
@@ -143,6 +145,26 @@ internal sealed class PickleWriter : IDisposable
         _used += utf8.Length;
     }
 
+    /// <summary>Emits bytes, protocol 3 and later; not memoized.</summary>
+    internal void Bytes(ReadOnlySpan<byte> bytes)
+    {
+        BeginObject();
+        Span<byte> free = Free(5 + bytes.Length);
+        if (bytes.Length <= byte.MaxValue)
+        {
+            free[0] = PickleOpcode.ShortBinBytes;
+            free[1] = (byte)bytes.Length;
+            _used += 2;
+        }
+        else
+        {
+            free[0] = PickleOpcode.BinBytes;
+            BinaryPrimitives.WriteInt32LittleEndian(free[1..], bytes.Length);
+            _used += 5;
+        }
+        Write(bytes);
+    }
+
     /// <summary>Emits a global of protocol 2 or 3, where it has an opcode of its own.</summary>
     internal void Global(ReadOnlySpan<byte> module, ReadOnlySpan<byte> name)
     {
@@ -156,6 +178,14 @@ internal sealed class PickleWriter : IDisposable
 
     /// <summary>Emits a global of protocol 4 and later: module and name are the two strings on the stack.</summary>
     internal void StackGlobal() => Write(PickleOpcode.StackGlobal);
+
+    /// <summary>Emits a global of protocol 4 and later, its two strings included.</summary>
+    internal void StackGlobal(ReadOnlySpan<byte> module, ReadOnlySpan<byte> name)
+    {
+        String(module);
+        String(name);
+        StackGlobal();
+    }
 
     /// <summary>Gives the newest object a memo entry.</summary>
     /// <returns>The entry.</returns>

@@ -26,7 +26,7 @@ public sealed class CheckpointEndpointsTests : IDisposable
     [InlineData("GET", "/", HttpStatusCode.NotFound)]
     [InlineData("GET", "/v1/checkpoints", HttpStatusCode.NotFound)]
     [InlineData("GET", "/v1/checkpoints//metas", HttpStatusCode.NotFound)]
-    [InlineData("POST", "/v1/checkpoints/m/update", HttpStatusCode.NotFound)]
+    [InlineData("GET", "/v1/checkpoints/m/update", HttpStatusCode.MethodNotAllowed)]
     [InlineData("POST", "/v1/healthz", HttpStatusCode.MethodNotAllowed)]
     [InlineData("PUT", "/v1/metas", HttpStatusCode.MethodNotAllowed)]
     [InlineData("GET", "/v1/checkpoints/m", HttpStatusCode.MethodNotAllowed)]

@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Inference;
 using CheckpointEngine.Metas;
 
 namespace CheckpointEngine.Http.Tests.Support;
@@ -18,6 +19,8 @@ internal sealed class FakeStore : ICheckpointStore
     internal ConcurrentQueue<string> Calls { get; } = [];
 
     internal ConcurrentQueue<IReadOnlyList<string>> Registered { get; } = [];
+
+    internal InferenceUpdateOptions? Updated { get; private set; }
 
     internal CheckpointMetas? Loaded { get; private set; }
 
@@ -77,6 +80,13 @@ internal sealed class FakeStore : ICheckpointStore
         metas.ValidateForLoading();
         Loaded = metas;
         Publish(name, metas);
+    }
+
+    public Task UpdateAsync(string name, InferenceUpdateOptions options, CancellationToken cancellationToken)
+    {
+        Record($"update {name}");
+        Updated = options;
+        return Task.CompletedTask;
     }
 
     public Task GatherMetasAsync(string name, IReadOnlyList<string> peerUrls, MetasClientOptions clientOptions, CancellationToken cancellationToken)

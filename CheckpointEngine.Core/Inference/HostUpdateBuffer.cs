@@ -1,0 +1,86 @@
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Metas.Pickle;
+
+namespace CheckpointEngine.Inference;
+
+/// <summary>A piece of shared memory without a name, which ends with this process and its mappings however they end.</summary>
+/// <remarks>
+/// A memfd and no file of /dev/shm: nothing is left behind by a crash, and a container's /dev/shm is 64 MiB by default. Workers open it by its
+/// descriptor under /proc, for reading; that needs the same user (or root) and the same PID namespace, as its socket needs the same network namespace.
+/// </remarks>
+internal sealed class HostUpdateBuffer : IUpdateBuffer
+{
+    private readonly MemoryBuffer _memory;
+    private readonly CopyCrew _crew = new();
+    private bool _disposed;
+
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/>.</exception>
+    internal HostUpdateBuffer(long halfBytes)
+    {
+        HalfBytes = halfBytes;
+        _memory = MemoryBuffer.AllocateMemfd(checked(2 * halfBytes), "checkpoint-engine:update");
+    }
+
+    public long HalfBytes { get; }
+
+    public void WriteHandle(PickleWriter pickle)
+    {
+        pickle.StackGlobal("checkpoint_engine"u8, "map_host_buffer"u8);
+        Span<byte> path = stackalloc byte[64];
+        path = path[..System.Text.Encoding.UTF8.GetBytes($"/proc/{Environment.ProcessId}/fd/{_memory.FileDescriptor!.DangerousGetHandle()}", path)];
+        pickle.String(path);
+        pickle.Integer((ulong)(2 * HalfBytes));
+        pickle.Tuple(2);
+        pickle.Tuple(2);
+    }
+
+    public void BeginCopy(int half, ReadOnlyMemory<UpdatePiece> pieces) => _crew.Begin(pieces, _memory.Address + (nint)(half * HalfBytes));
+
+    public double Synchronize() => _crew.Wait();
+
+    public void Dispose()
+    {
+        if (_disposed)
+        {
+            return;
+        }
+        _disposed = true;
+        _crew.Dispose();
+        _memory.Dispose();
+    }
+}
+
+/// <summary>Stands for one worker that reads host memory; all of an update share one buffer.</summary>
+internal sealed class HostUpdateDevice : IUpdateDevice
+{
+    private readonly HostUpdateDevice _first;
+    private HostUpdateBuffer? _buffer;
+
+    private HostUpdateDevice(int index, HostUpdateDevice? first)
+    {
+        Uuid = $"HOST-{index}";
+        _first = first ?? this;
+    }
+
+    public string Uuid { get; }
+
+    public long FreeBytes => Internal.HostMemory.AvailableBytes();
+
+    /// <summary>Makes <c>HOST-0</c> to <c>HOST-(count - 1)</c>.</summary>
+    internal static IUpdateDevice[] Make(int count)
+    {
+        var devices = new IUpdateDevice[count];
+        HostUpdateDevice? first = null;
+        for (int i = 0; i < count; i++)
+        {
+            var device = new HostUpdateDevice(i, first);
+            first ??= device;
+            devices[i] = device;
+        }
+        return devices;
+    }
+
+    public IUpdateBuffer AllocateBuffer(long halfBytes) => _first._buffer ??= new HostUpdateBuffer(halfBytes);
+
+    public void Dispose() => _buffer?.Dispose();
+}

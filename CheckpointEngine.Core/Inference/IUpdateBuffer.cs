@@ -1,0 +1,34 @@
+using CheckpointEngine.Metas.Pickle;
+
+namespace CheckpointEngine.Inference;
+
+/// <summary>Memory that workers map: two halves of equal length, the second right behind the first.</summary>
+/// <remarks>One thread at a time. Dispose waits for copies under way; workers that have mapped it keep what they have. Again it does nothing.</remarks>
+internal interface IUpdateBuffer : IDisposable
+{
+    /// <summary>Bytes of one half.</summary>
+    long HalfBytes { get; }
+
+    /// <summary>Emits what a worker makes the buffer of: the tuple of a function and its arguments.</summary>
+    void WriteHandle(PickleWriter pickle);
+
+    /// <summary>Starts copying into a half, of which nobody reads meanwhile; returns at once.</summary>
+    /// <param name="half">0 or 1.</param>
+    /// <param name="pieces">Valid until <see cref="Synchronize"/> returns.</param>
+    void BeginCopy(int half, ReadOnlyMemory<UpdatePiece> pieces);
+
+    /// <summary>Waits until all that was started is in its place and visible to workers.</summary>
+    /// <returns>Seconds from the start to the end of the copy.</returns>
+    double Synchronize();
+}
+
+/// <summary>A tensor's way into a half.</summary>
+/// <param name="source">Address in this process.</param>
+/// <param name="offset">Bytes from the half's start.</param>
+/// <param name="bytes">Its length.</param>
+internal readonly struct UpdatePiece(nint source, long offset, long bytes)
+{
+    internal readonly nint Source = source;
+    internal readonly long Offset = offset;
+    internal readonly long Bytes = bytes;
+}

@@ -1,0 +1,11 @@
+namespace CheckpointEngine.Inference;
+
+/// <summary>Which memory the workers are given.</summary>
+public enum UpdateDeviceKind
+{
+    /// <summary>Shared memory of this host, one piece for all workers.</summary>
+    Host,
+
+    /// <summary>Memory of each worker's own GPU.</summary>
+    Cuda,
+}

@@ -1,0 +1,316 @@
+using System.Buffers;
+using System.Diagnostics;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
+
+namespace CheckpointEngine.Inference;
+
+/// <summary>One update through shared buffers: while workers load a bucket the next one is copied beside it.</summary>
+/// <remarks>Runs on the thread that calls it, which sends, waits and starts copies; copies have threads of their own.</remarks>
+internal sealed class UpdatePipeline
+{
+    // Large enough that the exchange of messages is nothing beside the copy, small enough that the first bucket is soon there.
+    private const long DefaultBucketBytes = 256 << 20;
+
+    private static readonly TimeSpan s_patienceForReason = TimeSpan.FromSeconds(5);
+
+    // Old workers go, and the server answers, at once after the only None; one that stays waits for a second.
+    private static readonly TimeSpan s_patienceForEnd = TimeSpan.FromSeconds(2);
+
+    private readonly UpdateSource _source;
+    private readonly InferenceUpdateOptions _options;
+    private readonly InferenceClient _client;
+    private readonly IUpdateDevice[] _devices;
+    private readonly IReadOnlyList<uint>? _admits;
+    private readonly IProgress<InferenceUpdateProgress>? _progress;
+    private readonly List<string> _notes = [];
+    private readonly double[] _handleSeconds;
+    private readonly double[] _loadSeconds;
+    private readonly double[] _finishSeconds;
+    private BucketLayout _layout = null!;
+    private UpdatePiece[] _pieces = [];
+    private int _pieceCount;
+
+    internal UpdatePipeline(UpdateSource source, InferenceUpdateOptions options, InferenceClient client, IUpdateDevice[] devices,
+        IReadOnlyList<uint>? admits, IProgress<InferenceUpdateProgress>? progress)
+    {
+        _source = source;
+        _options = options;
+        _client = client;
+        _devices = devices;
+        _admits = admits;
+        _progress = progress;
+        _handleSeconds = new double[devices.Length];
+        _loadSeconds = new double[devices.Length];
+        _finishSeconds = new double[devices.Length];
+        for (int tensor = 0; tensor < source.Tensors.Count; tensor++)
+        {
+            TotalBytes += source.Tensors.GetByteLength(tensor);
+        }
+    }
+
+    /// <summary>Bytes of all tensors.</summary>
+    internal long TotalBytes { get; }
+
+    /// <summary>Runs it; whatever happens, workers that are there are told the end and the memory is given back.</summary>
+    /// <param name="healthSeconds">For the report.</param>
+    /// <param name="stop">Ends it; from the first bucket on it is given <see cref="InferenceUpdateOptions.UpdateTimeout"/>.</param>
+    /// <exception cref="CheckpointEngineException">Which worker or server, and what it says.</exception>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    internal InferenceUpdateReport Run(double healthSeconds, CancellationTokenSource stop)
+    {
+        CancellationToken cancellationToken = stop.Token;
+        long free = long.MaxValue;
+        foreach (IUpdateDevice device in _devices)
+        {
+            free = Math.Min(free, device.FreeBytes);
+        }
+        long wanted = _options.BucketBytes != 0 ? _options.BucketBytes : DefaultBucketBytes;
+        _layout = BucketLayout.Make(_source.Tensors, BucketLayout.ChooseSize(_source.Tensors, wanted, BucketLimits.FromEnvironment(free)));
+
+        if (_layout.Count != 0)
+        {
+            _source.Readiness.Wait(0, _layout.TensorCount(0), cancellationToken);
+        }
+        stop.CancelAfter(_options.UpdateTimeout);
+        long start = Stopwatch.GetTimestamp();
+
+        using var workers = new WorkerGroup(Array.ConvertAll(_devices, static device => device.Uuid), _admits);
+        var buffers = new List<IUpdateBuffer>();            // each once
+        try
+        {
+            ReadOnlyMemory<byte>[] handles = Allocate(buffers);
+            using var serverStop = new CancellationTokenSource();      // not cancelled with the update: workers are told first, and the server answers
+            Task server = _client.UpdateFromSocketsAsync(workers, serverStop.Token);
+            try
+            {
+                return RunWithServer(workers, handles, buffers, server, start, healthSeconds, cancellationToken);
+            }
+            catch (Exception failure)
+            {
+                // A server whose workers have stopped answers soon, and says best what went wrong.
+                workers.Abort(failure is OperationCanceledException ? "the update was cancelled" : failure.Message, server,
+                    failure is OperationCanceledException ? s_patienceForEnd : s_patienceForReason);
+                Exception? reason = server.IsFaulted ? server.Exception.InnerException : null;
+                serverStop.Cancel();
+                _ = server.ContinueWith(static ended => _ = ended.Exception, TaskScheduler.Default);
+                // A worker that has answered has said it itself.
+                if (failure is CheckpointEngineException { Error: not CheckpointError.Refused } known && reason is not null && !ReferenceEquals(reason, failure))
+                {
+                    throw new CheckpointEngineException(known.Error, $"{known.Message}; {reason.Message}", known.NativeCode, failure);
+                }
+                throw;
+            }
+        }
+        finally
+        {
+            foreach (IUpdateBuffer buffer in buffers)
+            {
+                buffer.Dispose();
+            }
+        }
+    }
+
+    private ReadOnlyMemory<byte>[] Allocate(List<IUpdateBuffer> buffers)
+    {
+        var handles = new ReadOnlyMemory<byte>[_devices.Length];
+        for (int i = 0; i < _devices.Length; i++)
+        {
+            IUpdateBuffer buffer = _devices[i].AllocateBuffer(_layout.BucketBytes);
+            if (!buffers.Contains(buffer))
+            {
+                buffers.Add(buffer);
+            }
+            var message = new ArrayBufferWriter<byte>();
+            UpdateMessages.WriteHandle(message, buffer);
+            handles[i] = message.WrittenMemory;
+        }
+        return handles;
+    }
+
+    private InferenceUpdateReport RunWithServer(WorkerGroup workers, ReadOnlyMemory<byte>[] handles, List<IUpdateBuffer> buffers, Task server,
+        long start, double healthSeconds, CancellationToken cancellationToken)
+    {
+        var message = new ArrayBufferWriter<byte>();
+        Report(0, "connect");
+        workers.PostEach(handles);
+        BeginCopy(buffers, 0, cancellationToken);
+        Require(workers, workers.Wait(_options.StepTimeout, server, cancellationToken), server, "map the buffer");
+        Add(workers, _handleSeconds);
+
+        var reports = new InferenceBucketReport[_layout.Count];
+        long loaded = 0;
+        for (int bucket = 0; bucket < _layout.Count; bucket++)
+        {
+            double copySeconds = Synchronize(buffers);
+            Report(loaded, "load");
+            message.ResetWrittenCount();
+            UpdateMessages.WriteBucket(message, _source.Tensors, _layout, bucket, (bucket & 1) * _layout.BucketBytes);
+            workers.Post(message.WrittenMemory);
+            BeginCopy(buffers, bucket + 1, cancellationToken);
+            Require(workers, workers.Wait(_options.StepTimeout, server, cancellationToken), server, $"load bucket {bucket + 1} of {_layout.Count}");
+            Add(workers, _loadSeconds);
+            loaded += _layout.DataBytes(bucket);
+            reports[bucket] = new InferenceBucketReport(_layout.DataBytes(bucket), _layout.TensorCount(bucket), copySeconds, Slowest(workers));
+        }
+        Report(loaded, "finish");
+        _source.Readiness.WaitForEnd(cancellationToken);
+        long finish = Stopwatch.GetTimestamp();
+        Finish(workers, buffers, server, message, cancellationToken);
+        var devices = new InferenceDeviceReport[_devices.Length];
+        for (int i = 0; i < devices.Length; i++)
+        {
+            devices[i] = new InferenceDeviceReport(_devices[i].Uuid, _handleSeconds[i], _loadSeconds[i], _finishSeconds[i]);
+        }
+        return new InferenceUpdateReport
+        {
+            Checkpoint = _source.Name,
+            Bytes = TotalBytes,
+            Tensors = _source.Tensors.Count,
+            BucketBytes = _layout.BucketBytes,
+            Seconds = Stopwatch.GetElapsedTime(start).TotalSeconds,
+            HealthSeconds = healthSeconds,
+            FinishSeconds = Stopwatch.GetElapsedTime(finish).TotalSeconds,
+            Buckets = reports,
+            Devices = devices,
+            Notes = _notes,
+        };
+    }
+
+    // Workers of 0.4 answer None twice. Older ones end with the first: their going, or the server's answer, is then the end.
+    private void Finish(WorkerGroup workers, List<IUpdateBuffer> buffers, Task server, ArrayBufferWriter<byte> message, CancellationToken cancellationToken)
+    {
+        message.ResetWrittenCount();
+        UpdateMessages.WriteNone(message);
+        ReadOnlyMemory<byte> none = message.WrittenMemory;
+        workers.Post(none);
+        bool endedEarly = RequireClosed(workers, server, cancellationToken);
+        Add(workers, _finishSeconds);
+        foreach (IUpdateBuffer buffer in buffers)
+        {
+            buffer.Dispose();       // workers have let go of it, and what the server does with the weights may need the memory
+        }
+        bool isNew = _options.WorkerProtocol == WorkerProtocol.V04;
+        if (!endedEarly && (isNew || !WaitFor(server, s_patienceForEnd, cancellationToken)))
+        {
+            workers.Post(none);
+            endedEarly = RequireClosed(workers, server, cancellationToken);
+            Add(workers, _finishSeconds);
+            if (endedEarly == isNew)
+            {
+                _notes.Add(isNew
+                    ? "the workers ended with the first closing message: their checkpoint-engine is older than 0.4 (--worker-protocol 0.2)"
+                    : "the workers wanted a second closing message: their checkpoint-engine is 0.4 or later (--worker-protocol 0.4)");
+            }
+        }
+        WaitFor(server, Timeout.InfiniteTimeSpan, cancellationToken);
+        server.GetAwaiter().GetResult();
+    }
+
+    // Gives whether workers or server were through before every answer came.
+    private bool RequireClosed(WorkerGroup workers, Task server, CancellationToken cancellationToken)
+    {
+        WorkerWait wait = workers.Wait(_options.StepTimeout, server, cancellationToken);
+        if (wait is not (WorkerWait.Gone or WorkerWait.ServerEnded))
+        {
+            Require(workers, wait, server, "finish");
+            return false;
+        }
+        if (!WaitFor(server, _options.StepTimeout, cancellationToken))
+        {
+            Require(workers, wait, server, "finish");
+        }
+        server.GetAwaiter().GetResult();        // it decides: its failure is told as it tells it
+        return true;
+    }
+
+    private void Require(WorkerGroup workers, WorkerWait wait, Task server, string step)
+    {
+        switch (wait)
+        {
+            case WorkerWait.Failed:
+                ThrowHelper.Throw(CheckpointError.Refused, $"update '{_source.Name}': {step}: {workers.DescribeFailure()}");
+                break;
+            case WorkerWait.Gone:
+                ThrowHelper.Throw(CheckpointError.Unreachable, $"update '{_source.Name}': {step}: {workers.DescribeFailure()}; look at the server's log");
+                break;
+            case WorkerWait.Late:
+                string hint = workers.NobodyConnected
+                    ? "; workers must be of the same network namespace, and be told of by the server: check its log"
+                    : "; give it more time (--step-timeout), or look at the server's log";
+                ThrowHelper.Throw(CheckpointError.Timeout, $"update '{_source.Name}': {step}: {workers.DescribeFailure()} within {_options.StepTimeout.TotalSeconds:0.#} s{hint}");
+                break;
+            case WorkerWait.ServerEnded:
+                server.GetAwaiter().GetResult();
+                ThrowHelper.Throw(CheckpointError.ProtocolViolation,
+                    $"update '{_source.Name}': {step}: {_client.Name} answered that it is done, and {workers.DescribeFailure()}; check --inference-parallel-size and --engine");
+                break;
+        }
+    }
+
+    private static bool WaitFor(Task task, TimeSpan timeout, CancellationToken cancellationToken)
+        => ((IAsyncResult)task).AsyncWaitHandle is WaitHandle ended
+            && WaitHandle.WaitAny([ended, cancellationToken.WaitHandle], timeout) switch
+            {
+                0 => true,
+                1 => throw new OperationCanceledException(cancellationToken),
+                _ => false,
+            };
+
+    private void BeginCopy(List<IUpdateBuffer> buffers, int bucket, CancellationToken cancellationToken)
+    {
+        if (bucket >= _layout.Count)
+        {
+            return;
+        }
+        int first = _layout.FirstTensor(bucket);
+        int count = _layout.TensorCount(bucket);
+        _source.Readiness.Wait(first, count, cancellationToken);
+        if (_pieces.Length < count)
+        {
+            _pieces = new UpdatePiece[Math.Max(count, Math.Min(_source.Tensors.Count, 2 * _pieces.Length))];
+        }
+        _pieceCount = 0;
+        for (int tensor = first; tensor < first + count; tensor++)
+        {
+            if (_source.Tensors.GetByteLength(tensor) is > 0 and long bytes)
+            {
+                _pieces[_pieceCount++] = new UpdatePiece(_source.AddressOf(tensor), _layout.OffsetOf(tensor), bytes);
+            }
+        }
+        foreach (IUpdateBuffer buffer in buffers)
+        {
+            buffer.BeginCopy(bucket & 1, _pieces.AsMemory(0, _pieceCount));
+        }
+    }
+
+    private static double Synchronize(List<IUpdateBuffer> buffers)
+    {
+        double slowest = 0;
+        foreach (IUpdateBuffer buffer in buffers)
+        {
+            slowest = Math.Max(slowest, buffer.Synchronize());
+        }
+        return slowest;
+    }
+
+    private static void Add(WorkerGroup workers, double[] seconds)
+    {
+        for (int worker = 0; worker < seconds.Length; worker++)
+        {
+            seconds[worker] += workers.IsGone(worker) ? 0 : workers.AnswerSeconds(worker);
+        }
+    }
+
+    private static double Slowest(WorkerGroup workers)
+    {
+        double slowest = 0;
+        for (int worker = 0; worker < workers.Count; worker++)
+        {
+            slowest = Math.Max(slowest, workers.AnswerSeconds(worker));
+        }
+        return slowest;
+    }
+
+    private void Report(long bytes, string phase) => _progress?.Report(new InferenceUpdateProgress(bytes, TotalBytes, phase));
+}
