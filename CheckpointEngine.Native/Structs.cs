@@ -138,3 +138,40 @@ internal unsafe struct CeJoinReport
     // Since 0.3.
     internal ulong AttachedBytes;
 }
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct CeUpdateOptions
+{
+    internal nuint StructSize;
+    internal byte* Endpoint;
+    internal byte* UnixSocket;
+    internal byte* ApiKey;
+    internal byte* WeightVersion;
+    internal byte* FilesDirectory;
+    internal ulong BucketBytes;
+    internal ulong HealthTimeoutMs;
+    internal ulong StepTimeoutMs;
+    internal ulong UpdateTimeoutMs;
+    internal uint Engine;
+    internal uint ParallelSize;
+    internal uint WorkerProtocol;
+    internal uint Devices;
+    internal uint KeepCache;
+    internal uint KeepFiles;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal struct CeUpdateReport
+{
+    internal nuint StructSize;
+    internal ulong Bytes;
+    internal ulong Tensors;
+    internal ulong BucketBytes;
+    internal ulong Buckets;
+    internal double Seconds;
+    internal double HealthSeconds;
+    internal double WriteSeconds;
+    internal double CopySeconds;
+    internal double LoadSeconds;
+    internal double FinishSeconds;
+}

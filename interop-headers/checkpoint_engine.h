@@ -411,6 +411,65 @@ CE_API ce_status ce_server_load_metas(ce_server *server, const char *name, ce_me
  * Since:     0.2 */
 CE_API ce_status ce_server_checkpoint(ce_server *server, const char *name, ce_checkpoint **checkpoint);
 
+/* What inference server it is, and how it takes weights. */
+enum {
+    CE_ENGINE_VLLM = 0,          /* POST /collective_rpc, with checkpoint-engine's worker extension */
+    CE_ENGINE_SGLANG = 1,        /* POST /update_weights_from_ipc */
+    CE_ENGINE_LMDEPLOY = 2,      /* POST /update_weights_from_ipc */
+    CE_ENGINE_VLLM_FILES = 3,    /* it reads safetensors, which are written for it and removed again: reload_weights */
+    CE_ENGINE_SGLANG_FILES = 4   /* POST /update_weights_from_disk */
+};
+
+/* Which checkpoint-engine its workers have. */
+enum { CE_WORKERS_0_4 = 0, CE_WORKERS_0_2 = 1, CE_WORKERS_0_1 = 2 };
+
+/* Which memory its workers take weights from. */
+enum { CE_UPDATE_HOST = 0, CE_UPDATE_CUDA = 1 };
+
+typedef struct ce_update_options {
+    size_t struct_size;
+    const char *endpoint;          /* the server's URL; NULL: "http://localhost:19730" */
+    const char *unix_socket;       /* reach it through this socket; NULL: over TCP */
+    const char *api_key;           /* what its admin endpoints ask for; NULL: nothing */
+    const char *weight_version;    /* what SGLang calls the weights; NULL: it keeps its name */
+    const char *files_directory;   /* where files are written, absent or empty; NULL: a new directory in /dev/shm */
+    uint64_t bucket_bytes;         /* of which there are two; 0: 256 MiB */
+    uint64_t health_timeout_ms;    /* the longest the server may take to be up; 0: 10 minutes */
+    uint64_t step_timeout_ms;      /* the longest a worker may take for a bucket; 0: 2 minutes */
+    uint64_t update_timeout_ms;    /* the longest the update may take once it is up; 0: 5 minutes */
+    uint32_t engine;               /* CE_ENGINE_... */
+    uint32_t parallel_size;        /* number of workers; 0: 1 */
+    uint32_t worker_protocol;      /* CE_WORKERS_... */
+    uint32_t devices;              /* CE_UPDATE_... */
+    uint32_t keep_cache;           /* 1: SGLang keeps its cache of prefixes, which is of the old weights */
+    uint32_t keep_files;           /* 1: files stay */
+} ce_update_options;
+#define CE_UPDATE_OPTIONS_INIT { sizeof(ce_update_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+typedef struct ce_update_report {
+    size_t struct_size;
+    uint64_t bytes;                /* tensor data, padding not counted */
+    uint64_t tensors;
+    uint64_t bucket_bytes;         /* 0 for files, as buckets */
+    uint64_t buckets;
+    double seconds;                /* without the wait for the server's health */
+    double health_seconds;
+    double write_seconds;          /* files */
+    double copy_seconds;           /* into the buckets, beside the loading of the one before */
+    double load_seconds;           /* the slowest worker's, summed over the buckets */
+    double finish_seconds;
+} ce_update_report;
+
+/* Brings a checkpoint that the server holds into a running inference server: vLLM, SGLang or LMDeploy. Blocks. After a failure the inference
+ * server may have parts of the new weights: update it again. Every way but files needs libzmq.so.5 (Debian: libzmq5).
+ * options:   may be NULL. cancel: may be NULL; its workers are then told to stop.
+ * report:    receives what was done; may be NULL.
+ * Threads:   any; one update of an inference server at a time is the caller's to see to.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_NOT_FOUND, CE_E_BUSY, CE_E_REFUSED (the server's or a worker's words), CE_E_UNREACHABLE,
+ *            CE_E_TIMEOUT, CE_E_NOT_SUPPORTED, CE_E_OUT_OF_MEMORY, CE_E_IO, CE_E_CANCELLED.
+ * Since:     0.3 */
+CE_API ce_status ce_server_update(ce_server *server, const char *name, const ce_update_options *options, ce_cancel *cancel, ce_update_report *report);
+
 /* ---- Join: read what others hold ------------------------------------------------------------------------------------------------------- */
 
 typedef struct ce_join ce_join;

@@ -905,6 +905,49 @@ struct ServerOptions {
     }
 };
 
+enum class Engine : std::uint32_t {
+    Vllm = CE_ENGINE_VLLM,
+    Sglang = CE_ENGINE_SGLANG,
+    Lmdeploy = CE_ENGINE_LMDEPLOY,
+    VllmFiles = CE_ENGINE_VLLM_FILES,
+    SglangFiles = CE_ENGINE_SGLANG_FILES
+};
+enum class Workers : std::uint32_t { V0_4 = CE_WORKERS_0_4, V0_2 = CE_WORKERS_0_2, V0_1 = CE_WORKERS_0_1 };
+enum class UpdateDevices : std::uint32_t { Host = CE_UPDATE_HOST, Cuda = CE_UPDATE_CUDA };
+
+/* How weights are brought into an inference server. Empty and zero mean the default. */
+struct UpdateOptions {
+    std::string endpoint;                            /* the server's URL; empty: "http://localhost:19730" */
+    std::string unix_socket;                         /* reach it through this socket; empty: over TCP */
+    std::string api_key;                             /* what its admin endpoints ask for */
+    std::string weight_version;                      /* what SGLang calls the weights */
+    std::string files_directory;                     /* where files are written, absent or empty; empty: a new directory in /dev/shm */
+    std::uint64_t bucket_bytes = 0;                  /* of which there are two; 0: 256 MiB */
+    std::chrono::milliseconds health_timeout{0};     /* the longest the server may take to be up; 0: 10 minutes */
+    std::chrono::milliseconds step_timeout{0};       /* the longest a worker may take for a bucket; 0: 2 minutes */
+    std::chrono::milliseconds update_timeout{0};     /* the longest the update may take once it is up; 0: 5 minutes */
+    Engine engine = Engine::Vllm;
+    std::uint32_t parallel_size = 1;                 /* number of workers */
+    Workers workers = Workers::V0_4;
+    UpdateDevices devices = UpdateDevices::Host;
+    bool keep_cache = false;                         /* SGLang keeps its cache of prefixes, which is of the old weights */
+    bool keep_files = false;
+};
+
+/* What an update did: ce_update_report. */
+struct UpdateReport {
+    std::uint64_t bytes = 0;           /* tensor data, padding not counted */
+    std::uint64_t tensors = 0;
+    std::uint64_t bucket_bytes = 0;    /* 0 for files, as buckets */
+    std::uint64_t buckets = 0;
+    double seconds = 0;                /* without the wait for the server's health */
+    double health_seconds = 0;
+    double write_seconds = 0;
+    double copy_seconds = 0;
+    double load_seconds = 0;
+    double finish_seconds = 0;
+};
+
 /* Holds checkpoints for others to read, and joins what they hold.
  * Ownership: of its handle. The destructor ends its joins, stops listening, waits for reads under way (drain_timeout) and frees what no Checkpoint
  *            keeps; it must not run inside a callback of its joins.
@@ -987,6 +1030,42 @@ public:
         begin_update(name);
         std::forward<F>(change)();
         commit_update(name);
+    }
+
+    /* Brings a checkpoint that is held here into a running inference server. Blocks.
+     * Ownership: nothing is kept; cancel may be nullptr.   Threads: any, one update of a server at a time.   Errors: as ce_server_update. */
+    UpdateReport update_inference(const std::string &name, const UpdateOptions &options = {}, const Cancel *cancel = nullptr) const {
+        ce_update_options c = CE_UPDATE_OPTIONS_INIT;
+        c.endpoint = detail::c_string(options.endpoint);
+        c.unix_socket = detail::c_string(options.unix_socket);
+        c.api_key = detail::c_string(options.api_key);
+        c.weight_version = detail::c_string(options.weight_version);
+        c.files_directory = detail::c_string(options.files_directory);
+        c.bucket_bytes = options.bucket_bytes;
+        c.health_timeout_ms = detail::milliseconds(options.health_timeout);
+        c.step_timeout_ms = detail::milliseconds(options.step_timeout);
+        c.update_timeout_ms = detail::milliseconds(options.update_timeout);
+        c.engine = static_cast<std::uint32_t>(options.engine);
+        c.parallel_size = options.parallel_size;
+        c.worker_protocol = static_cast<std::uint32_t>(options.workers);
+        c.devices = static_cast<std::uint32_t>(options.devices);
+        c.keep_cache = options.keep_cache ? 1 : 0;
+        c.keep_files = options.keep_files ? 1 : 0;
+        ce_update_report report{};
+        report.struct_size = sizeof report;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_update)(handle_.get(), detail::c_name(name), &c, cancel == nullptr ? nullptr : cancel->get(), &report));
+        UpdateReport done;
+        done.bytes = report.bytes;
+        done.tensors = report.tensors;
+        done.bucket_bytes = report.bucket_bytes;
+        done.buckets = report.buckets;
+        done.seconds = report.seconds;
+        done.health_seconds = report.health_seconds;
+        done.write_seconds = report.write_seconds;
+        done.copy_seconds = report.copy_seconds;
+        done.load_seconds = report.load_seconds;
+        done.finish_seconds = report.finish_seconds;
+        return done;
     }
 
     /* Takes a checkpoint away; after it the caller's tensors may be freed. Blocks until nobody reads it.

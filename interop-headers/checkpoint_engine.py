@@ -411,6 +411,7 @@ _FUNCTIONS: Dict[str, Tuple[str, Tuple[Any, ...]]] = {
     "ce_server_begin_update": ("s", (_HANDLE, c_char_p)),
     "ce_server_commit_update": ("s", (_HANDLE, c_char_p)),
     "ce_server_unregister": ("s", (_HANDLE, c_char_p)),
+    "ce_server_update": ("s", (_HANDLE, c_char_p, POINTER(_CUpdateOptions), _HANDLE, POINTER(_CUpdateReport))),
     "ce_server_metas": ("s", (_HANDLE, c_char_p, _OUT)),
     "ce_server_load_metas": ("s", (_HANDLE, c_char_p, _HANDLE)),
     "ce_server_checkpoint": ("s", (_HANDLE, c_char_p, _OUT)),
@@ -1400,6 +1401,41 @@ class ParameterServer:
         once they are whole.
         """
         return _Update(self, name)
+
+    def update_inference(self, name: str, endpoint: str = "http://localhost:19730", engine: str = "vllm", parallel_size: int = 1, *,
+                         unix_socket: Optional[Union[str, "os.PathLike[str]"]] = None, api_key: Optional[str] = None, worker_protocol: str = "0.4",
+                         devices: str = "host", bucket_bytes: int = 0, weight_version: Optional[str] = None, flush_cache: bool = True,
+                         files_directory: Optional[Union[str, "os.PathLike[str]"]] = None, keep_files: bool = False, health_timeout: Optional[float] = None,
+                         step_timeout: Optional[float] = None, update_timeout: Optional[float] = None) -> "UpdateResult":
+        """Brings a checkpoint that is held here into a running inference server. Blocks; Ctrl-C ends it, and the server's workers are told to stop.
+
+        engine           "vllm", "sglang" or "lmdeploy"; "vllm-files" or "sglang-files": it reads safetensors, written for it and removed again
+        parallel_size    number of its workers
+        unix_socket      reach it through this socket; api_key: what its admin endpoints ask for
+        worker_protocol  which checkpoint-engine its workers have: "0.4" and later, "0.2", "0.1"
+        devices          which memory they take weights from: "host" or "cuda"
+        bucket_bytes     of which there are two; 0: 256 MiB
+        weight_version, flush_cache    for SGLang
+        files_directory  where files are written, absent or empty; keep_files leaves them there
+        health_timeout   the longest it may take to be up (None: 600), a worker may take for a bucket (step_timeout, None: 120), and all of the update may
+                         take once it is up (update_timeout, None: 300); seconds
+
+        After a failure the server may have parts of the new weights: update it again. The text of `RefusedError` has the server's or a worker's words.
+        """
+        pointer, library, cancel = self._open(), _lib(), _new_cancel()
+        key = _utf8(name, "name")
+        options = _CUpdateOptions(
+            struct_size=ctypes.sizeof(_CUpdateOptions), endpoint=_utf8(endpoint, "endpoint"), unix_socket=_path_or_none(unix_socket, "unix_socket"),
+            api_key=_utf8_or_none(api_key, "api_key"), weight_version=_utf8_or_none(weight_version, "weight_version"),
+            files_directory=_path_or_none(files_directory, "files_directory"), bucket_bytes=_number(bucket_bytes, "bucket_bytes", 2**63 - 1),
+            health_timeout_ms=_milliseconds(health_timeout, "health_timeout"), step_timeout_ms=_milliseconds(step_timeout, "step_timeout"),
+            update_timeout_ms=_milliseconds(update_timeout, "update_timeout"), engine=_choice(engine, "engine", _ENGINES),
+            parallel_size=_number(parallel_size, "parallel_size", 1024), worker_protocol=_choice(worker_protocol, "worker_protocol", _WORKER_PROTOCOLS),
+            devices=_choice(devices, "devices", _UPDATE_DEVICES), keep_cache=int(not flush_cache), keep_files=int(bool(keep_files)))
+        report = _CUpdateReport(struct_size=ctypes.sizeof(_CUpdateReport))
+        _interruptible(lambda: _check(library.ce_server_update(pointer, key, byref(options), cancel.pointer, byref(report))), cancel)
+        return UpdateResult(report.bytes, report.tensors, report.buckets, report.bucket_bytes, report.seconds,
+                            {phase: getattr(report, f"{phase}_seconds") for phase in ("health", "write", "copy", "load", "finish")})
 
     def metas(self, name: str) -> Metas:
         """What this server knows of a checkpoint: what it holds, merged with what `load_metas` told it."""

@@ -100,6 +100,31 @@ static void null_everywhere(struct pair *pair) {
     IS(CE_E_ARGUMENT, ce_server_commit_update(pair->holder, NULL));
     EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_unregister(NULL, NULL));
     IS(CE_E_ARGUMENT, ce_server_unregister(pair->holder, NULL));
+    EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_update(NULL, NULL, NULL, NULL, NULL));
+    IS(CE_E_ARGUMENT, ce_server_update(pair->holder, NULL, NULL, NULL, NULL));
+    IS(CE_E_NOT_FOUND, ce_server_update(pair->holder, "x", NULL, NULL, NULL));
+    {
+        ce_update_options update = CE_UPDATE_OPTIONS_INIT;
+        ce_update_report report = {0};
+        IS(CE_E_ARGUMENT, ce_server_update(pair->holder, "m", &update, NULL, &report));   /* struct_size is 0 */
+        report.struct_size = sizeof report;
+        update.engine = CE_ENGINE_SGLANG_FILES + 1;
+        IS(CE_E_ARGUMENT, ce_server_update(pair->holder, "m", &update, NULL, &report));
+        update.engine = CE_ENGINE_VLLM;
+        update.endpoint = "ftp://localhost";
+        IS(CE_E_ARGUMENT, ce_server_update(pair->holder, "m", &update, NULL, &report));
+        update.endpoint = "http://127.0.0.1:1";
+        update.parallel_size = 1025;
+        IS(CE_E_ARGUMENT, ce_server_update(pair->holder, "m", &update, NULL, &report));
+        update.parallel_size = 0;
+        update.devices = CE_UPDATE_CUDA;
+        IS(CE_E_NOT_SUPPORTED, ce_server_update(pair->holder, "m", &update, NULL, &report));
+        update.devices = CE_UPDATE_HOST;
+        update.health_timeout_ms = 200;
+        IS(CE_E_TIMEOUT, ce_server_update(pair->holder, "m", &update, NULL, &report));
+        update.struct_size = 4;
+        IS(CE_E_ARGUMENT, ce_server_update(pair->holder, "m", &update, NULL, &report));
+    }
     EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_metas(NULL, NULL, NULL));
     IS(CE_E_ARGUMENT, ce_server_metas(pair->holder, "m", NULL));
     out = UNTOUCHED;
@@ -205,6 +230,7 @@ static void unknown_to_all(void *handle, int cancel, int metas, int checkpoint, 
         IS(CE_E_HANDLE, ce_server_begin_update((ce_server *)handle, "m"));
         IS(CE_E_HANDLE, ce_server_commit_update((ce_server *)handle, "m"));
         IS(CE_E_HANDLE, ce_server_unregister((ce_server *)handle, "m"));
+        IS(CE_E_HANDLE, ce_server_update((ce_server *)handle, "m", NULL, NULL, NULL));
         IS(CE_E_HANDLE, ce_server_metas((ce_server *)handle, "m", (ce_metas **)&out));
         CHECK(out == NULL);
         IS(CE_E_HANDLE, ce_server_checkpoint((ce_server *)handle, "m", (ce_checkpoint **)&out));
@@ -666,7 +692,7 @@ static void numbers(struct pair *pair) {
     options.verify = 3;
     join_ends_with(pair, &options, CE_E_ARGUMENT);
     options = pair_options(pair, CE_TO_NULL);
-    options.transport = 4;
+    options.transport = CE_TRANSPORT_MOONCAKE + 1;
     join_ends_with(pair, &options, CE_E_ARGUMENT);
     options = pair_options(pair, CE_TO_NULL);
     options.reserved = 1;
