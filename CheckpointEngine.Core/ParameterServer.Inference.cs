@@ -96,6 +96,7 @@ public sealed partial class ParameterServer
         }
         catch (Exception failure)
         {
+            await stop.CancelAsync().ConfigureAwait(false);      // it may still wait for a server that starts
             // Which of them failed first has stopped the other.
             if (updating is not null && await FailureOfAsync(updating).ConfigureAwait(false) is { } ofUpdate && failure is OperationCanceledException && !cancellationToken.IsCancellationRequested)
             {

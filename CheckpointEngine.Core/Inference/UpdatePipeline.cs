@@ -248,14 +248,13 @@ internal sealed class UpdatePipeline
         }
     }
 
+    // False when its time is up; what it ended with is not looked at.
     private static bool WaitFor(Task task, TimeSpan timeout, CancellationToken cancellationToken)
-        => ((IAsyncResult)task).AsyncWaitHandle is WaitHandle ended
-            && WaitHandle.WaitAny([ended, cancellationToken.WaitHandle], timeout) switch
-            {
-                0 => true,
-                1 => throw new OperationCanceledException(cancellationToken),
-                _ => false,
-            };
+    {
+        bool ended = WaitHandle.WaitAny([((IAsyncResult)task).AsyncWaitHandle, cancellationToken.WaitHandle], timeout) == 0;
+        cancellationToken.ThrowIfCancellationRequested();
+        return ended;
+    }
 
     private void BeginCopy(List<IUpdateBuffer> buffers, int bucket, CancellationToken cancellationToken)
     {

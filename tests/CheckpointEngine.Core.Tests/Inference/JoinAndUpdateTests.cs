@@ -80,6 +80,23 @@ public sealed class JoinAndUpdateTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task JoinAndUpdate_JoinFailsWhileServerStarts_IsNotWaitedFor()
+    {
+        await using var holder = new ParameterServer(new ParameterServerOptions { Digest = DigestAlgorithm.None });
+        await holder.StartAsync(Stop);
+        await holder.RegisterAsync("m", [_files.Path], Stop);
+        await using InferenceServer inference = await InferenceServer.StartAsync("--unhealthy", "1000000");
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        InferenceUpdateOptions update = inference.Options();
+        update.HealthTimeout = TimeSpan.FromDays(1);
+        var join = new JoinOptions { CheckpointName = "j", Transport = TransportChoice.Tcp, RequireVerify = true };
+        CheckpointEngineException failure = await Assert.ThrowsAsync<CheckpointEngineException>(
+            () => joiner.JoinAndUpdateAsync(holder.GetMetas("m").Metas, join, update, cancellationToken: Stop).WaitAsync(TimeSpan.FromSeconds(60), Stop));
+        Assert.Equal(CheckpointError.DigestMismatch, failure.Error);
+        Assert.Empty(joiner.CheckpointNames);
+    }
+
+    [Fact]
     public async Task JoinAndUpdate_UnverifiedWithoutSayingSo_IsRefused()
     {
         await using var joiner = new ParameterServer(new ParameterServerOptions());

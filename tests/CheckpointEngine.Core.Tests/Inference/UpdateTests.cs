@@ -130,6 +130,28 @@ public sealed class UpdateTests : IAsyncLifetime
         await inference.AssertHasAsync(_held, 2, report.Buckets.Count);
     }
 
+    [Theory]
+    [InlineData("0.4")]
+    [InlineData("0.1")]
+    [InlineData("own")]
+    public async Task Update_CancelledBeforeWorkersConnect_TheNextUpdateIsGood(string generation)
+    {
+        await using InferenceServer inference = await InferenceServer.StartAsync("--workers", "2", "--generation", generation, "--fault", "slow:0.7", "--fault-once");
+        using var cancel = CancellationTokenSource.CreateLinkedTokenSource(Stop);
+        InferenceUpdateOptions options = inference.Options(workers: 2);
+        options.WorkerProtocol = generation == "0.1" ? WorkerProtocol.V01 : WorkerProtocol.V04;
+        var progress = new Progress([], state =>
+        {
+            if (state.Phase == "connect")
+            {
+                cancel.CancelAfter(TimeSpan.FromMilliseconds(200));     // the request is out, and the server waits before it tells its workers
+            }
+        });
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => _server.UpdateAsync("m", options, progress, cancel.Token));
+        InferenceUpdateReport report = await _server.UpdateAsync("m", options, null, Stop);
+        await inference.AssertHasAsync(_held, 2, report.Buckets.Count);
+    }
+
     [Fact]
     public async Task Update_WrongParallelSize_IsToldInTheServersWords()
     {

@@ -284,6 +284,8 @@ class Server:
         expected = [f"{self.arguments.device}-{index}" for index in range(len(self.workers))]
         if sorted(handles) != sorted(expected):
             raise ValueError(f"devices {sorted(handles)} are not {expected}")
+        if fault.startswith("slow:"):
+            time.sleep(float(fault.partition(":")[2]))      # before a worker hears of it
         results = [None] * len(self.workers)
 
         def run(index):
