@@ -35,13 +35,12 @@ internal static unsafe class CudaDevices
             ThrowHelper.Throw(CheckpointError.NotSupported,
                 $"update: buffers in GPU memory need a GPU of NVIDIA: {reason}; or hand the weights over as files (--engine vllm-files, sglang-files), which needs none");
         }
-        int visible;
-        CudaContext.Check(LibCuda.cuDeviceGetCount(&visible), "cuDeviceGetCount", "this host");
-        if (count > visible)
+        string[] names = Names();
+        if (count > names.Length)
         {
             string? limit = Environment.GetEnvironmentVariable("CUDA_VISIBLE_DEVICES");
             ThrowHelper.Throw(CheckpointError.NotSupported,
-                $"update: {count} workers want a GPU each, and this process sees {visible}{(limit is null ? "" : $" (CUDA_VISIBLE_DEVICES={limit})")}; give it the GPUs of the server, or check --inference-parallel-size");
+                $"update: {count} workers want a GPU each, and this process sees {names.Length}{(limit is null ? "" : $" (CUDA_VISIBLE_DEVICES={limit})")}; give it the GPUs of the server, or check --inference-parallel-size");
         }
         var pins = new CudaHostPins();
         var devices = new CudaUpdateDevice[count];
@@ -51,8 +50,7 @@ internal static unsafe class CudaDevices
             {
                 int device;
                 CudaContext.Check(LibCuda.cuDeviceGet(&device, i), "cuDeviceGet", $"GPU {i}");
-                string uuid = ReadUuid(device);
-                devices[i] = new CudaUpdateDevice(uuid, new CudaContext(device, uuid), pins, i == 0 ? null : devices[0]);
+                devices[i] = new CudaUpdateDevice(names[i], new CudaContext(device, names[i]), pins, i == 0 ? null : devices[0]);
             }
             return devices;
         }
@@ -64,6 +62,21 @@ internal static unsafe class CudaDevices
             }
             throw;
         }
+    }
+
+    /// <summary>What servers call the devices, in order.</summary>
+    internal static string[] Names()
+    {
+        int count;
+        CudaContext.Check(LibCuda.cuDeviceGetCount(&count), "cuDeviceGetCount", "this host");
+        var names = new string[count];
+        for (int i = 0; i < count; i++)
+        {
+            int device;
+            CudaContext.Check(LibCuda.cuDeviceGet(&device, i), "cuDeviceGet", $"GPU {i}");
+            names[i] = ReadUuid(device);
+        }
+        return names;
     }
 
     /// <summary>As NVML, and so the servers, write it.</summary>
