@@ -1,5 +1,3 @@
-using CheckpointEngine.Internal;
-
 namespace CheckpointEngine.Inference;
 
 /// <summary>Makes the devices of an update.</summary>
@@ -10,7 +8,7 @@ internal static class UpdateDevices
     internal static IUpdateDevice[] Make(UpdateDeviceKind kind, int count) => kind switch
     {
         UpdateDeviceKind.Host => HostUpdateDevice.Make(count),
-        _ => ThrowHelper.Throw<IUpdateDevice[]>(CheckpointError.NotSupported,
-            "update: buffers in GPU memory are not supported by this build; hand the weights over as files (--engine vllm-files, sglang-files), which needs none"),
+        UpdateDeviceKind.Cuda => CudaDevices.Make(count),
+        _ => throw new ArgumentOutOfRangeException(nameof(kind)),
     };
 }

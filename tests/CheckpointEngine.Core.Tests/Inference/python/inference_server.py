@@ -111,7 +111,8 @@ def extract(payload, buffer):
         assert type(shape).__name__ == "Size", type(shape)
         size = width_of(dtype) * shape.numel()
         assert offset + size <= len(buffer), "beyond the buffer"
-        weights.append((item["name"], repr(dtype), shape, buffer[offset:offset + size]))
+        data = buffer[offset:offset + size]
+        weights.append((item["name"], repr(dtype), shape, data.cpu().numpy() if hasattr(data, "cpu") else data))
     return weights
 
 
@@ -281,7 +282,7 @@ class Server:
 
     def update_workers(self, handles):
         fault, self.fault = self.fault, "" if self.arguments.fault_once else self.fault
-        expected = [f"{self.arguments.device}-{index}" for index in range(len(self.workers))]
+        expected = self.arguments.devices.split(",") if self.arguments.devices else [f"{self.arguments.device}-{index}" for index in range(len(self.workers))]
         if sorted(handles) != sorted(expected):
             raise ValueError(f"devices {sorted(handles)} are not {expected}")
         if fault.startswith("slow:"):
@@ -407,6 +408,7 @@ def main():
     parser.add_argument("--binding", default="")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="HOST")
+    parser.add_argument("--devices", default="", help="each worker's, where they are no numbers")
     parser.add_argument("--fault", default="")
     parser.add_argument("--fault-worker", type=int, default=0)
     parser.add_argument("--fault-once", action="store_true")
