@@ -79,36 +79,6 @@ internal sealed class CheckpointEndpoints(ICheckpointStore store, AllowedPaths a
         }
     }
 
-    private static async Task<RegisterFilesRequest> ReadFilesAsync(HttpContext context)
-    {
-        Stream body = RequestBody.Open(context, RequestBody.MaxFilesBytes);
-        await using (body.ConfigureAwait(false))
-        {
-            JsonDocument document;
-            try
-            {
-                document = await JsonDocument.ParseAsync(body, cancellationToken: context.RequestAborted).ConfigureAwait(false);
-            }
-            catch (JsonException bad)
-            {
-                throw new HttpProblemException(StatusCodes.Status400BadRequest, $"the body is not JSON: {bad.Message}", bad);
-            }
-            using (document)
-            {
-                try
-                {
-                    RegisterFilesRequest? request = document.Deserialize(HttpJsonContext.Default.RegisterFilesRequest);
-                    if (request is not null && !request.Files.Contains(null))
-                    {
-                        return request;
-                    }
-                }
-                catch (JsonException)
-                {
-                    // Told below: what the serializer says names our types.
-                }
-                throw new HttpProblemException(StatusCodes.Status422UnprocessableEntity, "the body must be {\"files\":[\"/absolute/path\", …]}");
-            }
-        }
-    }
+    private static Task<RegisterFilesRequest> ReadFilesAsync(HttpContext context)
+        => RequestBody.ReadJsonAsync(context, HttpJsonContext.Default.RegisterFilesRequest, static request => !request.Files.Contains(null), "{\"files\":[\"/absolute/path\", …]}");
 }

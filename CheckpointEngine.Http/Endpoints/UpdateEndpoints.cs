@@ -95,36 +95,7 @@ internal sealed class UpdateEndpoints(ICheckpointStore store)
 
     private static HttpProblemException Bad(string message) => new(StatusCodes.Status400BadRequest, message);
 
-    private static async Task<UpdateRequest> ReadAsync(HttpContext context)
-    {
-        Stream body = RequestBody.Open(context, RequestBody.MaxFilesBytes);
-        await using (body.ConfigureAwait(false))
-        {
-            JsonDocument document;
-            try
-            {
-                document = await JsonDocument.ParseAsync(body, cancellationToken: context.RequestAborted).ConfigureAwait(false);
-            }
-            catch (JsonException bad)
-            {
-                throw new HttpProblemException(StatusCodes.Status400BadRequest, $"the body is not JSON: {bad.Message}", bad);
-            }
-            using (document)
-            {
-                try
-                {
-                    if (document.Deserialize(HttpJsonContext.Default.UpdateRequest) is { } request)
-                    {
-                        return request;
-                    }
-                }
-                catch (JsonException)
-                {
-                    // Told below: what the serializer says names our types.
-                }
-                throw new HttpProblemException(StatusCodes.Status422UnprocessableEntity,
-                    "the body must be {\"update_url\":\"http://…\",\"inference_group_ranks\":[0, …],\"timeout\":300.0,\"uds\":null}");
-            }
-        }
-    }
+    private static Task<UpdateRequest> ReadAsync(HttpContext context)
+        => RequestBody.ReadJsonAsync(context, HttpJsonContext.Default.UpdateRequest, static _ => true,
+            "{\"update_url\":\"http://…\",\"inference_group_ranks\":[0, …],\"timeout\":300.0,\"uds\":null}");
 }

@@ -1,4 +1,6 @@
 using System.IO.Compression;
+using System.Text.Json;
+using System.Text.Json.Serialization.Metadata;
 using CheckpointEngine.Http.Replies;
 using CheckpointEngine.Metas;
 using Microsoft.AspNetCore.Http;
@@ -13,8 +15,8 @@ internal static class RequestBody
     /// <summary>The most bytes of metas, decompressed; seven times those of the largest model there is.</summary>
     internal const long MaxMetasBytes = 128L << 20;
 
-    /// <summary>The most bytes of a list of files.</summary>
-    internal const long MaxFilesBytes = 1L << 20;
+    /// <summary>The most bytes of any other request, a list of files the longest.</summary>
+    internal const long MaxRequestBytes = 1L << 20;
 
     private const int ReadBytes = 64 << 10;
 
@@ -66,6 +68,45 @@ internal static class RequestBody
             catch (CheckpointEngineException bad) when (bad.Error is CheckpointError.InvalidData or CheckpointError.WrongShape)
             {
                 throw BadMetas(format, bad);
+            }
+        }
+    }
+
+    /// <summary>Reads a request of ours from the body.</summary>
+    /// <param name="context">Of the request.</param>
+    /// <param name="type">How it is read.</param>
+    /// <param name="isWhole">Whether it has what it needs.</param>
+    /// <param name="shape">What it must be, for who sends something else.</param>
+    /// <exception cref="HttpProblemException">400 for what is no JSON, 413, 415, 422 for another shape.</exception>
+    internal static async Task<T> ReadJsonAsync<T>(HttpContext context, JsonTypeInfo<T> type, Predicate<T> isWhole, string shape)
+        where T : class
+    {
+        Stream body = Open(context, MaxRequestBytes);
+        await using (body.ConfigureAwait(false))
+        {
+            JsonDocument document;
+            try
+            {
+                document = await JsonDocument.ParseAsync(body, cancellationToken: context.RequestAborted).ConfigureAwait(false);
+            }
+            catch (JsonException bad)
+            {
+                throw new HttpProblemException(StatusCodes.Status400BadRequest, $"the body is not JSON: {bad.Message}", bad);
+            }
+            using (document)
+            {
+                try
+                {
+                    if (document.Deserialize(type) is { } request && isWhole(request))
+                    {
+                        return request;
+                    }
+                }
+                catch (JsonException)
+                {
+                    // Told below: what the serializer says names our types.
+                }
+                throw new HttpProblemException(StatusCodes.Status422UnprocessableEntity, "the body must be " + shape);
             }
         }
     }

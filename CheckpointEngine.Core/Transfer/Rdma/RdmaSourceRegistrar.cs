@@ -1,36 +1,23 @@
 using CheckpointEngine.Checkpoints;
-using CheckpointEngine.Internal;
 using CheckpointEngine.Interop;
 using Microsoft.Win32.SafeHandles;
 
 namespace CheckpointEngine.Transfer.Rdma;
 
 /// <summary>Registers what peers may read.</summary>
-internal sealed unsafe class RdmaSourceRegistrar(RdmaNic[] nics) : IRdmaRegistrar
+internal sealed unsafe class RdmaSourceRegistrar(RdmaNic[] nics) : RdmaNicRegistrar(nics)
 {
-    public int Devices => nics.Length;
-
-    public long LargestBytes { get; } = RdmaMemoryRegion.LargestBytes(nics);
-
-    public bool IsUsable(int device) => nics[device].Failure is null;
-
-    public string NameOf(int device) => nics[device].Name;
-
-    public int NodeOf(int device) => nics[device].NumaNode;
-
-    public int NodeOfMemory(ulong address, long lengthBytes) => NumaPlacement.NodeOf((nint)address, lengthBytes);
-
-    public IRdmaRegion Register(int device, MemoryBuffer? buffer, ulong address, long lengthBytes)
+    public override IRdmaRegion Register(int device, MemoryBuffer? buffer, ulong address, long lengthBytes)
     {
         const int Access = LibIbverbs.IBV_ACCESS_REMOTE_READ | LibIbverbs.IBV_ACCESS_RELAXED_ORDERING;
-        RdmaMemoryRegion? region = RdmaMemoryRegion.TryRegister(nics[device], (nint)address, lengthBytes, address, Access, out int errno);
+        RdmaMemoryRegion? region = TryRegister(device, (nint)address, lengthBytes, address, Access, out int errno);
         if (errno == Libc.EFAULT && buffer is not null && TryMapWritable(buffer, address, lengthBytes, out nint mapped, out nuint mappedBytes))
         {
             nint memory = mapped + (nint)(address & (ulong)(Environment.SystemPageSize - 1));
-            region = RdmaMemoryRegion.TryRegister(nics[device], memory, lengthBytes, address, Access, out errno);
+            region = TryRegister(device, memory, lengthBytes, address, Access, out errno);
             _ = Libc.munmap((void*)mapped, mappedBytes);      // the pages stay pinned without it
         }
-        return region ?? throw RdmaMemoryRegion.Refusal(nics[device], (nint)address, lengthBytes, errno);
+        return region ?? throw Refusal(device, address, lengthBytes, errno);
     }
 
     // Kernels before about 6.2 pin shared memory for a device only where it may be written to: through a mapping of the same file that is there for this
