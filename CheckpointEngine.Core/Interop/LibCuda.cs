@@ -34,7 +34,6 @@ internal static unsafe class LibCuda
     private static volatile bool s_loaded;
 
     private static delegate* unmanaged<uint, int> s_init;
-    private static delegate* unmanaged<int*, int> s_driver_get_version;
     private static delegate* unmanaged<int, byte**, int> s_get_error_name;
     private static delegate* unmanaged<int, byte**, int> s_get_error_string;
     private static delegate* unmanaged<int*, int> s_device_get_count;
@@ -89,7 +88,6 @@ internal static unsafe class LibCuda
         }
         string? missing = null;
         s_init = (delegate* unmanaged<uint, int>)Need("cuInit");
-        s_driver_get_version = (delegate* unmanaged<int*, int>)Need("cuDriverGetVersion");
         s_get_error_name = (delegate* unmanaged<int, byte**, int>)Need("cuGetErrorName");
         s_get_error_string = (delegate* unmanaged<int, byte**, int>)Need("cuGetErrorString");
         s_device_get_count = (delegate* unmanaged<int*, int>)Need("cuDeviceGetCount");
@@ -151,9 +149,6 @@ internal static unsafe class LibCuda
         bool known = s_get_error_name(result, &name) == CUDA_SUCCESS && s_get_error_string(result, &text) == CUDA_SUCCESS;
         return known ? $"{Marshal.PtrToStringUTF8((nint)text)} ({Marshal.PtrToStringUTF8((nint)name)}, {result})" : $"unknown error ({result})";
     }
-
-    /// <summary>The newest CUDA that the driver can do: 1000 × major + 10 × minor.</summary>
-    internal static int cuDriverGetVersion(int* version) => s_driver_get_version(version);
 
     /// <summary>Devices that CUDA_VISIBLE_DEVICES leaves.</summary>
     internal static int cuDeviceGetCount(int* count) => s_device_get_count(count);

@@ -1,5 +1,4 @@
 using System.Formats.Tar;
-using System.Text.Json;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Http.Contracts;
 using CheckpointEngine.Http.Replies;

@@ -1,4 +1,3 @@
-using System.Text.Json;
 using CheckpointEngine.Http.Contracts;
 using CheckpointEngine.Http.Replies;
 using CheckpointEngine.Http.Requests;

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.Runtime.InteropServices;
 
 namespace CheckpointEngine.Cli.Tests.Support;
@@ -102,6 +103,13 @@ internal sealed partial class Engine : IAsyncDisposable
             }
             await Task.WhenAny(news.Task, _readingOutput).WaitAsync(patience.Token);
         }
+    }
+
+    /// <summary>Whether this process ignores a signal, which those that it starts then do, too.</summary>
+    public static bool IsIgnored(int signal)
+    {
+        string mask = File.ReadLines("/proc/self/status").Single(line => line.StartsWith("SigIgn:", StringComparison.Ordinal))["SigIgn:".Length..];
+        return (ulong.Parse(mask, NumberStyles.HexNumber | NumberStyles.AllowLeadingWhite, CultureInfo.InvariantCulture) & (1UL << (signal - 1))) != 0;
     }
 
     public void Signal(int signal) => Assert.Equal(0, kill(_process.Id, signal));
