@@ -23,7 +23,8 @@ internal static unsafe partial class Libc
     internal const uint STATX_MODE = 0x002;
     internal const uint STATX_UID = 0x008;
 
-    /// <summary>Sends bytes and descriptors over a socket, sendmsg(2). Bytes taken, or -1 and errno.</summary>
+    /// <summary>Sends bytes and descriptors over a socket, sendmsg(2). Bytes taken, or -1 and errno: EAGAIN when <see cref="MSG_DONTWAIT"/> finds the socket full,
+    /// EFAULT when the memory is gone, ENOBUFS when <see cref="MSG_ZEROCOPY"/> may pin no more.</summary>
     [LibraryImport(Library, SetLastError = true)]
     internal static partial nint sendmsg(int socket, MsgHdr* message, int flags);
 

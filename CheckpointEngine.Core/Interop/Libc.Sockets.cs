@@ -37,11 +37,6 @@ internal static unsafe partial class Libc
     internal const int EPOLL_CTL_MOD = 3;
     internal const int EFD_CLOEXEC = 0x80000;
 
-    /// <summary>Sends bytes, send(2). Bytes taken, or -1 and errno: EAGAIN when <see cref="MSG_DONTWAIT"/> finds the socket full, EFAULT when the memory is
-    /// gone, ENOBUFS when <see cref="MSG_ZEROCOPY"/> may pin no more.</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    internal static partial nint send(int socket, void* bytes, nuint length, int flags);
-
     /// <summary>Receives bytes, recv(2). Bytes, 0 at the end, or -1 and errno.</summary>
     [LibraryImport(Library, SetLastError = true)]
     internal static partial nint recv(int socket, void* bytes, nuint length, int flags);

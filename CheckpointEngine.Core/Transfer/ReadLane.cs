@@ -60,7 +60,7 @@ internal interface IReadLane : IDisposable
     /// <summary>The most bytes that are worth having in flight; one read may be larger.</summary>
     int QueueBytes { get; }
 
-    /// <summary>Whether destinations are written one after the other, each in the <see cref="Wait"/> that completes it: reads in flight may share one.</summary>
+    /// <summary>Whether reads in flight may share a destination: then none is written before those ahead of it that share it have been completed, and the next <see cref="Wait"/> has begun.</summary>
     bool WritesInTurn { get; }
 
     /// <summary>Opens the way to the peer and proves the token if one is demanded; blocks until that is done, failed or aborted. Once, before anything else.</summary>

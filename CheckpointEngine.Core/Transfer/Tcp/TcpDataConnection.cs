@@ -35,8 +35,8 @@ internal sealed class TcpDataConnection : IDisposable
     // Below it pinning pages costs more than copying them. Source: msg_zerocopy.rst says about 10 KiB.
     private const int LeastForZeroCopy = 64 << 10;
 
-    // Headers that have come but are not answered yet: our own lanes send four ahead.
-    private const int ReceiveBytes = 512;
+    // Headers that have come but are not answered yet: our own lanes send up to 32 ahead.
+    private const int ReceiveBytes = 1 << 10;
 
     private readonly Socket _socket;
     private readonly SafeSocketHandle _handle;
@@ -47,6 +47,7 @@ internal sealed class TcpDataConnection : IDisposable
     private readonly byte[] _received = GC.AllocateUninitializedArray<byte>(ReceiveBytes, pinned: true);
     private readonly byte[] _answer = GC.AllocateUninitializedArray<byte>(
         DataHeader.StatusSize + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes, pinned: true);
+    private readonly AnswerBatch _batch = new();
     private readonly IPAddress _remoteAddress;
     private readonly ZeroCopySends? _zeroCopy;      // null: switched off from the start
     private int _receivedStart;
@@ -98,9 +99,6 @@ internal sealed class TcpDataConnection : IDisposable
     /// <summary>The peer, for messages.</summary>
     internal string RemoteAddress { get; }
 
-    /// <summary>The range that is being sent from.</summary>
-    internal RegisteredRange? CurrentRange { get; private set; }
-
     /// <summary>Why the connection was refused, if it was.</summary>
     internal string? Refusal { get; private set; }
 
@@ -108,7 +106,12 @@ internal sealed class TcpDataConnection : IDisposable
     internal long? BusySince => Volatile.Read(ref _busySince) is long since and not 0 ? since : null;
 
     /// <summary>Whether bytes of that range are being sent, or still read by the kernel.</summary>
-    internal bool Reads(RegisteredRange range) => CurrentRange == range || _zeroCopy?.ReadsFrom(range) == true;
+    internal bool Reads(RegisteredRange range) => _batch.Reads(range) || _zeroCopy?.ReadsFrom(range) == true;
+
+    /// <summary>Whether an answer is being sent.</summary>
+    internal bool IsAnswering => _batch.Count != 0;
+
+    private bool HasHeader => _receivedEnd - _receivedStart >= DataHeader.Size;
 
     /// <summary>Whether the next large piece is sent without a copy.</summary>
     internal bool IsZeroCopy => _zeroCopy is not null && (!_zeroCopy.WasCopied || _options.ZeroCopy == ZeroCopyMode.Always);
@@ -124,7 +127,7 @@ internal sealed class TcpDataConnection : IDisposable
             StartBusy();
             bool goOn = header.Operation == DataHeader.Challenge && _options.Token is not null
                 ? await AnswerChallengeAsync(_options.Token).ConfigureAwait(false)
-                : await AnswerReadAsync(header).ConfigureAwait(false);
+                : await AnswerReadsAsync(header).ConfigureAwait(false);
             if (!goOn)
             {
                 return;
@@ -185,60 +188,66 @@ internal sealed class TcpDataConnection : IDisposable
         _socket.Dispose();
     }
 
+    // The first one, and those behind it that have come already and can be answered with it.
     [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder<>))]
-    private async ValueTask<bool> AnswerReadAsync(DataHeader header)
+    private async ValueTask<bool> AnswerReadsAsync(DataHeader header)
     {
-        if (!_admitted)
+        Refusal = Admit(header, out RegisteredRange? range);
+        if (range is null)
         {
-            Refusal = "it has not proved the token, and --plain-peers does not list it";
             return await RefuseAsync(header).ConfigureAwait(false);
         }
-        if (header.Operation == DataHeader.Write)
-        {
-            Refusal = "it asked to write, which this holder never allows";
-            return await RefuseAsync(header).ConfigureAwait(false);
-        }
-        if (!_registry.TryBeginRead(header.Address, header.LengthBytes, out RegisteredRange? range))
-        {
-            Refusal = $"it asked for {header.LengthBytes:N0} bytes at 0x{header.Address:x}, which are not registered";
-            return await RefuseAsync(header).ConfigureAwait(false);
-        }
-        CurrentRange = range;
         try
         {
-            PutStatus(DataHeader.StatusOk, header.AnswerStatusSize);
-            await SendMemoryAsync(header.AnswerStatusSize, header.Address, header.LengthBytes).ConfigureAwait(false);
+            _batch.Add(range, header);
+            while (!IsZeroCopy && _batch.HasRoom && HasHeader)
+            {
+                var next = DataHeader.Decode(_received.AsSpan(_receivedStart));
+                if (next.LengthBytes > SendBytes || _batch.BytesLeft + next.LengthBytes > SendBytes || Admit(next, out RegisteredRange? nextRange) is not null)
+                {
+                    break;      // it comes first the next time
+                }
+                _receivedStart += DataHeader.Size;
+                _batch.Add(nextRange!, next);
+            }
+            await SendBatchAsync().ConfigureAwait(false);
             return true;
         }
         finally
         {
-            if (_zeroCopy is null)
-            {
-                range.EndRead();
-            }
-            else
-            {
-                _zeroCopy.EndRequest(range);
-            }
-            CurrentRange = null;
+            _batch.End(_zeroCopy);
         }
     }
 
-    // The first bytes of _answer, and memory behind them: one call where that can be.
-    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
-    private async ValueTask SendMemoryAsync(int statusBytes, ulong address, ulong lengthBytes)
+    // Null, and the range on which a read has begun; or why it is refused.
+    private string? Admit(in DataHeader header, out RegisteredRange? range)
     {
-        ulong end = address + lengthBytes;
-        int statusLeft = statusBytes;
-        _turnLeft -= TurnBytesOfARequest;
-        while (address < end)
+        range = null;
+        if (!_admitted)
+        {
+            return "it has not proved the token, and --plain-peers does not list it";
+        }
+        if (header.Operation == DataHeader.Write)
+        {
+            return "it asked to write, which this holder never allows";
+        }
+        return (header.Operation != DataHeader.Challenge || _options.Token is null) && _registry.TryBeginRead(header.Address, header.LengthBytes, out range)
+            ? null
+            : $"it asked for {header.LengthBytes:N0} bytes at 0x{header.Address:x}, which are not registered";
+    }
+
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
+    private async ValueTask SendBatchAsync()
+    {
+        _turnLeft -= TurnBytesOfARequest * _batch.Count;
+        while (_batch.BytesLeft != 0)
         {
             bool turnIsOver = _turnLeft <= 0 && _readiness.OthersWait;
             if (_turnLeft <= 0 && !turnIsOver)
             {
                 _turnLeft = TurnBytes;      // nobody wanted the turn: the next one begins
             }
-            int sent = turnIsOver ? 0 : SendPiece(_answer.AsSpan(statusBytes - statusLeft, statusLeft), address, (int)Math.Min(SendBytes, end - address));
+            int sent = turnIsOver ? 0 : SendPiece();
             if (sent == 0)
             {
                 if (!turnIsOver && HasRoomSoon())
@@ -249,9 +258,7 @@ internal sealed class TcpDataConnection : IDisposable
                 await WaitAsync(Libc.EPOLLOUT).ConfigureAwait(false);
                 continue;
             }
-            int ofStatus = Math.Min(sent, statusLeft);
-            statusLeft -= ofStatus;
-            address += (ulong)(sent - ofStatus);
+            _batch.Advance(sent);
             _turnLeft -= sent;
             StartBusy();
         }
@@ -268,14 +275,15 @@ internal sealed class TcpDataConnection : IDisposable
         return Libc.poll(&descriptor, 1, PollMilliseconds) > 0 && !_cut;
     }
 
-    // Bytes taken of both, 0 when there is no room.
-    private unsafe int SendPiece(ReadOnlySpan<byte> status, ulong address, int lengthBytes)
+    // Bytes taken of the batch, 0 when there is no room.
+    private unsafe int SendPiece()
     {
-        if (lengthBytes >= LeastForZeroCopy && IsZeroCopy)
+        Libc.IoVec* parts = stackalloc Libc.IoVec[AnswerBatch.MostParts];
+        if (IsZeroCopy && (_batch.IsAtStatus || _batch.NextPartBytes >= LeastForZeroCopy))
         {
-            if (!status.IsEmpty)
+            if (_batch.IsAtStatus)
             {
-                return Send(status, null, 0, Libc.MSG_MORE);     // in one packet with what follows
+                return Send(parts, _batch.Next(parts, _batch.NextPartBytes), Libc.MSG_MORE);     // in one packet with what follows
             }
             if (!_zeroCopy!.HasRoom)
             {
@@ -283,7 +291,7 @@ internal sealed class TcpDataConnection : IDisposable
             }
             if (_zeroCopy.HasRoom)
             {
-                int sent = Send(default, (void*)address, lengthBytes, Libc.MSG_ZEROCOPY);
+                int sent = Send(parts, _batch.Next(parts, SendBytes), Libc.MSG_ZEROCOPY);
                 if (sent >= 0)
                 {
                     if (sent > 0)
@@ -295,21 +303,16 @@ internal sealed class TcpDataConnection : IDisposable
             }
         }
         // Another answer follows at once: the kernel puts the end of this one and the start of that into one packet.
-        return Send(status, (void*)address, lengthBytes, _receivedEnd - _receivedStart >= DataHeader.Size ? Libc.MSG_MORE : 0);
+        return Send(parts, _batch.Next(parts, SendBytes), HasHeader ? Libc.MSG_MORE : 0);
     }
 
-    // A part of _answer and what lies behind it. Bytes taken of both, 0 when there is no room, -1 when the kernel may not pin more memory for sends without a copy.
-    private unsafe int Send(ReadOnlySpan<byte> answer, void* bytes, int lengthBytes, int flags)
+    // Bytes taken, 0 when there is no room, -1 when the kernel may not pin more memory for sends without a copy.
+    private unsafe int Send(Libc.IoVec* parts, int count, int flags)
     {
-        Libc.IoVec* parts = stackalloc Libc.IoVec[2];
-        parts[0] = new Libc.IoVec { iov_base = Unsafe.AsPointer(ref MemoryMarshal.GetReference(answer)), iov_len = (nuint)answer.Length };
-        parts[1] = new Libc.IoVec { iov_base = bytes, iov_len = (nuint)lengthBytes };
-        var message = new Libc.MsgHdr { msg_iov = parts, msg_iovlen = 2 };
+        var message = new Libc.MsgHdr { msg_iov = parts, msg_iovlen = (nuint)count };
         while (true)
         {
-            nint sent = answer.IsEmpty
-                ? Libc.send(_fd, bytes, (nuint)lengthBytes, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT | flags)
-                : Libc.sendmsg(_fd, &message, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT | flags);
+            nint sent = Libc.sendmsg(_fd, &message, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT | flags);
             if (sent >= 0)
             {
                 return (int)sent;
@@ -344,7 +347,11 @@ internal sealed class TcpDataConnection : IDisposable
         }
     }
 
-    private unsafe int SendAnswer(int start, int lengthBytes) => Send(_answer.AsSpan(start, lengthBytes), null, 0, 0);
+    private unsafe int SendAnswer(int start, int lengthBytes)
+    {
+        var part = new Libc.IoVec { iov_base = (void*)Marshal.UnsafeAddrOfPinnedArrayElement(_answer, start), iov_len = (nuint)lengthBytes };
+        return Send(&part, 1, 0);
+    }
 
     private async ValueTask<bool> RefuseAsync(DataHeader header)
     {
@@ -474,7 +481,7 @@ internal sealed class TcpDataConnection : IDisposable
         if (_zeroCopy is { UnderWay: > 0 } && _zeroCopy.TakeCompletions(_fd) && BusySince is not null)
         {
             StartBusy();
-            if (_zeroCopy.UnderWay == 0 && CurrentRange is null && _receivedEnd == _receivedStart)
+            if (_zeroCopy.UnderWay == 0 && !IsAnswering && _receivedEnd == _receivedStart)
             {
                 StopBusy();
             }

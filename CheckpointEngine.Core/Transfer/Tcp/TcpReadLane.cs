@@ -42,17 +42,22 @@ internal sealed unsafe class TcpReadLane : IReadLane
     private const int ProgressBytes = 512 << 10;
     private const int ReceiveBytes = 1 << 20;
 
+    // Answers that one call receives.
+    private const int MostTogether = 16;
+
     private readonly TcpLaneTarget _target;
-    private readonly Queue<ReadRequest> _inFlight = new(PipelinedDepth);
+    private readonly ReadRequest[] _inFlight = new ReadRequest[PipelinedDepth];       // a ring
     private readonly byte[] _headers = new byte[PipelinedDepth * DataHeader.Size];
-    private readonly byte[] _status = GC.AllocateUninitializedArray<byte>(DataHeader.LineStatusSize, pinned: true);
+    private readonly byte[] _statuses = GC.AllocateUninitializedArray<byte>(PipelinedDepth * DataHeader.LineStatusSize, pinned: true);     // by place in the ring
     private readonly int _statusSize;
     private readonly byte _opcode;
     private Socket? _socket;
     private int _headersHeld;             // not sent yet
     private long _bytesHeld;              // that they ask for
     private long _bytesAsked;             // and those that were sent; not answered yet
-    private int _statusHave;              // bytes of the next answer's status that came with the last answer
+    private int _oldest;                  // its place in the ring
+    private int _count;                   // that are in it
+    private long _ahead;                  // bytes that came beyond the answers that were given out
     private int _answersOnThisConnection;
     private bool _keepsConnection;
     private volatile bool _aborted;
@@ -75,7 +80,7 @@ internal sealed unsafe class TcpReadLane : IReadLane
 
     public void Submit(in ReadRequest request)
     {
-        _inFlight.Enqueue(request);
+        _inFlight[(_oldest + _count++) % PipelinedDepth] = request;
         if (_socket is not null)
         {
             HoldHeader(request);
@@ -84,20 +89,22 @@ internal sealed unsafe class TcpReadLane : IReadLane
 
     public ReadCompletion Wait(IReadProgress? progress)
     {
-        ReadRequest request = _inFlight.Dequeue();
+        ReadRequest request = _inFlight[_oldest];
         if (_bytesHeld >= HeldBackBytes || _bytesAsked - _bytesHeld < HeldBackBytes)
         {
             SendHeaders();
         }
-        if (_socket is null && !TryReconnect(request))
+        ReadStatus status = ReadStatus.Broken;
+        if (_socket is not null || TryReconnect())
         {
-            return new ReadCompletion(request.Tag, _aborted ? ReadStatus.Aborted : ReadStatus.Broken);
+            status = Receive(request, progress, out bool closedBeforeFirstByte);
+            if (closedBeforeFirstByte && !_keepsConnection && _answersOnThisConnection > 0 && !_aborted && TryReconnect())
+            {
+                status = Receive(request, progress, out _);     // an old peer closed after its last answer, as it does
+            }
         }
-        ReadStatus status = Receive(request, progress, out bool closedBeforeFirstByte);
-        if (closedBeforeFirstByte && !_keepsConnection && _answersOnThisConnection > 0 && !_aborted && TryReconnect(request))
-        {
-            status = Receive(request, progress, out _);     // an old peer closed after its last answer, as it does
-        }
+        _oldest = (_oldest + 1) % PipelinedDepth;
+        _count--;
         if (status == ReadStatus.Done)
         {
             _bytesAsked -= request.LengthBytes;
@@ -120,48 +127,50 @@ internal sealed unsafe class TcpReadLane : IReadLane
 
     public void Dispose() => DropConnection();
 
+    // The oldest answer. What came of it with an earlier one is counted in _ahead, and so is in the end what comes with it of later ones.
     private ReadStatus Receive(in ReadRequest request, IReadProgress? progress, out bool closedBeforeFirstByte)
     {
         closedBeforeFirstByte = false;
-        Socket? socket = _socket;
-        if (socket is null)
+        if (_socket is not { } socket)
         {
             return ReadStatus.Broken;
         }
         try
         {
-            bool first = true;
-            if (_statusSize != 0)
+            long answerBytes = _statusSize + (long)request.LengthBytes;
+            int pieceBytes = progress is null ? ReceiveBytes : ProgressBytes;
+            long told = 0;
+            bool isStatusOk = _statusSize == 0;
+            while (true)
             {
-                first = _statusHave == 0;
-                ReadStatus got = ReceiveExactly(socket, _status.AsSpan(_statusHave, _statusSize - _statusHave), ref first);
-                _statusHave = 0;
+                if (!isStatusOk && _ahead >= _statusSize)
+                {
+                    ulong status = BinaryPrimitives.ReadUInt64LittleEndian(_statuses.AsSpan(_oldest * DataHeader.LineStatusSize));
+                    if (status != DataHeader.StatusOk)
+                    {
+                        return status == DataHeader.StatusRejected ? ReadStatus.Refused : ReadStatus.Garbled;
+                    }
+                    isStatusOk = true;
+                }
+                long arrived = Math.Min(_ahead, answerBytes) - _statusSize;
+                if (progress is not null && arrived > told && (arrived == request.LengthBytes || arrived - told >= pieceBytes))
+                {
+                    progress.Arrived(request.Tag, (int)arrived);
+                    told = arrived;
+                }
+                if (arrived == request.LengthBytes)
+                {
+                    _ahead -= answerBytes;
+                    return ReadStatus.Done;
+                }
+                ReadStatus got = ReceiveSome(socket, progress is null ? pieceBytes : pieceBytes - Math.Max(0, arrived - told));
                 if (got != ReadStatus.Done)
                 {
-                    closedBeforeFirstByte = got == ReadStatus.Broken && first;
-                    return got;
-                }
-                ulong status = BinaryPrimitives.ReadUInt64LittleEndian(_status);
-                if (status != DataHeader.StatusOk)
-                {
-                    return status == DataHeader.StatusRejected ? ReadStatus.Refused : ReadStatus.Garbled;
+                    closedBeforeFirstByte = got == ReadStatus.Broken && _ahead == 0;
+                    // Version 1 refuses by closing without a byte; on a fresh connection nothing else looks like that.
+                    return closedBeforeFirstByte && _statusSize == 0 && _answersOnThisConnection == 0 ? ReadStatus.Refused : got;
                 }
             }
-            ReadStatus payload = ReadStatus.Done;
-            int pieceBytes = progress is null ? ReceiveBytes : ProgressBytes;
-            for (int done = 0; done < request.LengthBytes && payload == ReadStatus.Done; done += pieceBytes)
-            {
-                int piece = Math.Min(pieceBytes, request.LengthBytes - done);
-                bool isLast = piece == request.LengthBytes - done;
-                payload = ReceiveExactly(socket, new Span<byte>((byte*)request.Destination + done, piece), ref first, isLast && _inFlight.Count != 0 ? _statusSize : 0);
-                if (payload == ReadStatus.Done)
-                {
-                    progress?.Arrived(request.Tag, done + piece);
-                }
-            }
-            closedBeforeFirstByte = payload == ReadStatus.Broken && first;
-            // Version 1 refuses by closing without a byte; on a fresh connection nothing else looks like that.
-            return closedBeforeFirstByte && _answersOnThisConnection == 0 ? ReadStatus.Refused : payload;
         }
         catch (ObjectDisposedException)
         {
@@ -169,37 +178,95 @@ internal sealed unsafe class TcpReadLane : IReadLane
         }
     }
 
-    // Behind the destination comes the status of the next answer, or as much of it as is there: one call for both.
-    private ReadStatus ReceiveExactly(Socket socket, Span<byte> destination, ref bool first, int statusBytes = 0)
+    // One call for what comes next: the rest of the oldest answer and those behind it, each where it belongs.
+    private ReadStatus ReceiveSome(Socket socket, long limitBytes)
     {
-        SafeSocketHandle handle = socket.SafeHandle;
-        Libc.IoVec* parts = stackalloc Libc.IoVec[2];
-        parts[1] = new Libc.IoVec { iov_base = (void*)Marshal.UnsafeAddrOfPinnedArrayElement(_status, 0), iov_len = (nuint)statusBytes };
-        var message = new Libc.MsgHdr { msg_iov = parts, msg_iovlen = statusBytes == 0 ? 1u : 2u };
+        Libc.IoVec* parts = stackalloc Libc.IoVec[2 * MostTogether];
+        int count = 0;
+        long skipBytes = _ahead;
+        for (int i = 0; i < Math.Min(_count, MostTogether); i++)
+        {
+            int place = (_oldest + i) % PipelinedDepth;
+            ref readonly ReadRequest request = ref _inFlight[place];
+            AddPart((nint)StatusOf(place), _statusSize, _statusSize);
+            if (i != 0 && (limitBytes <= 0 || !IsApart(i)))
+            {
+                break;
+            }
+            int missing = request.LengthBytes - (int)Math.Min(skipBytes, request.LengthBytes);
+            AddPart(request.Destination, request.LengthBytes, limitBytes);
+            limitBytes -= missing;
+            if (limitBytes < 0)
+            {
+                break;      // it is cut
+            }
+        }
+        ReadStatus got = Receive(socket, parts, count, out int received);
+        _ahead += received;
+        return got;
+
+        void AddPart(nint start, int lengthBytes, long limit)
+        {
+            int skipped = (int)Math.Min(skipBytes, lengthBytes);
+            skipBytes -= skipped;
+            int taken = (int)Math.Min(lengthBytes - skipped, limit);
+            if (taken != 0)
+            {
+                parts[count++] = new Libc.IoVec { iov_base = (void*)(start + skipped), iov_len = (nuint)taken };
+            }
+        }
+    }
+
+    // Whether a read in flight shares no memory with those before it: who reads into the same place again wants it when the one before has ended.
+    private bool IsApart(int index)
+    {
+        ref readonly ReadRequest request = ref _inFlight[(_oldest + index) % PipelinedDepth];
+        for (int i = 0; i < index; i++)
+        {
+            ref readonly ReadRequest before = ref _inFlight[(_oldest + i) % PipelinedDepth];
+            if (request.Destination < before.Destination + before.LengthBytes && before.Destination < request.Destination + request.LengthBytes)
+            {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    private byte* StatusOf(int place) => (byte*)Marshal.UnsafeAddrOfPinnedArrayElement(_statuses, place * DataHeader.LineStatusSize);
+
+    private static ReadStatus ReceiveExactly(Socket socket, Span<byte> destination)
+    {
         fixed (byte* start = destination)
         {
             for (int done = 0; done < destination.Length;)
             {
-                parts[0] = new Libc.IoVec { iov_base = start + done, iov_len = (nuint)(destination.Length - done) };
-                nint received = Libc.recvmsg(handle, &message, 0);
-                if (received < 0 && Marshal.GetLastPInvokeError() == Libc.EINTR)
+                var part = new Libc.IoVec { iov_base = start + done, iov_len = (nuint)(destination.Length - done) };
+                if (Receive(socket, &part, 1, out int received) is var got && got != ReadStatus.Done)
                 {
-                    continue;
+                    return got;
                 }
-                if (received <= 0)
-                {
-                    return received < 0 && Marshal.GetLastPInvokeError() == Libc.EAGAIN ? ReadStatus.Stalled : ReadStatus.Broken;
-                }
-                first = false;
-                int left = destination.Length - done;
-                _statusHave = Math.Max(0, (int)received - left);
-                done += Math.Min((int)received, left);
+                done += received;
             }
         }
         return ReadStatus.Done;
     }
 
-    private bool TryReconnect(in ReadRequest request)
+    private static ReadStatus Receive(Socket socket, Libc.IoVec* parts, int count, out int received)
+    {
+        var message = new Libc.MsgHdr { msg_iov = parts, msg_iovlen = (nuint)count };
+        while (true)
+        {
+            nint bytes = Libc.recvmsg(socket.SafeHandle, &message, 0);
+            if (bytes < 0 && Marshal.GetLastPInvokeError() == Libc.EINTR)
+            {
+                continue;
+            }
+            received = Math.Max(0, (int)bytes);
+            return bytes > 0 ? ReadStatus.Done : bytes < 0 && Marshal.GetLastPInvokeError() == Libc.EAGAIN ? ReadStatus.Stalled : ReadStatus.Broken;
+        }
+    }
+
+    private bool TryReconnect()
     {
         if (_aborted)
         {
@@ -214,10 +281,9 @@ internal sealed unsafe class TcpReadLane : IReadLane
         {
             return false;
         }
-        HoldHeader(request);
-        foreach (ReadRequest waiting in _inFlight)
+        for (int i = 0; i < _count; i++)
         {
-            HoldHeader(waiting);
+            HoldHeader(_inFlight[(_oldest + i) % PipelinedDepth]);
         }
         SendHeaders();
         return true;
@@ -302,11 +368,10 @@ internal sealed unsafe class TcpReadLane : IReadLane
         RandomNumberGenerator.Fill(clientNonce);
         socket.Send(hello);
         Span<byte> answer = stackalloc byte[DataHeader.StatusSize + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes];
-        bool first = true;
-        ReadStatus answered = ReceiveExactly(socket, answer[..DataHeader.StatusSize], ref first);
+        ReadStatus answered = ReceiveExactly(socket, answer[..DataHeader.StatusSize]);
         if (answered == ReadStatus.Done && BinaryPrimitives.ReadUInt64LittleEndian(answer) == DataHeader.StatusOk)
         {
-            answered = ReceiveExactly(socket, answer[DataHeader.StatusSize..], ref first);
+            answered = ReceiveExactly(socket, answer[DataHeader.StatusSize..]);
         }
         ThrowIfStalled(answered);
         if (answered != ReadStatus.Done || BinaryPrimitives.ReadUInt64LittleEndian(answer) != DataHeader.StatusOk)
@@ -322,7 +387,7 @@ internal sealed unsafe class TcpReadLane : IReadLane
         TokenChallenge.Prove(token, TokenChallenge.Purpose.TcpLane, asServer: false, clientNonce, serverNonce, proof);
         socket.Send(proof);
         Span<byte> status = stackalloc byte[DataHeader.StatusSize];
-        answered = ReceiveExactly(socket, status, ref first);
+        answered = ReceiveExactly(socket, status);
         ThrowIfStalled(answered);
         if (answered != ReadStatus.Done || BinaryPrimitives.ReadUInt64LittleEndian(status) != DataHeader.StatusOk)
         {
@@ -350,7 +415,7 @@ internal sealed unsafe class TcpReadLane : IReadLane
     {
         _socket?.Dispose();
         _socket = null;
-        _statusHave = 0;
+        _ahead = 0;
         _headersHeld = 0;
         _bytesHeld = 0;
         _bytesAsked = 0;

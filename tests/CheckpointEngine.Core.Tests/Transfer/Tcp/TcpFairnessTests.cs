@@ -43,7 +43,7 @@ public sealed class TcpFairnessTests
         Assert.InRange(port.Listener.ThreadCount, 1, ThreadLimit);
         // The lane's connection goes; the slow ones are all still served.
         await TcpDataListenerHostileTests.Until(() => port.Listener.ConnectionCount == slow.Sockets.Count);
-        Assert.All(port.Listener.Snapshot(), connection => Assert.Equal(memory.Range, connection.CurrentRange));
+        Assert.All(port.Listener.Snapshot(), connection => Assert.True(connection.IsAnswering && connection.Reads(memory.Range)));
     }
 
     [Fact]
