@@ -11,10 +11,13 @@ namespace CheckpointEngine.Transfer.Local;
 /// <remarks>Owns the descriptor and the mapping. Any number of threads, but for <see cref="TakeMapping"/> and Dispose.</remarks>
 internal sealed unsafe class LocalSegment : IDisposable
 {
+    private const long ReachBytes = 1 << 20;
+
     private SafeFileHandle? _file;
     private readonly long _fileOffset;
     private readonly int _ownerProcess;
     private MemoryBuffer? _mapping;
+    private bool[] _isReached = [];     // of each block of the mapping: whether its page tables were made
     private bool _isTaken;
 
     private LocalSegment(MemoryAnswer answer, SafeFileHandle? file, int ownerProcess, bool isSealed, string? noAttachReason)
@@ -97,13 +100,28 @@ internal sealed unsafe class LocalSegment : IDisposable
             ThrowHelper.Throw(CheckpointError.Io, "map the owner's memory: its file was truncated");
         }
         _mapping = mapping;
+        _isReached = new bool[(mapping.LengthBytes + ReachBytes - 1) / ReachBytes];
     }
 
     /// <summary>Whether <see cref="Map"/> was called.</summary>
     internal bool IsMapped => _mapping is not null;
 
-    /// <summary>Where an address of the owner is in this process; only while it is mapped.</summary>
-    internal nint Translate(ulong address) => _mapping!.Address + (nint)OffsetInMapping(address);
+    /// <summary>Where bytes of the owner are in this process, ready to be read; only while it is mapped.</summary>
+    /// <remarks>Page tables are made in one call for each block, a twelfth cheaper than by faults; once, for where they are there it costs a fifth of a copy's rate.</remarks>
+    internal nint Reach(ulong address, int lengthBytes)
+    {
+        long offset = OffsetInMapping(address);
+        for (long block = offset / ReachBytes; block * ReachBytes < offset + lengthBytes; block++)
+        {
+            if (!Volatile.Read(ref _isReached[block]))
+            {
+                long bytes = Math.Min(ReachBytes, _mapping!.LengthBytes - block * ReachBytes);
+                _ = Libc.madvise((void*)(_mapping.Address + (nint)(block * ReachBytes)), (nuint)bytes, Libc.MADV_POPULATE_READ);      // before Linux 5.14 the faults do it
+                Volatile.Write(ref _isReached[block], true);
+            }
+        }
+        return _mapping!.Address + (nint)offset;
+    }
 
     /// <summary>Bytes from the mapping's start to an address of the owner.</summary>
     internal long OffsetInMapping(ulong address) => _fileOffset + (long)(address - Address);
