@@ -137,7 +137,7 @@ internal sealed class JoinCommand : DocumentedCommand
         {
             InferenceUpdateOptions inference = _inference.Create(parsed);
             (JoinReport joined, InferenceUpdateReport update) = await ProgressDisplay.OfJoin(json)
-                .RunAsync(progress => server.JoinAndUpdateAsync(metas, options, inference, progress, progress.Notes, stop)).ConfigureAwait(false);
+                .RunAsync(progress => server.JoinAndUpdateAsync(metas, options, inference, progress.Transfer, progress.Notes, stop)).ConfigureAwait(false);
             JoinPrinter.Print(joined, fetched.TotalSeconds, json, update);
             if (!json)
             {
@@ -146,7 +146,7 @@ internal sealed class JoinCommand : DocumentedCommand
         }
         else
         {
-            JoinReport report = await ProgressDisplay.OfJoin(json).RunAsync(progress => server.JoinAsync(metas, options, progress, stop)).ConfigureAwait(false);
+            JoinReport report = await ProgressDisplay.OfJoin(json).RunAsync(progress => server.JoinAsync(metas, options, progress.Transfer, stop)).ConfigureAwait(false);
             JoinPrinter.Print(report, fetched.TotalSeconds, json);
         }
         if (serve)

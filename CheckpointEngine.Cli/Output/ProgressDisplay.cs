@@ -42,6 +42,9 @@ internal abstract class ProgressDisplay : IProgress<JoinProgress>, IProgress<Loa
         Report(new JoinProgress(value.BytesDone, value.Phase is "health" or "connect" ? 0 : value.BytesTotal, 0, value.Phase));
     }
 
+    /// <summary>Where a join tells its state; null when nobody looks, so that 64 silent joins of one host do not wake up for it.</summary>
+    public IProgress<JoinProgress>? Transfer => this is SilentDisplay ? null : this;
+
     /// <summary>Of an update that goes on beside a join, which is what is shown: just what it waits for, and itself once the join has ended.</summary>
     public IProgress<InferenceUpdateProgress> Notes => new UpdateNotes(this);
 

@@ -7,6 +7,7 @@ namespace CheckpointEngine.Internal;
 internal static class SocketTools
 {
     private const int TcpCongestion = 13;     // TCP_CONGESTION of <netinet/tcp.h>
+    private static readonly byte[] s_plain = "reno"u8.ToArray();      // always built in and always allowed
 
     /// <summary>Makes a listening socket at <paramref name="bind"/>; an IPv6 wildcard takes IPv4 too.</summary>
     /// <exception cref="CheckpointEngineException">The address or port cannot be had.</exception>
@@ -35,22 +36,48 @@ internal static class SocketTools
     internal static bool IsOwnHost(IPAddress remote, IPAddress local) => IsLoopback(remote) || remote.Equals(local);
 
     /// <summary>
-    /// Takes a congestion control that does not pace, where the system's default does (BBR), for a connection that stays on this host: pacing a loopback
-    /// costs a third of the rate with send(2) and half with sendfile(2), and there is no queue that it could spare.
+    /// Gives a listener's connections a congestion control that does not pace, where the system's default does (BBR): pacing a connection that stays on
+    /// this host costs a third of the rate with send(2) and half with sendfile(2), and with many of them twice the processor time.
     /// </summary>
-    internal static void PreferPlainCongestionControl(Socket socket)
+    /// <remarks>
+    /// On the listener, since a socket that has begun with BBR goes on being paced when it is given another (<c>sk_pacing_status</c> is never taken back).
+    /// </remarks>
+    /// <returns>What connections that come from elsewhere are to be given back, by <see cref="SetCongestionControl"/>; empty when there is nothing to do.</returns>
+    internal static byte[] PreferPlainCongestionControl(Socket listener)
     {
         if (!OperatingSystem.IsLinux())
         {
-            return;
+            return [];
         }
         try
         {
-            socket.SetRawSocketOption((int)ProtocolType.Tcp, TcpCongestion, "reno"u8);    // always built in and always allowed
+            byte[] usual = new byte[16];        // TCP_CA_NAME_MAX
+            int length = listener.GetRawSocketOption((int)ProtocolType.Tcp, TcpCongestion, usual);
+            usual = usual[..length].AsSpan().TrimEnd((byte)0).ToArray();
+            using var probe = new Socket(listener.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
+            if (usual.AsSpan().SequenceEqual(s_plain) || !SetCongestionControl(probe, s_plain) || !SetCongestionControl(probe, usual))
+            {
+                return [];
+            }
+            return SetCongestionControl(listener, s_plain) ? usual : [];
         }
         catch (SocketException)
         {
-            // A system without it keeps its default: slower, not wrong.
+            return [];      // a system without them keeps its default: slower, not wrong
+        }
+    }
+
+    /// <summary>Gives a socket a congestion control by name; false when the system does not let it.</summary>
+    internal static bool SetCongestionControl(Socket socket, ReadOnlySpan<byte> name)
+    {
+        try
+        {
+            socket.SetRawSocketOption((int)ProtocolType.Tcp, TcpCongestion, name);
+            return true;
+        }
+        catch (SocketException)
+        {
+            return false;
         }
     }
 

@@ -42,10 +42,10 @@ public unsafe class TcpLaneBenchmarks
         _lane.Connect();
 
         using Socket listener = SocketTools.Listen(new IPEndPoint(IPAddress.Loopback, 0), 1);
+        SocketTools.PreferPlainCongestionControl(listener);
         _pump = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
         _pump.Connect(listener.LocalEndPoint!);
         Socket sender = listener.Accept();
-        SocketTools.PreferPlainCongestionControl(sender);
         new Thread(() => Pump(sender, _source)) { IsBackground = true }.Start();
     }
 

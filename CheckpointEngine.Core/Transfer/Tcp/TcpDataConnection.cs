@@ -57,7 +57,7 @@ internal sealed class TcpDataConnection : IDisposable
     private bool _admitted;
     private volatile bool _cut;
 
-    internal TcpDataConnection(Socket socket, MemoryRegistry registry, ServingThreads threads, TcpDataListenerOptions options)
+    internal TcpDataConnection(Socket socket, MemoryRegistry registry, ServingThreads threads, TcpDataListenerOptions options, byte[] usualCongestionControl)
     {
         _socket = socket;
         _registry = registry;
@@ -67,9 +67,9 @@ internal sealed class TcpDataConnection : IDisposable
         _remoteAddress = remote.Address;
         RemoteAddress = remote.ToString();
         bool isOwnHost = SocketTools.IsOwnHost(_remoteAddress, ((IPEndPoint)socket.LocalEndPoint!).Address);
-        if (isOwnHost)
+        if (!isOwnHost && usualCongestionControl.Length != 0)
         {
-            SocketTools.PreferPlainCongestionControl(socket);
+            SocketTools.SetCongestionControl(socket, usualCongestionControl);
         }
         _socket.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.KeepAlive, true);     // a peer that lost its power goes in the end
         if (options.ZeroCopy == ZeroCopyMode.Always || (options.ZeroCopy == ZeroCopyMode.Auto && !isOwnHost))

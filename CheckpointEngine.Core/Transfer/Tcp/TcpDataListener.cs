@@ -38,6 +38,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
     private readonly ILogger _logger;
     private readonly ServingThreads _threads = new(Math.Clamp(Environment.ProcessorCount, 2, 64));
     private readonly Socket _listener;
+    private readonly byte[] _usualCongestionControl;       // of connections from elsewhere; empty: as they are
     private readonly Lock _lock = new();
     private readonly HashSet<TcpDataConnection> _connections = [];
     private readonly TaskCompletionSource _allClosed = new(TaskCreationOptions.RunContinuationsAsynchronously);
@@ -52,6 +53,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         _options = options;
         _logger = logger;
         _listener = SocketTools.Listen(bind, backlog: 1024);
+        _usualCongestionControl = SocketTools.PreferPlainCongestionControl(_listener);
         LocalEndPoint = (IPEndPoint)_listener.LocalEndPoint!;
         TimeSpan tick = TimeSpan.FromMilliseconds(Math.Clamp(options.StallTimeout.TotalMilliseconds / 4, 10, 5000));
         _stallTimer = new Timer(static state => ((TcpDataListener)state!).CutStalled(), this, tick, tick);
@@ -137,7 +139,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             TcpDataConnection connection;
             try
             {
-                connection = new TcpDataConnection(socket, _registry, _threads, _options);
+                connection = new TcpDataConnection(socket, _registry, _threads, _options, _usualCongestionControl);
             }
             catch (Exception failure) when (failure is SocketException or IOException or ObjectDisposedException)
             {
