@@ -40,22 +40,12 @@ internal static class ManyJoiners
         HolderFigures most = before;
         for (int pass = 0; pass < bench.Options.Passes; pass++)
         {
-            // Turned round every other time, so that nothing always comes behind the same thing.
-            (double one, double warm) = pass % 2 == 0 ? await RateAloneAsync(holder) : default;
-            using var end = new CancellationTokenSource();
-            Task<List<double>> probing = ProbeHealthAsync(holder, end.Token);
-            Task<List<double>> probingIdle = ProbeHealthAsync(idle, end.Token);
-            Task<HolderFigures> watching = WatchAsync(holder, end.Token);
-            long start = Stopwatch.GetTimestamp();
-            Joined[] joined = await JoinAsync(holder, Joiners, rounds: 1);
-            double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
-            await end.CancelAsync();
-            health.AddRange(await probing);
-            idleHealth.AddRange(await probingIdle);
-            most = most.Max(await watching);
+            // Turned round every other time, so that nothing always comes behind the same thing; watched alike.
+            (double one, double warm) = pass % 2 == 0 ? await WatchedAsync(() => RateAloneAsync(holder)) : default;
+            (Joined[] joined, double seconds) = await WatchedAsync(TogetherAsync, health, idleHealth);
             if (pass % 2 != 0)
             {
-                (one, warm) = await RateAloneAsync(holder);
+                (one, warm) = await WatchedAsync(() => RateAloneAsync(holder));
             }
 
             double sum = joined.Sum(join => join.Bytes) / seconds / (1L << 30);
@@ -87,6 +77,29 @@ internal static class ManyJoiners
         scoreboard.Below("holder's descriptors", most.Descriptors, before.Descriptors + 6 * Joiners, "", $"before {before.Descriptors}, after {after.Descriptors}");
         scoreboard.Note("slowest answer of an idle holder meanwhile", $"{idleHealth.Max():0.00} ms", Remark(idleHealth));
         scoreboard.Below("slowest answer of /v1/healthz meanwhile", health.Max(), 50, "ms", Remark(health));
+
+        async Task<(Joined[], double)> TogetherAsync()
+        {
+            long start = Stopwatch.GetTimestamp();
+            Joined[] joined = await JoinAsync(holder, Joiners, rounds: 1);
+            return (joined, Stopwatch.GetElapsedTime(start).TotalSeconds);
+        }
+
+        // Both holders are probed and the joined one is watched, whatever is measured: it takes a part of the cores.
+        async Task<T> WatchedAsync<T>(Func<Task<T>> measure, List<double>? answers = null, List<double>? idleAnswers = null)
+        {
+            using var end = new CancellationTokenSource();
+            Task<List<double>> probing = ProbeHealthAsync(holder, end.Token);
+            Task<List<double>> probingIdle = ProbeHealthAsync(idle, end.Token);
+            Task<HolderFigures> watching = WatchAsync(holder, end.Token);
+            T result = await measure();
+            await end.CancelAsync();
+            answers?.AddRange(await probing);
+            idleAnswers?.AddRange(await probingIdle);
+            HolderFigures watched = await watching;
+            most = answers is null ? most : most.Max(watched);
+            return result;
+        }
 
         static string Remark(List<double> answers)
         {
