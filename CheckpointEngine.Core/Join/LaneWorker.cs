@@ -28,6 +28,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
     private MemoryBuffer? _staging;
     private IDisposable? _stagingRegistration;
     private int _breaksInRow;
+    private bool _isLeaving;                  // for a pair of devices that came up
     private bool _aborted;
 
     private struct Slot
@@ -131,6 +132,11 @@ internal sealed unsafe class LaneWorker : IReadProgress
                 _lane = null;
             }
             lane.Dispose();
+            if (_isLeaving)
+            {
+                _isLeaving = false;
+                link.Left();
+            }
             if (bytes != 0)
             {
                 BytesByTransport[lane.TransportName] = BytesByTransport.GetValueOrDefault(lane.TransportName) + bytes;
@@ -182,7 +188,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
         long bytesDone = 0;
         while (true)
         {
-            while (inFlight < Math.Min(lane.QueueDepth, MaxDepth) && bytesInFlight < lane.QueueBytes && !_run.ShouldEnd(this) && work.TryTake(out ReadUnit unit))
+            while (inFlight < Math.Min(lane.QueueDepth, MaxDepth) && bytesInFlight < lane.QueueBytes && !ShouldEnd(lane, link) && work.TryTake(out ReadUnit unit))
             {
                 int free = FreeSlot();
                 nint destination = _run.Destination.AddressOf(unit);
@@ -205,7 +211,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
             }
             if (inFlight == 0)
             {
-                if (_run.WaitForRoom(this, work))
+                if (!_isLeaving && _run.WaitForRoom(this, work))
                 {
                     continue;
                 }
@@ -245,6 +251,8 @@ internal sealed unsafe class LaneWorker : IReadProgress
             }
         }
     }
+
+    private bool ShouldEnd(IReadLane lane, OwnerLink link) => _isLeaving || _run.ShouldEnd(this) || (_isLeaving = link.TryLeave(lane));
 
     // Counted by lane: one event of the network breaks all lanes of an owner at once, and is one event.
     private void Broke(CheckpointEngineException reason)

@@ -336,6 +336,17 @@ internal sealed class OwnerLink : IDisposable
         }
     }
 
+    /// <summary>Whether a lane should end, between two units, because RDMA devices that came up have room for it; then <see cref="Left"/> follows its end.</summary>
+    internal bool TryLeave(IReadLane lane) => lane switch
+    {
+        RdmaReadLane rdma => Rdma?.TryLeave(rdma.Pair) == true,
+        TcpReadLane => Rdma?.TryLeave(null) == true,
+        _ => false,
+    };
+
+    /// <summary>Says that a lane that was let leave has ended.</summary>
+    internal void Left() => Rdma?.Left();
+
     /// <summary>Whether <see cref="TryCreateLane"/> would make one.</summary>
     internal bool HasLaneFree => Local is not null || Rdma is not { Failure: null, HasLaneFree: false };
 

@@ -28,6 +28,7 @@ internal sealed class TransferRun
     private readonly IJoinDestination _destination;
     private readonly DigestVerifier? _verifier;
     private readonly int _fixedLanes;
+    private readonly bool _followsDevices;     // as many lanes as RDMA devices are good for, which come and go
     private readonly long _totalBytes;
     private readonly long _attachedBytes;      // there from the start
     private readonly Lock _lock = new();
@@ -65,8 +66,19 @@ internal sealed class TransferRun
         CallsLibrary = Array.Exists(links, link => link is { Mooncake: not null });
         if (lanesPerOwner == 0 && (CallsLibrary || Array.Exists(links, link => link is { Rdma: not null })))
         {
-            _fixedLanes = Math.Min(MaxLanes, Enumerable.Range(0, links.Length).Sum(owner => _works[owner] is null ? 0 : links[owner]!.Rdma?.Preferred ?? LanesBesideRdma));
+            _followsDevices = !CallsLibrary;
+            _fixedLanes = LanesOfDevices();
         }
+    }
+
+    private int LanesOfDevices()
+    {
+        int lanes = 0;
+        for (int owner = 0; owner < _links.Length; owner++)
+        {
+            lanes += _works[owner] is null ? 0 : _links[owner]!.Rdma?.Preferred ?? LanesBesideRdma;
+        }
+        return Math.Min(MaxLanes, lanes);
     }
 
     /// <summary>Whether lanes call into Mooncake's library.</summary>
@@ -112,7 +124,7 @@ internal sealed class TransferRun
                     progress?.Report(new JoinProgress(Math.Min(_attachedBytes + done, _plan.DataBytes), _plan.DataBytes, _targetLanes, "transfer"));
                     if (!_done.Task.IsCompleted)
                     {
-                        SetTarget(lanes.Next(done, Stopwatch.GetElapsedTime(start)));
+                        SetTarget(_followsDevices ? LanesOfDevices() : lanes.Next(done, Stopwatch.GetElapsedTime(start)));
                     }
                 }
                 await _done.Task.ConfigureAwait(false);
@@ -318,11 +330,24 @@ internal sealed class TransferRun
                 _done.TrySetResult();
                 return;
             }
-            while (!_stopping && !_done.Task.IsCompleted && _activeWorkers < lanes && Array.Exists(_works, work => work is { RemainingBytes: > 0 }))
+            while (!_stopping && !_done.Task.IsCompleted && _activeWorkers < lanes && HasWorkForAnother())
             {
                 StartWorker();
             }
         }
+    }
+
+    // Under the lock. Who would find every pair of devices taken need not be started.
+    private bool HasWorkForAnother()
+    {
+        for (int owner = 0; owner < _works.Length; owner++)
+        {
+            if (_works[owner] is { RemainingBytes: > 0 } && _links[owner]!.HasLaneFree)
+            {
+                return true;
+            }
+        }
+        return false;
     }
 
     private void StartWorker()

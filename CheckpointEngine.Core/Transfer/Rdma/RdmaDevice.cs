@@ -26,8 +26,8 @@ internal sealed class RdmaDevice : IDisposable
     /// <summary>Why the device cannot be used at all, and what to do; null when its ports decide.</summary>
     internal string? Unusable { get; init; }
 
-    /// <summary>The first of its ports that is selected but carries nothing yet (down, or without a GID); null when one is used, or none is meant.</summary>
-    internal RdmaPort? WaitingPort { get; set; }
+    /// <summary>The ports that are selected but carry nothing yet: down, or without a GID.</summary>
+    internal RdmaPort[] WaitingPorts { get; set; } = [];
 
     /// <summary>The open device; null unless one of its ports is used, or waited for.</summary>
     internal RdmaDeviceHandle? Handle { get; set; }

@@ -2,7 +2,7 @@ using System.Globalization;
 
 namespace CheckpointEngine.Transfer.Rdma;
 
-/// <summary>What the kernel tells of RDMA devices in files only, under <c>/sys/class/infiniband</c>.</summary>
+/// <summary>What the kernel tells of RDMA devices in files only, under <c>/sys/class/infiniband</c>, or a tree like it.</summary>
 internal static class RdmaDeviceFiles
 {
     private const string Root = "/sys/class/infiniband/";
@@ -16,12 +16,12 @@ internal static class RdmaDeviceFiles
         && int.TryParse(text.AsSpan(2), NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture, out int vendor) ? vendor : 0;
 
     /// <summary>The network interface whose address a GID is; null when there is none.</summary>
-    internal static string? GidNetworkDevice(string device, int port, int index)
-        => Read(string.Create(CultureInfo.InvariantCulture, $"{Root}{device}/ports/{port}/gid_attrs/ndevs/{index}"));
+    internal static string? GidNetworkDevice(string device, int port, int index, string root = Root)
+        => Read(string.Create(CultureInfo.InvariantCulture, $"{root}{device}/ports/{port}/gid_attrs/ndevs/{index}"));
 
     /// <summary>The kind of a GID, which the kernel writes for InfiniBand and RoCE v1 alike.</summary>
-    internal static GidTableType GidType(string device, int port, int index, bool isEthernet)
-        => Read(string.Create(CultureInfo.InvariantCulture, $"{Root}{device}/ports/{port}/gid_attrs/types/{index}")) == "RoCE v2" ? GidTableType.RoceV2
+    internal static GidTableType GidType(string device, int port, int index, bool isEthernet, string root = Root)
+        => Read(string.Create(CultureInfo.InvariantCulture, $"{root}{device}/ports/{port}/gid_attrs/types/{index}")) == "RoCE v2" ? GidTableType.RoceV2
             : isEthernet ? GidTableType.RoceV1 : GidTableType.InfiniBand;
 
     /// <summary>The network interface of a port on Ethernet; null when the kernel does not say.</summary>
@@ -48,8 +48,8 @@ internal static class RdmaDeviceFiles
     }
 
     /// <summary>The rate of a port, which the kernel writes as <c>400 Gb/sec (4X NDR)</c>; 0 when it does not.</summary>
-    internal static double GigabitsPerSecond(string device, int port)
-        => ParseRate(Read(string.Create(CultureInfo.InvariantCulture, $"{Root}{device}/ports/{port}/rate")));
+    internal static double GigabitsPerSecond(string device, int port, string root = Root)
+        => ParseRate(Read(string.Create(CultureInfo.InvariantCulture, $"{root}{device}/ports/{port}/rate")));
 
     internal static double ParseRate(string? text)
     {

@@ -28,6 +28,11 @@ internal sealed unsafe class RdmaDeviceHandle : SafeHandle
         return context == null ? null : new RdmaDeviceHandle(context);
     }
 
+    /// <summary>Opens the same device once more: what happens to it is told to each.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotSupported"/>: it cannot be opened.</exception>
+    internal RdmaDeviceHandle OpenAgain(string name) => Open(Pointer->device, out int errno)
+        ?? throw new CheckpointEngineException(CheckpointError.NotSupported, $"use RDMA device {name}: it cannot be opened again for another port: {VerbsStatus.Errno(errno)}", errno);
+
     /// <summary>Whether library, kernel, driver and device take memory by a dma-buf, as that of graphics processors comes.</summary>
     /// <remarks>Asks with a descriptor that is none, and makes a protection domain for it.</remarks>
     internal bool SupportsDmaBuf()

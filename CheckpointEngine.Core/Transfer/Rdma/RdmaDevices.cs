@@ -15,12 +15,12 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
     private const int MaxGidTable = 1024;
     private const int MaxPorts = 64;
 
-    private RdmaDevices(RdmaDevice[] all, HcaSelection selection, string? whyNone, string[] warnings, bool libraryFound = true)
+    private RdmaDevices(RdmaDevice[] all, RdmaMeantPort[] meant, HcaSelection selection, string? whyNone, string[] warnings, bool libraryFound = true)
     {
         LibraryFound = libraryFound;
         All = all;
+        Meant = meant;
         Used = Array.FindAll(all, device => device.UsedPorts.Length != 0);
-        Waiting = Array.FindAll(all, device => device.WaitingPort is not null);
         Selection = selection;
         WhyNone = whyNone;
         Warnings = warnings;
@@ -35,8 +35,8 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
     /// <summary>The devices with a port to use, open, in the order in which the user named them, else in the library's.</summary>
     internal RdmaDevice[] Used { get; }
 
-    /// <summary>The devices that are meant but have no port to use now, open; in the library's order.</summary>
-    internal RdmaDevice[] Waiting { get; }
+    /// <summary>The ports that are used, in the order in which the user named them, else in the library's; then those that are meant and not up, in the library's.</summary>
+    internal RdmaMeantPort[] Meant { get; }
 
     internal HcaSelection Selection { get; }
 
@@ -53,7 +53,7 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
     {
         if (!LibIbverbs.TryLoad(out string? reason))
         {
-            return new RdmaDevices([], selection, reason, [], libraryFound: false);
+            return new RdmaDevices([], [], selection, reason, [], libraryFound: false);
         }
         int count;
         LibIbverbs.IbvDevice** list = LibIbverbs.ibv_get_device_list(&count);
@@ -62,7 +62,7 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
             int errno = Marshal.GetLastPInvokeError();
             string why = $"ibv_get_device_list: {VerbsStatus.Errno(errno)}; does the kernel have RDMA (modprobe ib_uverbs), "
                 + "and is /dev/infiniband given to the container?";
-            return new RdmaDevices([], selection, why, []);
+            return new RdmaDevices([], [], selection, why, []);
         }
         RdmaDevice[] found;
         try
@@ -88,7 +88,8 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
         }
     }
 
-    private static RdmaDevices Choose(RdmaDevice[] found, HcaSelection selection, ILogger logger)
+    /// <summary>Takes those of the devices' ports that the user means; closes devices of which none is.</summary>
+    internal static RdmaDevices Choose(RdmaDevice[] found, HcaSelection selection, ILogger logger)
     {
         // Names are looked for among all ports, so that a named one that is down is not one that matches nothing: others in its place would surprise.
         var there = new List<RdmaPortName>();
@@ -118,9 +119,11 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
         int[] taken = choice.FellBack ? [] : choice.Indices;
         string[] warnings = choice.Limited is { } limited ? [.. meant.Warnings, limited] : meant.Warnings;
         var order = new List<RdmaDevice>();
+        var allMeant = new List<RdmaMeantPort>();
         foreach (int index in taken)
         {
             RdmaDevice device = owners[index];
+            Mean(device, ports[index]);
             device.UsedPorts = [.. device.UsedPorts, ports[index]];
             if (!order.Contains(device))
             {
@@ -133,10 +136,11 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
             {
                 port.IsSelected = effective.Matches(device.Name, port.Number);
             }
+            device.WaitingPorts = device.Unusable is null ? Array.FindAll(device.Ports, port => port.IsSelected && port.Unusable is not null) : [];
+            Array.ForEach(device.WaitingPorts, port => Mean(device, port));
             if (device.UsedPorts.Length == 0)
             {
-                device.WaitingPort = device.Unusable is null ? Array.Find(device.Ports, port => port.IsSelected && port.Unusable is not null) : null;
-                if (device.WaitingPort is null)
+                if (device.WaitingPorts.Length == 0)
                 {
                     device.Handle?.Dispose();
                     device.Handle = null;
@@ -149,7 +153,11 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
         {
             LogWarning(logger, warning);
         }
-        return new RdmaDevices([.. order], selection, taken.Length == 0 ? WhyNoneOf(found, effective) : null, warnings);
+        return new RdmaDevices([.. order], [.. allMeant], selection, taken.Length == 0 ? WhyNoneOf(found, effective) : null, warnings);
+
+        // A peer's descriptor has one LID and one GID a device: a further port is a device of its own to it.
+        void Mean(RdmaDevice device, RdmaPort port) => allMeant.Add(new RdmaMeantPort(device, port,
+            allMeant.Exists(other => other.Device == device) ? new RdmaPortName(device.Name, port.Number).ToString() : device.Name));
     }
 
     private static void LogPassedOver(RdmaDevice device, HcaSelection selection, ILogger logger)

@@ -72,7 +72,7 @@ internal sealed class RdmaLocalMemory : IDisposable
     /// <summary>Whether a device is usable and all of the memory registered with it.</summary>
     internal bool IsReady(int nic) => _registrations.IsReady(nic);
 
-    /// <summary>How far every device is from the memory: the share of the bytes that it is not near to, or <see cref="DevicePairs.Unusable"/>.</summary>
+    /// <summary>How far every device is from the memory: the share of the bytes that it is not near to.</summary>
     internal int[] Costs()
     {
         RdmaRegistration.Piece[] pieces = Volatile.Read(ref _pieces);
@@ -91,7 +91,7 @@ internal sealed class RdmaLocalMemory : IDisposable
         int[] costs = new int[nodes.Length];
         for (int device = 0; device < costs.Length; device++)
         {
-            costs[device] = _plane.Nics[device].Failure is not null ? DevicePairs.Unusable : all == 0 ? 0 : (int)(RdmaAffinity.MaxCost * (far[device] / all));
+            costs[device] = all == 0 ? 0 : (int)(RdmaAffinity.MaxCost * (far[device] / all));
         }
         return costs;
     }

@@ -3,27 +3,30 @@ using CheckpointEngine.Interop;
 
 namespace CheckpointEngine.Transfer.Rdma;
 
-/// <summary>One device of this host with the port that is used, and the protection domain that all of ours on it belongs to.</summary>
-/// <remarks>Any number of threads. Memory and queue pairs made of it hold a reference: in whatever order they are disposed, the device is closed last.</remarks>
+/// <summary>One port of a device of this host, and the protection domain that all of ours on it belongs to.</summary>
+/// <remarks>Any number of threads. Ports of one device have it open each on its own. Memory and queue pairs made of it hold a reference: in whatever order they are disposed, the device is closed last.</remarks>
 internal sealed unsafe class RdmaNic : IDisposable
 {
     private readonly RdmaDevice _device;
+    private readonly RdmaDeviceHandle _handle;
     private readonly LibIbverbs.IbvPd* _domain;
     private volatile RdmaPort _port;
     private volatile string? _failure;
     private volatile int _epoch;
     private int _references = 1;
 
-    private RdmaNic(RdmaDevice device, RdmaPort port, LibIbverbs.IbvPd* domain)
+    private RdmaNic(RdmaMeantPort meant, RdmaDeviceHandle handle, LibIbverbs.IbvPd* domain)
     {
-        _device = device;
+        Name = meant.Name;
+        _device = meant.Device;
+        _handle = handle;
         _domain = domain;
-        _port = port;
-        _failure = port.Unusable;
+        _port = meant.Port;
+        _failure = meant.Port.Unusable;
     }
 
-    /// <summary>The device's name; with the server's it makes the NIC path.</summary>
-    internal string Name => _device.Name;
+    /// <summary>What peers call it; with the server's name it makes the NIC path.</summary>
+    internal string Name { get; }
 
     /// <summary>The port as it was last read; another object when it has changed.</summary>
     internal RdmaPort Port => _port;
@@ -44,7 +47,7 @@ internal sealed unsafe class RdmaNic : IDisposable
 
     internal int NumaNode => _device.NumaNode;
 
-    internal LibIbverbs.IbvContext* Context => _device.Handle!.Pointer;
+    internal LibIbverbs.IbvContext* Context => _handle.Pointer;
 
     internal LibIbverbs.IbvPd* Domain => _domain;
 
@@ -59,17 +62,19 @@ internal sealed unsafe class RdmaNic : IDisposable
     internal bool IsFatal { get; set; }
 
     /// <summary>Takes over an open device.</summary>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotSupported"/>: the device gives no protection domain.</exception>
-    internal static RdmaNic Open(RdmaDevice device)
+    /// <param name="meant">The port.</param>
+    /// <param name="handle">Its device, open.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotSupported"/>: the device gives no protection domain; it stays open.</exception>
+    internal static RdmaNic Open(RdmaMeantPort meant, RdmaDeviceHandle handle)
     {
-        LibIbverbs.IbvPd* domain = LibIbverbs.ibv_alloc_pd(device.Handle!.Pointer);
+        LibIbverbs.IbvPd* domain = LibIbverbs.ibv_alloc_pd(handle.Pointer);
         if (domain == null)
         {
             int errno = Marshal.GetLastPInvokeError();
             throw new CheckpointEngineException(CheckpointError.NotSupported,
-                $"use RDMA device {device.Name}: it gives no protection domain: {VerbsStatus.Errno(errno)}", errno);
+                $"use RDMA device {meant.Name}: it gives no protection domain: {VerbsStatus.Errno(errno)}", errno);
         }
-        return new RdmaNic(device, device.UsedPorts is [RdmaPort used, ..] ? used : device.WaitingPort!, domain);
+        return new RdmaNic(meant, handle, domain);
     }
 
     /// <summary>Reads the port and its GIDs anew; one thread.</summary>
@@ -77,7 +82,7 @@ internal sealed unsafe class RdmaNic : IDisposable
     internal bool Refresh()
     {
         RdmaPort before = _port;
-        RdmaPort now = RdmaDevices.ExaminePort(Context, Name, before.Number);
+        RdmaPort now = RdmaDevices.ExaminePort(Context, _device.Name, before.Number);
         string? failure = IsFatal ? _failure : now.Unusable;
         bool changed = (failure is null) != (_failure is null) || before.Lid != now.Lid || !before.Gids.AsSpan().SequenceEqual(now.Gids);
         _port = now;
@@ -106,7 +111,7 @@ internal sealed unsafe class RdmaNic : IDisposable
         if (Interlocked.Decrement(ref _references) == 0)
         {
             _ = LibIbverbs.ibv_dealloc_pd(_domain);
-            _device.Dispose();
+            _handle.Dispose();
         }
     }
 

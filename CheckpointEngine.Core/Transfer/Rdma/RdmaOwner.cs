@@ -22,6 +22,7 @@ internal sealed partial class RdmaOwner
     private readonly Device[] _devices;
     private readonly int[] _remoteCosts;
     private readonly Lock _lock = new();
+    private readonly LocalDeviceState _stateOf;
     private DevicePairs? _pairs;
 
     private sealed class Device(string name, byte[] gid, uint lid)
@@ -36,6 +37,7 @@ internal sealed partial class RdmaOwner
     private RdmaOwner(RdmaPlane plane, RdmaLocalMemory memory, EndpointName name, bool isOurs, string serverName, TimeSpan stallTimeout, Device[] devices, int[] remoteCosts, RemoteRegions regions, ILogger logger)
     {
         _remoteCosts = remoteCosts;
+        _stateOf = StateOf;
         Plane = plane;
         Memory = memory;
         Name = name;
@@ -63,8 +65,8 @@ internal sealed partial class RdmaOwner
 
     internal TimeSpan StallTimeout { get; }
 
-    /// <summary>Lanes that are worth having: those of one pair for each device of the side that has more.</summary>
-    internal int Preferred => Pairs.Preferred;
+    /// <summary>Lanes that are worth having now: those of one pair for each device of the side that has more.</summary>
+    internal int Preferred => Pairs.Preferred(_stateOf);
 
     /// <summary>Why there is no pair left; null while there is one.</summary>
     internal string? Failure => Volatile.Read(ref _pairs)?.Failure;
@@ -147,7 +149,7 @@ internal sealed partial class RdmaOwner
     /// <summary>A lane over the pair that has the fewest; null when every pair has all it may have, or failed.</summary>
     internal RdmaReadLane? TryMakeLane()
     {
-        while (Pairs.TryTake(StateOf) is (int local, int remote))
+        while (Pairs.TryTake(_stateOf) is (int local, int remote))
         {
             // A plain peer knows one endpoint by the names of the two devices: a second one would end the first.
             if (IsOurs || Plane.TryClaim(ClaimOf(local, remote)))
@@ -160,7 +162,14 @@ internal sealed partial class RdmaOwner
     }
 
     /// <summary>Whether <see cref="TryMakeLane"/> would make one.</summary>
-    internal bool HasLaneFree => Pairs.HasFree(StateOf);
+    internal bool HasLaneFree => Pairs.HasFree(_stateOf);
+
+    /// <summary>Whether a lane should end, between two reads, so that another one takes room that has come on a rail; then <see cref="Left"/> follows its end.</summary>
+    /// <param name="pair">Its devices, here and there; null for a lane over another plane.</param>
+    internal bool TryLeave((int Local, int Remote)? pair) => Pairs.TryLeave(pair, _stateOf);
+
+    /// <summary>Says that a lane that was let leave has ended.</summary>
+    internal void Left() => Pairs.Left();
 
     private string? StateOf(int local, out int epoch)
     {

