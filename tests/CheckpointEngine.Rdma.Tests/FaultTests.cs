@@ -11,6 +11,7 @@ namespace CheckpointEngine.Rdma.Tests;
 public sealed class FaultTests
 {
     private const int Bytes = 200 << 20;        // two seconds of the guest's devices
+    private const int LongBytes = 400 << 20;
 
     [LabTheory]
     [InlineData("down")]
@@ -59,6 +60,68 @@ public sealed class FaultTests
     }
 
     [LabFact]
+    public async Task Join_DeviceGoesDownAndComesBack_CarriesItsPartAgain()
+    {
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSingle(temp["model"], LongBytes);
+        await using Holder holder = await Holder.ServeAsync([0, 1], temp["model"], "--transport", "rdma");
+        await using ChildProcess join = Join(holder, "rdma", [2, 3]);
+        await TrafficAsync(3);
+        using var network = new NetworkInterface(3);
+
+        await QueuePairsAsync(3, some: true);
+        network.Down();
+        await QueuePairsAsync(3, some: false);
+        network.Up();
+
+        await TrafficAsync(3);
+        JsonElement report = (await join.EndAsync()).Succeeded().Json();
+        Assert.True(report.GetProperty("verified").GetBoolean());
+        Assert.Equal(["rdma"], report.GetProperty("transports").EnumerateObject().Select(plane => plane.Name));
+        Assert.Contains("rxe3-rxe1", PairsOf(report));
+    }
+
+    [LabFact]
+    public async Task Join_DeviceWasDownAtTheStart_ComesUpAndCarriesItsPart()
+    {
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSingle(temp["model"], LongBytes);
+        await using Holder holder = await Holder.ServeAsync([0, 1], temp["model"], "--transport", "rdma");
+        using var network = new NetworkInterface(3);
+        network.Down();
+        await using ChildProcess join = Join(holder, "rdma", [2, 3]);
+        await TrafficAsync(2);
+
+        network.Up();
+
+        JsonElement report = (await join.EndAsync()).Succeeded().Json();
+        Assert.True(report.GetProperty("verified").GetBoolean());
+        Assert.Contains("rxe2-rxe0", PairsOf(report));
+        Assert.Contains("rxe3-rxe1", PairsOf(report));
+    }
+
+    [LabFact]
+    public async Task Join_TheOnlyDeviceComesBack_LeavesTcpForItWhenAuto()
+    {
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSingle(temp["model"], LongBytes);
+        await using Holder holder = await Holder.ServeAsync([0], temp["model"], "--transport", "rdma");
+        await using ChildProcess join = Join(holder, "auto", [3]);
+        await TrafficAsync(3);
+        using var network = new NetworkInterface(3);
+
+        await QueuePairsAsync(3, some: true);
+        network.Down();
+        await QueuePairsAsync(3, some: false);
+        network.Up();
+
+        await TrafficAsync(3);
+        JsonElement report = (await join.EndAsync()).Succeeded().Json();
+        Assert.True(report.GetProperty("verified").GetBoolean());
+        Assert.Equal(["rxe3-rxe0"], PairsOf(report));
+    }
+
+    [LabFact]
     public async Task Join_HolderIsKilled_FailsAndSaysSo()
     {
         using var temp = new TempDirectory();
@@ -95,6 +158,8 @@ public sealed class FaultTests
         => ChildProcess.Start(Repository.Command, "join", "--metas-url", holder.MetasUrl, "--to", "null", "--transport", transport,
             "--devices", RdmaLab.Names(devices), "--require-verify", "--json");
 
+    private static string[] PairsOf(JsonElement report) => [.. report.GetProperty("pairs").EnumerateObject().Select(pair => pair.Name)];
+
     // Until reads move bytes over a device.
     private static async Task TrafficAsync(int device)
     {
@@ -108,6 +173,12 @@ public sealed class FaultTests
 
         long Read() => long.Parse(File.ReadAllText(counter), CultureInfo.InvariantCulture);
     }
+
+    // Until programs have some on a device, or none, by the kernel's word, which tells of each the thread that made it. What is read over the device after
+    // there were none goes over new ones.
+    private static Task QueuePairsAsync(int device, bool some)
+        => Ends.UntilAsync(async () => some == (await ChildProcess.RunAsync("rdma", "resource", "show", "qp", "link", RdmaLab.Found[device])).Succeeded()
+            .Output.Contains(" pid ", StringComparison.Ordinal));
 
     private sealed class DeviceRemoved : IDisposable
     {

@@ -92,7 +92,9 @@ internal sealed class DevicePairs
         }
     }
 
-    /// <summary>Whether a lane should end because a rail has room for it that it is not on; then <see cref="Left"/> is to be called when it has given its pair back.</summary>
+    /// <summary>
+    /// Whether a lane should end because a rail has room for it that it is not on; then <see cref="Left"/> is to be called when it has given its pair back.
+    /// </summary>
     /// <param name="pair">Its devices; null for a lane that is not over RDMA.</param>
     /// <param name="local">The devices here; called under the lock.</param>
     /// <remarks>No more lanes leave at once than there is room for, and no more in all than <see cref="MaxMoves"/>.</remarks>
@@ -245,7 +247,9 @@ internal sealed class DevicePairs
             {
                 break;
             }
-            Lay(local >= 0 ? local : LeastUsed(localUses, _localCosts, device => locals[device]), remote >= 0 ? remote : LeastUsed(remoteUses, _remoteCosts, static _ => true));
+            Lay(
+                local >= 0 ? local : LeastUsed(localUses, _localCosts, device => locals[device]),
+                remote >= 0 ? remote : LeastUsed(remoteUses, _remoteCosts, static _ => true));
         }
         Array.Sort(_pairs, Pair.ByPlace);
         Array.Sort(_pairs, 0, _rails, Comparer<Pair>.Create(Pair.ByCost));

@@ -35,7 +35,9 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
     /// <summary>The devices with a port to use, open, in the order in which the user named them, else in the library's.</summary>
     internal RdmaDevice[] Used { get; }
 
-    /// <summary>The ports that are used, in the order in which the user named them, else in the library's; then those that are meant and not up, in the library's.</summary>
+    /// <summary>
+    /// The ports that are used, in the order in which the user named them, else in the library's; then those that are meant and not up, in the library's.
+    /// </summary>
     internal RdmaMeantPort[] Meant { get; }
 
     internal HcaSelection Selection { get; }
