@@ -424,7 +424,7 @@ enum {
 enum { CE_WORKERS_0_4 = 0, CE_WORKERS_0_2 = 1, CE_WORKERS_0_1 = 2 };
 
 /* Which memory its workers take weights from. */
-enum { CE_UPDATE_HOST = 0, CE_UPDATE_CUDA = 1 };
+enum { CE_UPDATE_HOST = 0, CE_UPDATE_CUDA = 1, CE_UPDATE_AUTO = 2 };
 
 typedef struct ce_update_options {
     size_t struct_size;

@@ -913,7 +913,7 @@ enum class Engine : std::uint32_t {
     SglangFiles = CE_ENGINE_SGLANG_FILES
 };
 enum class Workers : std::uint32_t { V0_4 = CE_WORKERS_0_4, V0_2 = CE_WORKERS_0_2, V0_1 = CE_WORKERS_0_1 };
-enum class UpdateDevices : std::uint32_t { Host = CE_UPDATE_HOST, Cuda = CE_UPDATE_CUDA };
+enum class UpdateDevices : std::uint32_t { Host = CE_UPDATE_HOST, Cuda = CE_UPDATE_CUDA, Auto = CE_UPDATE_AUTO };
 
 /* How weights are brought into an inference server. Empty and zero mean the default. */
 struct UpdateOptions {
@@ -929,7 +929,7 @@ struct UpdateOptions {
     Engine engine = Engine::Vllm;
     std::uint32_t parallel_size = 1;                 /* number of workers */
     Workers workers = Workers::V0_4;
-    UpdateDevices devices = UpdateDevices::Host;
+    UpdateDevices devices = UpdateDevices::Auto;
     bool keep_cache = false;                         /* SGLang keeps its cache of prefixes, which is of the old weights */
     bool keep_files = false;
 };

@@ -1224,7 +1224,7 @@ _DIGESTS = {"xxh3": 0, "sha256": 1, "none": 2}
 
 _ENGINES = {"vllm": 0, "sglang": 1, "lmdeploy": 2, "vllm-files": 3, "sglang-files": 4}
 _WORKER_PROTOCOLS = {"0.4": 0, "0.2": 1, "0.1": 2}
-_UPDATE_DEVICES = {"host": 0, "cuda": 1}
+_UPDATE_DEVICES = {"host": 0, "cuda": 1, "auto": 2}
 _TRANSPORTS = {"auto": 0, "tcp": 1, "local": 2, "rdma": 3, "mooncake": 4}
 
 
@@ -1404,7 +1404,7 @@ class ParameterServer:
 
     def update_inference(self, name: str, endpoint: str = "http://localhost:19730", engine: str = "vllm", parallel_size: int = 1, *,
                          unix_socket: Optional[Union[str, "os.PathLike[str]"]] = None, api_key: Optional[str] = None, worker_protocol: str = "0.4",
-                         devices: str = "host", bucket_bytes: int = 0, weight_version: Optional[str] = None, flush_cache: bool = True,
+                         devices: str = "auto", bucket_bytes: int = 0, weight_version: Optional[str] = None, flush_cache: bool = True,
                          files_directory: Optional[Union[str, "os.PathLike[str]"]] = None, keep_files: bool = False, health_timeout: Optional[float] = None,
                          step_timeout: Optional[float] = None, update_timeout: Optional[float] = None) -> "UpdateResult":
         """Brings a checkpoint that is held here into a running inference server. Blocks; Ctrl-C ends it, and the server's workers are told to stop.
@@ -1413,7 +1413,7 @@ class ParameterServer:
         parallel_size    number of its workers
         unix_socket      reach it through this socket; api_key: what its admin endpoints ask for
         worker_protocol  which checkpoint-engine its workers have: "0.4" and later, "0.2", "0.1"
-        devices          which memory they take weights from: "host" or "cuda"
+        devices          which memory they take weights from: "host", "cuda" (of their GPUs), or "auto": "cuda" where there is one for each
         bucket_bytes     of which there are two; 0: 256 MiB
         weight_version, flush_cache    for SGLang
         files_directory  where files are written, absent or empty; keep_files leaves them there

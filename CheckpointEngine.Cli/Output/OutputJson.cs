@@ -34,7 +34,8 @@ internal sealed record JoinJson(
     IReadOnlyList<PlaneJson> Owners,
     PhasesJson Phases,
     IReadOnlyList<RoundJson>? Rounds,
-    UpdateJson? Update = null);
+    UpdateJson? Update = null,
+    double? TotalSeconds = null);
 
 /// <summary>One bucket in <see cref="UpdateJson"/>.</summary>
 internal sealed record UpdateBucketJson(long Bytes, int Tensors, double Copy, double Load);
@@ -51,6 +52,7 @@ internal sealed record UpdateJson(
     [property: JsonPropertyName("gib_per_s")] double GibPerSecond,
     long BucketBytes,
     double Health,
+    double Open,
     double Write,
     double Finish,
     IReadOnlyList<UpdateBucketJson> Buckets,

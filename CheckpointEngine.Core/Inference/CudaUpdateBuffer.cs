@@ -130,6 +130,14 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
         pickle.Tuple(2);
     }
 
+    public void Expect(IReadOnlyList<(nint Start, long Bytes)> runs)
+    {
+        if (_source is null)
+        {
+            _pins.PinAhead(_context, runs, _canPinReadOnly);
+        }
+    }
+
     public void BeginCopy(int half, ReadOnlyMemory<UpdatePiece> pieces)
     {
         Debug.Assert(_done.IsSet, "one copy at a time");

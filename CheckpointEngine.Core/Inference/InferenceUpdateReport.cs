@@ -35,6 +35,9 @@ public sealed class InferenceUpdateReport
     /// <summary>Seconds until the server was healthy.</summary>
     public required double HealthSeconds { get; init; }
 
+    /// <summary>Seconds of opening the devices, for GPUs the driver's start and a context on each; beside the waiting for the server, or for the join. 0 for files.</summary>
+    public double OpenSeconds { get; init; }
+
     /// <summary>Seconds of writing files; 0 for the other ways.</summary>
     public double WriteSeconds { get; init; }
 

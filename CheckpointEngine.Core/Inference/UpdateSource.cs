@@ -11,6 +11,9 @@ internal sealed class UpdateSource(string name, TensorTable tensors, Func<int, n
 {
     internal string Name { get; } = name;
 
+    /// <summary>Bytes of all tensors.</summary>
+    internal long DataBytes { get; } = Enumerable.Range(0, tensors.Count).Sum(tensors.GetByteLength);
+
     internal TensorTable Tensors { get; } = tensors;
 
     internal Func<int, nint> AddressOf { get; } = addressOf;

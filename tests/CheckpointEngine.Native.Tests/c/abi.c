@@ -121,6 +121,7 @@ int main(void) {
     VALUE(CE_WORKERS_0_1);
     VALUE(CE_UPDATE_HOST);
     VALUE(CE_UPDATE_CUDA);
+    VALUE(CE_UPDATE_AUTO);
     STRUCT(ce_update_options);
     FIELD(ce_update_options, struct_size);
     FIELD(ce_update_options, endpoint);
