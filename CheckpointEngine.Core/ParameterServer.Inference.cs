@@ -98,6 +98,10 @@ public sealed partial class ParameterServer
         JoinReport joined;
         try
         {
+            if (devices is not null)
+            {
+                await Task.WhenAny(devices.Opened).WaitAsync(stop.Token).ConfigureAwait(false);      // beside gigabytes that come in it takes four times as long; who needs them is told of a failure
+            }
             joined = await JoinAsync(metas, join, start, joinProgress, stop.Token).ConfigureAwait(false);
         }
         catch (Exception failure)
@@ -126,7 +130,7 @@ public sealed partial class ParameterServer
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(both.Token);
         try
         {
-            return await UpdateFromAsync(new UpdateSource(name, arriving.Tensors, arriving.AddressOf, arriving), devices, options, progress, stop).ConfigureAwait(false);
+            return await UpdateFromAsync(new UpdateSource(name, arriving.Tensors, arriving.AddressOf, arriving, isMapped: false), devices, options, progress, stop).ConfigureAwait(false);
         }
         catch (Exception failure)
         {
@@ -165,7 +169,7 @@ public sealed partial class ParameterServer
         checkpoint.CheckBackingSizes();
         if (!options.IsByFiles)
         {
-            var source = new UpdateSource(checkpoint.Name, checkpoint.Tensors, checkpoint.GetAddress, HeldReadiness.Instance);
+            var source = new UpdateSource(checkpoint.Name, checkpoint.Tensors, checkpoint.GetAddress, HeldReadiness.Instance, checkpoint.IsMapped);
             await using OpeningDevices? own = devices is null ? new OpeningDevices(options) : null;
             return await UpdateFromAsync(source, (devices ?? own)!, options, progress, stop).ConfigureAwait(false);
         }
@@ -191,7 +195,7 @@ public sealed partial class ParameterServer
         IUpdateDevice[] opened = await devices.Opened.WaitAsync(stop.Token).ConfigureAwait(false);
         double health = await healthy.ConfigureAwait(false);
         var pipeline = new UpdatePipeline(source, options, client, opened, Options.LocalPeers.UserIds(), progress);
-        InferenceUpdateReport report = await BackgroundThread.RunAsync("checkpoint-engine update", () => pipeline.Run(health, devices.Seconds, stop)).ConfigureAwait(false);
+        InferenceUpdateReport report = await BackgroundThread.RunAsync("checkpoint-engine update", () => pipeline.Run(health, devices, stop)).ConfigureAwait(false);
         LogInferenceUpdated(source.Name, options.Endpoint, report.Bytes, report.Seconds);
         return report;
     }

@@ -155,6 +155,9 @@ public sealed unsafe class HeldCheckpoint : IDisposable
         }
     }
 
+    /// <summary>Whether files or memfds stand behind its memory.</summary>
+    internal bool IsMapped => Array.Exists(_buffers, static buffer => buffer.Memory.Kind is MemoryBufferKind.MappedFile or MemoryBufferKind.Memfd);
+
     private int Find(string name)
     {
         int tensor = Tensors.IndexOf(name);

@@ -15,14 +15,19 @@ internal sealed unsafe class CudaHostPins
     // Pinned in a moment, so that the first bucket soon travels; and large enough that a registration is nothing beside it.
     private const long AheadBytes = 64 << 20;
 
+    // Further ahead, the driver is busy with pinning before it comes to the copies.
+    private const long WindowBytes = 1L << 30;
+
     private readonly object _lock = new();
     private readonly List<Range> _ranges = [];       // ascending, without overlap
     private readonly List<Thread> _ahead = [];
     private (nint Start, long Bytes)[] _expected = [];
     private int _nextExpected;
+    private long _aheadBytes;        // of the expected that were begun
+    private long _copiedBytes;       // that the copies have come to
     private int _users;
     private bool _refused;
-    private volatile bool _stop;
+    private bool _stop;
 
     /// <summary>One more device pins here.</summary>
     internal void AddUser() => Interlocked.Increment(ref _users);
@@ -46,7 +51,7 @@ internal sealed unsafe class CudaHostPins
                 {
                     return;         // who comes to the memory pins it, or says why not
                 }
-                while (!_stop && Interlocked.Increment(ref _nextExpected) - 1 is var next && next < _expected.Length && TryPin(_expected[next].Start, _expected[next].Bytes, canPinReadOnly))
+                while (TryTakeExpected(out nint start, out long bytes) && TryPin(start, bytes, canPinReadOnly))
                 {
                 }
             })
@@ -60,6 +65,35 @@ internal sealed unsafe class CudaHostPins
                 return;             // likewise
             }
             _ahead.Add(thread);
+        }
+    }
+
+    /// <summary>Tells how many of the expected bytes copies have come to.</summary>
+    internal void Advance(long bytes)
+    {
+        lock (_lock)
+        {
+            _copiedBytes += bytes;
+            Monitor.PulseAll(_lock);
+        }
+    }
+
+    private bool TryTakeExpected(out nint start, out long bytes)
+    {
+        lock (_lock)
+        {
+            while (!_stop && !_refused && _nextExpected < _expected.Length && _aheadBytes > _copiedBytes + WindowBytes)
+            {
+                Monitor.Wait(_lock);
+            }
+            if (_stop || _refused || _nextExpected == _expected.Length)
+            {
+                (start, bytes) = (0, 0);
+                return false;
+            }
+            (start, bytes) = _expected[_nextExpected++];
+            _aheadBytes += bytes;
+            return true;
         }
     }
 
@@ -126,7 +160,11 @@ internal sealed unsafe class CudaHostPins
         {
             return;
         }
-        _stop = true;
+        lock (_lock)
+        {
+            _stop = true;
+            Monitor.PulseAll(_lock);
+        }
         _ahead.ForEach(static thread => thread.Join());
         using CudaContext.Scope scope = context.Enter();
         foreach (Range range in _ranges)

@@ -6,6 +6,7 @@ namespace CheckpointEngine.Inference;
 /// <summary>The devices of an update, opened on a thread of their own while the server or the bytes are still waited for; dispose it when the update has ended.</summary>
 internal sealed class OpeningDevices : IAsyncDisposable
 {
+    private readonly long _begun = Stopwatch.GetTimestamp();
     private double _seconds;
 
     /// <summary>Begins.</summary>
@@ -26,6 +27,9 @@ internal sealed class OpeningDevices : IAsyncDisposable
 
     /// <summary>What it took; once they are open.</summary>
     internal double Seconds => _seconds;
+
+    /// <summary>Since it began, which is when the update was asked for.</summary>
+    internal double SecondsSinceBegin => Stopwatch.GetElapsedTime(_begun).TotalSeconds;
 
     public async ValueTask DisposeAsync()
     {

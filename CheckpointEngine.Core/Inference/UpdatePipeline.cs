@@ -47,11 +47,11 @@ internal sealed class UpdatePipeline
 
     /// <summary>Runs it; whatever happens, workers that are there are told the end and the memory is given back.</summary>
     /// <param name="healthSeconds">For the report.</param>
-    /// <param name="openSeconds">Likewise.</param>
+    /// <param name="opening">Likewise.</param>
     /// <param name="stop">Ends it; from the first bucket on it is given <see cref="InferenceUpdateOptions.UpdateTimeout"/>.</param>
     /// <exception cref="CheckpointEngineException">Which worker or server, and what it says.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
-    internal InferenceUpdateReport Run(double healthSeconds, double openSeconds, CancellationTokenSource stop)
+    internal InferenceUpdateReport Run(double healthSeconds, OpeningDevices opening, CancellationTokenSource stop)
     {
         CancellationToken cancellationToken = stop.Token;
         long free = long.MaxValue;
@@ -78,7 +78,7 @@ internal sealed class UpdatePipeline
             Task server = _client.UpdateFromSocketsAsync(workers, serverStop.Token);
             try
             {
-                return RunWithServer(workers, handles, buffers, server, start, healthSeconds, openSeconds, cancellationToken);
+                return RunWithServer(workers, handles, buffers, server, start, healthSeconds, opening, cancellationToken);
             }
             catch (Exception failure)
             {
@@ -122,7 +122,7 @@ internal sealed class UpdatePipeline
         if (_source.Readiness.IsAllThere)
         {
             List<(nint, long)> runs = Runs();
-            buffers.ForEach(buffer => buffer.Expect(runs));
+            buffers.ForEach(buffer => buffer.Expect(runs, _source.IsMapped));
         }
         return handles;
     }
@@ -152,7 +152,7 @@ internal sealed class UpdatePipeline
     }
 
     private InferenceUpdateReport RunWithServer(WorkerGroup workers, ReadOnlyMemory<byte>[] handles, List<IUpdateBuffer> buffers, Task server,
-        long start, double healthSeconds, double openSeconds, CancellationToken cancellationToken)
+        long start, double healthSeconds, OpeningDevices opening, CancellationToken cancellationToken)
     {
         var message = new ArrayBufferWriter<byte>();
         Report(0, "connect");
@@ -193,7 +193,8 @@ internal sealed class UpdatePipeline
             BucketBytes = _layout.BucketBytes,
             Seconds = Stopwatch.GetElapsedTime(start).TotalSeconds,
             HealthSeconds = healthSeconds,
-            OpenSeconds = openSeconds,
+            OpenSeconds = opening.Seconds,
+            TotalSeconds = opening.SecondsSinceBegin,
             FinishSeconds = Stopwatch.GetElapsedTime(finish).TotalSeconds,
             Buckets = reports,
             Devices = devices,

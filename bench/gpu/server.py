@@ -32,9 +32,11 @@ class Worker:
         connection = zmq_rep.Rep(address, WAIT_SECONDS)
         try:
             self._take(connection)
+        except Exception:
+            self._collect()
+            raise
         finally:
             connection.close()
-            self._collect()
 
     # Both generations: a handle, lists of tensors, None at the end; 0.4 says None twice, and lets go of the buffer at the first.
     def _take(self, connection):
@@ -57,6 +59,9 @@ class Worker:
                     self._collect()
                     connection.send(b"")
                     continue
+                if self.generation == "0.2":
+                    buffer = None
+                    self._collect()
                 connection.send(b"")
                 return
             if isinstance(message, Exception):
