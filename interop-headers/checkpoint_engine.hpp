@@ -896,6 +896,8 @@ struct ServerOptions {
     Transport transport = Transport::Auto;          /* Tcp offers no memory to this host */
     bool attach_files = false;                      /* offer mapped files for attaching even if others may write them */
     std::string rdma_devices;                       /* which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; empty: what the environment says */
+    bool consume = false;                           /* remove the weight files of a checkpoint, which lie in /dev/shm, once it is held */
+    bool shared_pool = false;                       /* keep the memory of what was unregistered last for the next checkpoint of its layout */
 
     /* One that only joins. */
     static ServerOptions join_only() {
@@ -963,7 +965,8 @@ public:
         c.token = detail::c_string(options.token);
         c.plain_peers = detail::c_string(options.plain_peers);
         c.drain_timeout_ms = detail::milliseconds(options.drain_timeout);
-        c.flags = options.listen ? 0U : static_cast<std::uint32_t>(CE_SERVER_JOIN_ONLY);
+        c.flags = (options.listen ? 0U : static_cast<std::uint32_t>(CE_SERVER_JOIN_ONLY)) | (options.consume ? static_cast<std::uint32_t>(CE_SERVER_CONSUME) : 0U)
+            | (options.shared_pool ? static_cast<std::uint32_t>(CE_SERVER_SHARED_POOL) : 0U);
         c.rank = options.rank;
         c.port = options.port;
         c.hold = static_cast<std::uint32_t>(options.hold);

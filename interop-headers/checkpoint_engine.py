@@ -1244,6 +1244,8 @@ class ParameterServer:
         host may have it when no token is set: "own" (and root), "all", or numbers "1000,1001" beside the own one. transport: "tcp" offers it to nobody.
     attach_files: offer mapped files for attaching even if others than this user may write them.
     rdma_devices: which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; None is PS_P2P_STORE_RDMA_DEVICES, else NCCL_IB_HCA, else all that are up.
+    consume: remove the weight files of a checkpoint, which lie in /dev/shm, once it is held. shared_pool: keep the memory of what was unregistered last for
+        the next checkpoint of its layout, anonymous memory whatever hold says.
 
     Close it, best by ``with``: its listeners, its joins and what it holds go then, after reads under way have ended.
     """
@@ -1251,13 +1253,13 @@ class ParameterServer:
     def __init__(self, address: Optional[str] = None, port: int = 0, rank: int = 0, token: Optional[str] = None, plain_peers: Optional[str] = None,
                  hold: str = "map", pin: str = "auto", digest: str = "xxh3", drain_timeout: Optional[float] = None, listen: bool = True,
                  local_socket: Optional[str] = None, local_peers: Optional[str] = None, transport: str = "auto", attach_files: bool = False,
-                 rdma_devices: Optional[str] = None) -> None:
+                 rdma_devices: Optional[str] = None, consume: bool = False, shared_pool: bool = False) -> None:
         options = _CServerOptions(struct_size=ctypes.sizeof(_CServerOptions))
         options.address = _utf8_or_none(address, "address")
         options.token = _utf8_or_none(token, "token")
         options.plain_peers = _utf8_or_none(plain_peers, "plain_peers")
         options.drain_timeout_ms = _milliseconds(drain_timeout, "drain_timeout")
-        options.flags = 0 if listen else 1
+        options.flags = (0 if listen else 1) | (2 if consume else 0) | (4 if shared_pool else 0)
         options.rank = _number(rank, "rank", 2**31 - 1)
         options.port = _number(port, "port", 65535)
         options.hold = _choice(hold, "hold", _HOLDS)

@@ -9,6 +9,9 @@ internal sealed unsafe class CudaStaging : IDisposable
     // Long enough that threads and link stream, short enough that the first is soon on its way.
     private const long SlotBytes = 32 << 20;
 
+    /// <summary>Bytes of pinned memory.</summary>
+    internal const long Bytes = 2 * SlotBytes;
+
     // Four fill the link to no GPU of today: out of small pages a thread copies 3 to 10 GB/s.
     private const int MostThreads = 14;
 

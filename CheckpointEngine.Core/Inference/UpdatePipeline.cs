@@ -10,7 +10,7 @@ namespace CheckpointEngine.Inference;
 internal sealed class UpdatePipeline
 {
     // Large enough that the exchange of messages is nothing beside the copy, small enough that the first bucket is soon there.
-    private const long DefaultBucketBytes = 256 << 20;
+    internal const long DefaultBucketBytes = 256 << 20;
 
     private static readonly TimeSpan s_patienceForReason = TimeSpan.FromSeconds(5);
 
