@@ -1,4 +1,5 @@
 using CheckpointEngine.Cli.Output;
+using CheckpointEngine.Inference;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Planning;
 
@@ -34,6 +35,12 @@ internal static class PlanSummary
         {
             owners[o] = new PlanOwnerJson(metas.Owners[o].Rank, metas.Owners[o].P2pStoreAddress, plan.OwnerBytes[o], tensors[o], ranges[o]);
         }
-        return new PlanJson(plan.DataBytes, plan.Tensors.Count, plan.Ranges.Length, owners);
+        long memory = 0;
+        foreach (PlannedBuffer buffer in plan.Buffers)
+        {
+            memory += buffer.SizeBytes;
+        }
+        (long buckets, long staging) = UpdateMemory.Of(plan.Tensors);
+        return new PlanJson(plan.DataBytes, plan.Tensors.Count, plan.Ranges.Length, owners, memory, new PlanUpdateJson(buckets, staging));
     }
 }

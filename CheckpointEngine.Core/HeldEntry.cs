@@ -165,11 +165,15 @@ internal sealed class HeldEntry : IAsyncDisposable
         return -1;
     }
 
+    /// <summary>Where its memory goes when it is disposed; null: it is freed.</summary>
+    internal MemoryPool? Pool { get; set; }
+
     /// <summary>Frees the memory; no range may be registered any more.</summary>
     public async ValueTask DisposeAsync()
     {
         await _stop.CancelAsync().ConfigureAwait(false);
         await _hashing.ConfigureAwait(false);
+        Pool?.Keep(Checkpoint.TakeMemory());
         Checkpoint.Dispose();
         _stop.Dispose();
         Uses.Dispose();

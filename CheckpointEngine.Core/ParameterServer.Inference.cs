@@ -26,7 +26,10 @@ public sealed partial class ParameterServer
     /// </exception>
     /// <exception cref="ArgumentException">An option is out of its range.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
-    public async Task<InferenceUpdateReport> UpdateAsync(string name, InferenceUpdateOptions options, IProgress<InferenceUpdateProgress>? progress = null, CancellationToken cancellationToken = default)
+    public Task<InferenceUpdateReport> UpdateAsync(string name, InferenceUpdateOptions options, IProgress<InferenceUpdateProgress>? progress = null, CancellationToken cancellationToken = default)
+        => UpdateAsync(name, options, null, progress, cancellationToken);
+
+    private async Task<InferenceUpdateReport> UpdateAsync(string name, InferenceUpdateOptions options, OpeningDevices? devices, IProgress<InferenceUpdateProgress>? progress, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(name);
         ArgumentNullException.ThrowIfNull(options);
@@ -45,7 +48,7 @@ public sealed partial class ParameterServer
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, cut);
         try
         {
-            return await UpdateHeldAsync(entry.Checkpoint, options, progress, stop).ConfigureAwait(false);
+            return await UpdateHeldAsync(entry.Checkpoint, options, devices, progress, stop).ConfigureAwait(false);
         }
         catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
         {
@@ -88,10 +91,17 @@ public sealed partial class ParameterServer
         }
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         Task<InferenceUpdateReport>? updating = null;
-        Action<ArrivingCheckpoint>? start = update.IsByFiles || Options.Hold == HoldMode.Memfd ? null : arriving => updating = UpdateArrivingAsync(join.CheckpointName, arriving, update, updateProgress, stop);
+        await using OpeningDevices? devices = update.IsByFiles ? null : new OpeningDevices(update);      // a GPU's context takes longer than to attach
+        Action<ArrivingCheckpoint>? start = devices is null || Options.Hold == HoldMode.Memfd
+            ? null
+            : arriving => updating = UpdateArrivingAsync(join.CheckpointName, arriving, devices, update, updateProgress, stop);
         JoinReport joined;
         try
         {
+            if (devices is not null)
+            {
+                await Task.WhenAny(devices.Opened).WaitAsync(stop.Token).ConfigureAwait(false);      // beside gigabytes that come in it takes four times as long; who needs them is told of a failure
+            }
             joined = await JoinAsync(metas, join, start, joinProgress, stop.Token).ConfigureAwait(false);
         }
         catch (Exception failure)
@@ -106,7 +116,7 @@ public sealed partial class ParameterServer
         }
         try
         {
-            return (joined, await (updating ?? UpdateAsync(join.CheckpointName, update, updateProgress, cancellationToken)).ConfigureAwait(false));
+            return (joined, await (updating ?? UpdateAsync(join.CheckpointName, update, devices, updateProgress, cancellationToken)).ConfigureAwait(false));
         }
         catch
         {
@@ -115,12 +125,12 @@ public sealed partial class ParameterServer
         }
     }
 
-    private async Task<InferenceUpdateReport> UpdateArrivingAsync(string name, ArrivingCheckpoint arriving, InferenceUpdateOptions options, IProgress<InferenceUpdateProgress>? progress, CancellationTokenSource both)
+    private async Task<InferenceUpdateReport> UpdateArrivingAsync(string name, ArrivingCheckpoint arriving, OpeningDevices devices, InferenceUpdateOptions options, IProgress<InferenceUpdateProgress>? progress, CancellationTokenSource both)
     {
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(both.Token);
         try
         {
-            return await UpdateFromAsync(new UpdateSource(name, arriving.Tensors, arriving.AddressOf, arriving), options, progress, stop).ConfigureAwait(false);
+            return await UpdateFromAsync(new UpdateSource(name, arriving.Tensors, arriving.AddressOf, arriving, isMapped: false), devices, options, progress, stop).ConfigureAwait(false);
         }
         catch (Exception failure)
         {
@@ -154,13 +164,14 @@ public sealed partial class ParameterServer
     private static CheckpointEngineException NotInTime(string name, InferenceUpdateOptions options) => new(CheckpointError.Timeout,
         $"update '{name}': not done within {options.UpdateTimeout.TotalSeconds:0.#} s; give it more time (--update-timeout), or look at the log of {options.Endpoint}");
 
-    private async Task<InferenceUpdateReport> UpdateHeldAsync(HeldCheckpoint checkpoint, InferenceUpdateOptions options, IProgress<InferenceUpdateProgress>? progress, CancellationTokenSource stop)
+    private async Task<InferenceUpdateReport> UpdateHeldAsync(HeldCheckpoint checkpoint, InferenceUpdateOptions options, OpeningDevices? devices, IProgress<InferenceUpdateProgress>? progress, CancellationTokenSource stop)
     {
         checkpoint.CheckBackingSizes();
         if (!options.IsByFiles)
         {
-            var source = new UpdateSource(checkpoint.Name, checkpoint.Tensors, checkpoint.GetAddress, HeldReadiness.Instance);
-            return await UpdateFromAsync(source, options, progress, stop).ConfigureAwait(false);
+            var source = new UpdateSource(checkpoint.Name, checkpoint.Tensors, checkpoint.GetAddress, HeldReadiness.Instance, checkpoint.IsMapped);
+            await using OpeningDevices? own = devices is null ? new OpeningDevices(options) : null;
+            return await UpdateFromAsync(source, (devices ?? own)!, options, progress, stop).ConfigureAwait(false);
         }
         using var client = new InferenceClient(options);
         double health = await WaitUntilHealthyAsync(client, checkpoint.DataBytes, progress, stop.Token).ConfigureAwait(false);
@@ -170,25 +181,23 @@ public sealed partial class ParameterServer
         return report;
     }
 
-    private async Task<InferenceUpdateReport> UpdateFromAsync(UpdateSource source, InferenceUpdateOptions options, IProgress<InferenceUpdateProgress>? progress, CancellationTokenSource stop)
+    private async Task<InferenceUpdateReport> UpdateFromAsync(UpdateSource source, OpeningDevices devices, InferenceUpdateOptions options, IProgress<InferenceUpdateProgress>? progress, CancellationTokenSource stop)
     {
-        IUpdateDevice[] devices = UpdateDevices.Make(options.Devices, options.InferenceParallelSize);
-        try
+        using var client = new InferenceClient(options);
+        using var waiting = CancellationTokenSource.CreateLinkedTokenSource(stop.Token);
+        Task<double> healthy = WaitUntilHealthyAsync(client, source.DataBytes, progress, waiting.Token);
+        await Task.WhenAny(healthy, devices.Opened).ConfigureAwait(false);
+        if (devices.Opened.IsFaulted)
         {
-            using var client = new InferenceClient(options);
-            var pipeline = new UpdatePipeline(source, options, client, devices, Options.LocalPeers.UserIds(), progress);
-            double health = await WaitUntilHealthyAsync(client, pipeline.TotalBytes, progress, stop.Token).ConfigureAwait(false);
-            InferenceUpdateReport report = await RunOnThreadAsync(() => pipeline.Run(health, stop)).ConfigureAwait(false);
-            LogInferenceUpdated(source.Name, options.Endpoint, report.Bytes, report.Seconds);
-            return report;
+            await waiting.CancelAsync().ConfigureAwait(false);      // told at once, and not when the server is up
+            await healthy.ContinueWith(static ended => _ = ended.Exception, TaskScheduler.Default).ConfigureAwait(false);
         }
-        finally
-        {
-            foreach (IUpdateDevice device in devices)
-            {
-                device.Dispose();
-            }
-        }
+        IUpdateDevice[] opened = await devices.Opened.WaitAsync(stop.Token).ConfigureAwait(false);
+        double health = await healthy.ConfigureAwait(false);
+        var pipeline = new UpdatePipeline(source, options, client, opened, Options.LocalPeers.UserIds(), progress);
+        InferenceUpdateReport report = await BackgroundThread.RunAsync("checkpoint-engine update", () => pipeline.Run(health, devices, stop)).ConfigureAwait(false);
+        LogInferenceUpdated(source.Name, options.Endpoint, report.Bytes, report.Seconds);
+        return report;
     }
 
     private static async Task<double> WaitUntilHealthyAsync(InferenceClient client, long bytes, IProgress<InferenceUpdateProgress>? progress, CancellationToken cancellationToken)
@@ -197,25 +206,6 @@ public sealed partial class ParameterServer
         progress?.Report(new InferenceUpdateProgress(0, bytes, "health"));
         await client.WaitUntilHealthyAsync(note => progress?.Report(new InferenceUpdateProgress(0, bytes, "health", note)), cancellationToken).ConfigureAwait(false);
         return Stopwatch.GetElapsedTime(start).TotalSeconds;
-    }
-
-    // It waits for sockets all its life: a thread of the pool would be missed there.
-    private static Task<T> RunOnThreadAsync<T>(Func<T> work)
-    {
-        var done = new TaskCompletionSource<T>(TaskCreationOptions.RunContinuationsAsynchronously);
-        new Thread(() =>
-        {
-            try
-            {
-                done.SetResult(work());
-            }
-            catch (Exception failure)
-            {
-                done.SetException(failure);
-            }
-        })
-        { IsBackground = true, Name = "checkpoint-engine update" }.Start();
-        return done.Task;
     }
 
     [LoggerMessage(Level = LogLevel.Information, Message = "updated {Endpoint} from '{Checkpoint}': {Bytes} bytes in {Seconds:0.00} s")]

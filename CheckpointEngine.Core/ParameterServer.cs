@@ -26,6 +26,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private readonly Dictionary<string, CheckpointRecord> _records = new(StringComparer.Ordinal);
     private readonly ILogger _logger;
     private readonly MemoryRegistry _registry = new();
+    private readonly MemoryPool? _pool;
     private PeerListener? _peers;
     private PeerListener? _localPeers;
     private TransferEngine? _engine;
@@ -41,6 +42,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(options);
         Options = options;
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine");
+        _pool = options.SharedPool ? new MemoryPool() : null;
     }
 
     /// <summary>The options it was made with.</summary>
@@ -141,10 +143,11 @@ public sealed partial class ParameterServer : IAsyncDisposable
         Reserve(name);
         try
         {
+            using ConsumedFiles? consumed = Options.Consume ? new ConsumedFiles(paths) : null;
             HeldCheckpoint held;
             try
             {
-                held = await LoadAsync(Options.Hold).ConfigureAwait(false);
+                held = await LoadAsync(_pool is null ? Options.Hold : HoldMode.Anonymous).ConfigureAwait(false);
             }
             catch (CheckpointEngineException refused) when (Options.Hold != HoldMode.Anonymous
                 && (Options.Transport == TransportChoice.Rdma ? refused.NativeCode == Interop.Libc.EFAULT : _mooncake is not null && refused.Error == CheckpointError.NotSupported))
@@ -152,6 +155,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
                 LogCopied(name, refused.Message);       // freed by now
                 held = await LoadAsync(HoldMode.Anonymous).ConfigureAwait(false);
             }
+            consumed?.Remove().ForEach(remark => LogNotConsumed(name, remark));
             LogRegistered(name, held.Tensors.Count, held.DataBytes);
             return held;
         }
@@ -165,8 +169,8 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             CheckpointDigests? digests = null;
             HeldCheckpoint loaded = await Task.Run(
-                () => CheckpointLoader.Load(name, paths, hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests, _registry), cancellationToken).ConfigureAwait(false);
-            await PublishAsync(loaded, digests).ConfigureAwait(false);
+                () => CheckpointLoader.Load(name, paths, hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests, _registry, _pool), cancellationToken).ConfigureAwait(false);
+            await PublishAsync(loaded, digests, _pool).ConfigureAwait(false);
             return loaded;
         }
     }
@@ -491,6 +495,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
         await StopPeersAsync().ConfigureAwait(false);      // first: a conversation may be hashing what is to be freed
         await Task.WhenAll(entries.Select(FreeAsync)).ConfigureAwait(false);
+        _pool?.Dispose();
         if (_engine is not null)
         {
             await _engine.DisposeAsync().ConfigureAwait(false);
@@ -684,9 +689,10 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
     }
 
-    private async Task PublishAsync(HeldCheckpoint held, CheckpointDigests? digests)
+    private async Task PublishAsync(HeldCheckpoint held, CheckpointDigests? digests, MemoryPool? pool = null)
     {
         HeldEntry entry = MakeEntry(held, digests);
+        entry.Pool = pool;
         try
         {
             if (_engine is not null)
@@ -725,6 +731,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "'{Checkpoint}' is copied into anonymous memory: where it is it cannot be registered: {Reason}")]
     private partial void LogCopied(string checkpoint, string reason);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "consume '{Checkpoint}': {Remark}")]
+    private partial void LogNotConsumed(string checkpoint, string remark);
 
     [LoggerMessage(Level = LogLevel.Information, Message = "updated '{Checkpoint}'")]
     private partial void LogUpdated(string checkpoint);

@@ -31,6 +31,15 @@ public sealed class ParameterServerOptions
     /// <summary>How files are held; default mapped in place.</summary>
     public HoldMode Hold { get; set; } = HoldMode.Map;
 
+    /// <summary>Remove the weight files of a checkpoint once it is held; they must lie in <c>/dev/shm</c>. What is mapped in place stays the holder's alone. Default false: nothing is removed.</summary>
+    public bool Consume { get; set; }
+
+    /// <summary>
+    /// Keep the memory of the checkpoint that was unregistered last for the next one (upstream's <c>use_shared_memory_pool</c>): a new version of the same
+    /// layout is copied into memory that is touched and locked already. Files are then copied into anonymous memory, whatever <see cref="Hold"/> says. Default false.
+    /// </summary>
+    public bool SharedPool { get; set; }
+
     /// <summary>Whether held memory is locked; default when the limit allows.</summary>
     public PinMode Pin { get; set; } = PinMode.Auto;
 

@@ -11,6 +11,8 @@ namespace CheckpointEngine.Native;
 internal static unsafe partial class Exports
 {
     private const uint JoinOnly = 1;
+    private const uint Consume = 2;
+    private const uint SharedPool = 4;
 
     // Of version 0.2.
     private const int FirstServerOptionsBytes = 64;
@@ -22,7 +24,7 @@ internal static unsafe partial class Exports
         {
             Begin(server, "server");
             CeServerOptions given = Call.Options(options, "ce_server_options", FirstServerOptionsBytes);
-            if ((given.Flags & ~JoinOnly) != 0)
+            if ((given.Flags & ~(JoinOnly | Consume | SharedPool)) != 0)
             {
                 throw new CallException(Status.Argument, $"flags 0x{given.Flags:x} has bits that mean nothing");
             }
@@ -38,6 +40,8 @@ internal static unsafe partial class Exports
                 PlainPeers = Call.OptionalText(given.PlainPeers, "plain_peers") is string peers ? PlainPeers.Parse(peers) : null,
                 LocalSocket = Call.OptionalText(given.LocalSocket, "local_socket"),
                 LocalPeers = Call.OptionalText(given.LocalPeers, "local_peers") is string users ? LocalPeers.Parse(users) : LocalPeers.Own,
+                Consume = (given.Flags & Consume) != 0,
+                SharedPool = (given.Flags & SharedPool) != 0,
                 AttachFiles = given.AttachFiles != 0,
                 RdmaDevices = Call.OptionalText(given.RdmaDevices, "rdma_devices"),
                 Transport = Choose(given.Transport, "transport", TransportChoice.Auto, TransportChoice.Tcp, TransportChoice.Local, TransportChoice.Rdma, TransportChoice.Mooncake),

@@ -29,7 +29,7 @@ internal static unsafe partial class Exports
                 DirectoryPath = Call.OptionalText(given.FilesDirectory, "files_directory"),
                 InferenceParallelSize = given.ParallelSize == 0 ? 1 : (int)Math.Min(given.ParallelSize, int.MaxValue),
                 WorkerProtocol = Choose(given.WorkerProtocol, "worker_protocol", WorkerProtocol.V04, WorkerProtocol.V02, WorkerProtocol.V01),
-                Devices = Choose(given.Devices, "devices", UpdateDeviceKind.Host, UpdateDeviceKind.Cuda),
+                Devices = Choose(given.Devices, "devices", UpdateDeviceKind.Host, UpdateDeviceKind.Cuda, UpdateDeviceKind.Auto),
                 BucketBytes = (long)Math.Min(given.BucketBytes, long.MaxValue),
                 FlushCache = given.KeepCache == 0,
                 KeepFiles = given.KeepFiles != 0,

@@ -309,7 +309,9 @@ CE_API ce_status ce_checkpoint_destroy(ce_checkpoint *checkpoint);
 typedef struct ce_server ce_server;
 
 enum {
-    CE_SERVER_JOIN_ONLY = 1   /* flags: do not listen; such a server only joins, and what it holds nobody can read */
+    CE_SERVER_JOIN_ONLY = 1,  /* flags: do not listen; such a server only joins, and what it holds nobody can read */
+    CE_SERVER_CONSUME = 2,    /* remove the weight files of a checkpoint, which lie in /dev/shm, once it is held; since 0.3 */
+    CE_SERVER_SHARED_POOL = 4 /* keep the memory of what was unregistered last for the next checkpoint of its layout, anonymous whatever hold says; since 0.3 */
 };
 
 enum { CE_HOLD_MAP = 0, CE_HOLD_MEMFD = 1, CE_HOLD_ANON = 2 };      /* files: mapped in place, copied to a memfd, copied to anonymous memory */
@@ -424,7 +426,7 @@ enum {
 enum { CE_WORKERS_0_4 = 0, CE_WORKERS_0_2 = 1, CE_WORKERS_0_1 = 2 };
 
 /* Which memory its workers take weights from. */
-enum { CE_UPDATE_HOST = 0, CE_UPDATE_CUDA = 1 };
+enum { CE_UPDATE_HOST = 0, CE_UPDATE_CUDA = 1, CE_UPDATE_AUTO = 2 };
 
 typedef struct ce_update_options {
     size_t struct_size;

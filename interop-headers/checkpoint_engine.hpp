@@ -896,6 +896,8 @@ struct ServerOptions {
     Transport transport = Transport::Auto;          /* Tcp offers no memory to this host */
     bool attach_files = false;                      /* offer mapped files for attaching even if others may write them */
     std::string rdma_devices;                       /* which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; empty: what the environment says */
+    bool consume = false;                           /* remove the weight files of a checkpoint, which lie in /dev/shm, once it is held */
+    bool shared_pool = false;                       /* keep the memory of what was unregistered last for the next checkpoint of its layout */
 
     /* One that only joins. */
     static ServerOptions join_only() {
@@ -913,7 +915,7 @@ enum class Engine : std::uint32_t {
     SglangFiles = CE_ENGINE_SGLANG_FILES
 };
 enum class Workers : std::uint32_t { V0_4 = CE_WORKERS_0_4, V0_2 = CE_WORKERS_0_2, V0_1 = CE_WORKERS_0_1 };
-enum class UpdateDevices : std::uint32_t { Host = CE_UPDATE_HOST, Cuda = CE_UPDATE_CUDA };
+enum class UpdateDevices : std::uint32_t { Host = CE_UPDATE_HOST, Cuda = CE_UPDATE_CUDA, Auto = CE_UPDATE_AUTO };
 
 /* How weights are brought into an inference server. Empty and zero mean the default. */
 struct UpdateOptions {
@@ -929,7 +931,7 @@ struct UpdateOptions {
     Engine engine = Engine::Vllm;
     std::uint32_t parallel_size = 1;                 /* number of workers */
     Workers workers = Workers::V0_4;
-    UpdateDevices devices = UpdateDevices::Host;
+    UpdateDevices devices = UpdateDevices::Auto;
     bool keep_cache = false;                         /* SGLang keeps its cache of prefixes, which is of the old weights */
     bool keep_files = false;
 };
@@ -963,7 +965,8 @@ public:
         c.token = detail::c_string(options.token);
         c.plain_peers = detail::c_string(options.plain_peers);
         c.drain_timeout_ms = detail::milliseconds(options.drain_timeout);
-        c.flags = options.listen ? 0U : static_cast<std::uint32_t>(CE_SERVER_JOIN_ONLY);
+        c.flags = (options.listen ? 0U : static_cast<std::uint32_t>(CE_SERVER_JOIN_ONLY)) | (options.consume ? static_cast<std::uint32_t>(CE_SERVER_CONSUME) : 0U)
+            | (options.shared_pool ? static_cast<std::uint32_t>(CE_SERVER_SHARED_POOL) : 0U);
         c.rank = options.rank;
         c.port = options.port;
         c.hold = static_cast<std::uint32_t>(options.hold);

@@ -1224,7 +1224,7 @@ _DIGESTS = {"xxh3": 0, "sha256": 1, "none": 2}
 
 _ENGINES = {"vllm": 0, "sglang": 1, "lmdeploy": 2, "vllm-files": 3, "sglang-files": 4}
 _WORKER_PROTOCOLS = {"0.4": 0, "0.2": 1, "0.1": 2}
-_UPDATE_DEVICES = {"host": 0, "cuda": 1}
+_UPDATE_DEVICES = {"host": 0, "cuda": 1, "auto": 2}
 _TRANSPORTS = {"auto": 0, "tcp": 1, "local": 2, "rdma": 3, "mooncake": 4}
 
 
@@ -1244,6 +1244,8 @@ class ParameterServer:
         host may have it when no token is set: "own" (and root), "all", or numbers "1000,1001" beside the own one. transport: "tcp" offers it to nobody.
     attach_files: offer mapped files for attaching even if others than this user may write them.
     rdma_devices: which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; None is PS_P2P_STORE_RDMA_DEVICES, else NCCL_IB_HCA, else all that are up.
+    consume: remove the weight files of a checkpoint, which lie in /dev/shm, once it is held. shared_pool: keep the memory of what was unregistered last for
+        the next checkpoint of its layout, anonymous memory whatever hold says.
 
     Close it, best by ``with``: its listeners, its joins and what it holds go then, after reads under way have ended.
     """
@@ -1251,13 +1253,13 @@ class ParameterServer:
     def __init__(self, address: Optional[str] = None, port: int = 0, rank: int = 0, token: Optional[str] = None, plain_peers: Optional[str] = None,
                  hold: str = "map", pin: str = "auto", digest: str = "xxh3", drain_timeout: Optional[float] = None, listen: bool = True,
                  local_socket: Optional[str] = None, local_peers: Optional[str] = None, transport: str = "auto", attach_files: bool = False,
-                 rdma_devices: Optional[str] = None) -> None:
+                 rdma_devices: Optional[str] = None, consume: bool = False, shared_pool: bool = False) -> None:
         options = _CServerOptions(struct_size=ctypes.sizeof(_CServerOptions))
         options.address = _utf8_or_none(address, "address")
         options.token = _utf8_or_none(token, "token")
         options.plain_peers = _utf8_or_none(plain_peers, "plain_peers")
         options.drain_timeout_ms = _milliseconds(drain_timeout, "drain_timeout")
-        options.flags = 0 if listen else 1
+        options.flags = (0 if listen else 1) | (2 if consume else 0) | (4 if shared_pool else 0)
         options.rank = _number(rank, "rank", 2**31 - 1)
         options.port = _number(port, "port", 65535)
         options.hold = _choice(hold, "hold", _HOLDS)
@@ -1404,7 +1406,7 @@ class ParameterServer:
 
     def update_inference(self, name: str, endpoint: str = "http://localhost:19730", engine: str = "vllm", parallel_size: int = 1, *,
                          unix_socket: Optional[Union[str, "os.PathLike[str]"]] = None, api_key: Optional[str] = None, worker_protocol: str = "0.4",
-                         devices: str = "host", bucket_bytes: int = 0, weight_version: Optional[str] = None, flush_cache: bool = True,
+                         devices: str = "auto", bucket_bytes: int = 0, weight_version: Optional[str] = None, flush_cache: bool = True,
                          files_directory: Optional[Union[str, "os.PathLike[str]"]] = None, keep_files: bool = False, health_timeout: Optional[float] = None,
                          step_timeout: Optional[float] = None, update_timeout: Optional[float] = None) -> "UpdateResult":
         """Brings a checkpoint that is held here into a running inference server. Blocks; Ctrl-C ends it, and the server's workers are told to stop.
@@ -1413,7 +1415,7 @@ class ParameterServer:
         parallel_size    number of its workers
         unix_socket      reach it through this socket; api_key: what its admin endpoints ask for
         worker_protocol  which checkpoint-engine its workers have: "0.4" and later, "0.2", "0.1"
-        devices          which memory they take weights from: "host" or "cuda"
+        devices          which memory they take weights from: "host", "cuda" (of their GPUs), or "auto": "cuda" where there is one for each
         bucket_bytes     of which there are two; 0: 256 MiB
         weight_version, flush_cache    for SGLang
         files_directory  where files are written, absent or empty; keep_files leaves them there

@@ -68,6 +68,8 @@ internal sealed class PlanCommand : DocumentedCommand
         }
         table.Add("all", "", Quantity.Count(plan.Tensors), Quantity.Count(plan.Ranges), Quantity.Bytes(plan.Bytes), "", "");
         table.Print(Console.Out);
+        Console.Out.WriteLine($"memory: {Quantity.Bytes(plan.MemoryBytes)} where nothing is attached to; an update of an inference server beside it two buckets, {Quantity.Bytes(plan.UpdateBytes.Buckets)} "
+            + $"on each GPU or once on the host, and up to {Quantity.Bytes(plan.UpdateBytes.Staging)} to stage for GPUs");
         return ExitCode.Done;
     }
 }

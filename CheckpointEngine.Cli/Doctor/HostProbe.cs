@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Runtime.InteropServices;
+using CheckpointEngine.Inference;
 using CheckpointEngine.Interop;
 using CheckpointEngine.Transfer.Mooncake;
 
@@ -38,8 +39,21 @@ internal sealed class HostProbe(string root, VerbsFacts? verbs = null)
         LibraryFacts[] libraries = [.. s_libraries.Select(library => new LibraryFacts(library.Name, CanLoad(library.Name), library.NeededFor)), ReadMooncake()];
         var sockets = new SocketFacts(ReadNumbers("proc/sys/net/ipv4/tcp_rmem"), ReadNumbers("proc/sys/net/ipv4/tcp_wmem"),
             ReadNumber("proc/sys/net/core/rmem_max"), ReadNumber("proc/sys/net/core/wmem_max"), ReadText("proc/sys/net/ipv4/tcp_congestion_control"));
-        var report = new HostReport(versions, cpu, memory, nodes, rdma, ptraceScope, libraries, sockets, []);
+        var report = new HostReport(versions, cpu, memory, nodes, rdma, ptraceScope, libraries, ReadGpus(), sockets, []);
         return report with { Advice = HostAdvice.For(report) };
+    }
+
+    // What the driver shows, in the order in which an update takes them.
+    private GpuFacts[] ReadGpus()
+    {
+        try
+        {
+            return root == "/" && CudaDevices.IsSupported(out _) ? [.. CudaDevices.Names().Select(name => new GpuFacts(name))] : [];
+        }
+        catch (CheckpointEngineException)
+        {
+            return [];      // a driver that does not answer: an update says what it says
+        }
     }
 
     private string? ReadOperatingSystem()

@@ -9,8 +9,12 @@ internal sealed record HostReport(
     RdmaFacts Rdma,
     int? PtraceScope,
     IReadOnlyList<LibraryFacts> Libraries,
+    IReadOnlyList<GpuFacts> Gpus,
     SocketFacts Sockets,
     IReadOnlyList<string> Advice);
+
+/// <param name="Uuid">What inference servers call it.</param>
+internal sealed record GpuFacts(string Uuid);
 
 internal sealed record VersionFacts(string CheckpointEngine, string Runtime, string Kernel, string? OperatingSystem);
 

@@ -27,6 +27,10 @@ internal static class HostReportPrinter
         {
             Row(output, "library", $"{library.Name}: {(library.Found ? "found" : "not found")} ({library.NeededFor}){(library.Detail is null ? "" : ": " + library.Detail)}");
         }
+        foreach (GpuFacts gpu in report.Gpus)
+        {
+            Row(output, "gpu", gpu.Uuid);
+        }
         Row(output, "sockets", $"tcp_rmem {Numbers(report.Sockets.TcpReceiveBuffer)}, tcp_wmem {Numbers(report.Sockets.TcpSendBuffer)}, {report.Sockets.CongestionControl ?? "?"}");
         output.WriteLine();
         output.WriteLine(report.Advice.Count == 0 ? "Nothing to change." : "To change:");

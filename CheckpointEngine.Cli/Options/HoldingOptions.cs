@@ -37,6 +37,13 @@ internal sealed class HoldingOptions
     private readonly Option<string> _hold = OptionRules.Word("--hold",
         "map: files mapped where they are, no copy (default); memfd: copied into memory others can attach to; anon: copied into huge pages", "map", "memfd", "anon");
 
+    private readonly Option<bool> _consume = new("--consume") { Description = "Remove the weight files, which lie in /dev/shm, once they are held: their memory then goes with this process" };
+
+    private readonly Option<bool> _sharedPool = new("--shared-pool")
+    {
+        Description = "Keep the memory of a checkpoint that is taken away for the next one of its layout; implies --hold anon",
+    };
+
     private readonly Option<string> _pin = OptionRules.Word("--pin", "Lock the memory: when the limit allows (auto, default), always, or never", "auto", "mlock", "none");
 
     private readonly Option<string> _digest = OptionRules.Word("--digest",
@@ -63,12 +70,16 @@ internal sealed class HoldingOptions
     public HoldingOptions(Command command)
     {
         TransportGroup = new OptionGroup("Transfer", [_transport, _devices, _mooncakeLibrary, _attachFiles, _localPeers]);
-        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket]);
+        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _consume, _sharedPool, _pin, _digest, _plainPeers, _localSocket]);
         command.Validators.Add(result =>
         {
             if (result.GetValue(_address) is { } address && (!IPAddress.TryParse(address, out IPAddress? parsed) || IsAny(parsed)))
             {
                 result.AddError($"--address: '{address}' is not an IP address that others could reach");
+            }
+            if (result.GetValue(_sharedPool) && result.GetValue(_hold) is "map" or "memfd" && result.IsGiven(_hold))
+            {
+                result.AddError("--shared-pool keeps anonymous memory: leave --hold out, or say --hold anon");
             }
             if (result.GetValue(_localSocket) is { } socket && !ParameterServerOptions.IsLocalSocket(socket))
             {
@@ -129,6 +140,8 @@ internal sealed class HoldingOptions
         RdmaDevices = parsed.GetValue(_devices),
         MooncakeLibrary = parsed.GetValue(_mooncakeLibrary),
         Hold = parsed.GetValue(_hold) switch { "memfd" => HoldMode.Memfd, "anon" => HoldMode.Anonymous, _ => HoldMode.Map },
+        Consume = parsed.GetValue(_consume),
+        SharedPool = parsed.GetValue(_sharedPool),
         Pin = parsed.GetValue(_pin) switch { "mlock" => PinMode.Mlock, "none" => PinMode.None, _ => PinMode.Auto },
         Digest = parsed.GetValue(_digest) switch { "sha256" => DigestAlgorithm.Sha256, "none" => DigestAlgorithm.None, _ => DigestAlgorithm.Xxh3 },
         Token = token,

@@ -24,7 +24,7 @@ internal sealed class InferenceOptions
     private readonly Option<string> _protocol = OptionRules.Word("--worker-protocol",
         "Which checkpoint-engine its workers have: 0.4 or later (default), 0.2 to 0.3, or 0.1", "0.4", "0.2", "0.1");
 
-    private readonly Option<string> _devices = OptionRules.Word("--update-devices", "Memory that its workers take weights from: of this host (default), or of their GPUs", "host", "cuda");
+    private readonly Option<string> _devices = OptionRules.Word("--update-devices", "Memory that its workers take weights from: of their GPUs where there are any, else of this host (auto, default), or just that", "auto", "host", "cuda");
     private readonly Option<int> _bucketMebibytes = OptionRules.Integer("--bucket-mib", "N", "MiB of a bucket, of which there are two; default 256; PS_MAX_BUCKET_SIZE_GB limits it", 1, 1 << 24, 256);
     private readonly Option<string> _apiKeyFile = new("--api-key-file") { Description = "File with the key that its admin endpoints ask for", HelpName = "FILE" };
     private readonly Option<string> _weightVersion = new("--weight-version") { Description = "What SGLang calls these weights", HelpName = "NAME" };
@@ -80,7 +80,7 @@ internal sealed class InferenceOptions
             },
             InferenceParallelSize = parsed.GetValue(_parallelSize),
             WorkerProtocol = parsed.GetValue(_protocol) switch { "0.2" => WorkerProtocol.V02, "0.1" => WorkerProtocol.V01, _ => WorkerProtocol.V04 },
-            Devices = parsed.GetValue(_devices) == "cuda" ? UpdateDeviceKind.Cuda : UpdateDeviceKind.Host,
+            Devices = parsed.GetValue(_devices) switch { "cuda" => UpdateDeviceKind.Cuda, "host" => UpdateDeviceKind.Host, _ => UpdateDeviceKind.Auto },
             BucketBytes = (long)parsed.GetValue(_bucketMebibytes) << 20,
             ApiKey = parsed.GetValue(_apiKeyFile) is { } file ? ReadKey(file) : null,
             WeightVersion = parsed.GetValue(_weightVersion),

@@ -34,7 +34,8 @@ internal sealed record JoinJson(
     IReadOnlyList<PlaneJson> Owners,
     PhasesJson Phases,
     IReadOnlyList<RoundJson>? Rounds,
-    UpdateJson? Update = null);
+    UpdateJson? Update = null,
+    double? TotalSeconds = null);
 
 /// <summary>One bucket in <see cref="UpdateJson"/>.</summary>
 internal sealed record UpdateBucketJson(long Bytes, int Tensors, double Copy, double Load);
@@ -51,6 +52,7 @@ internal sealed record UpdateJson(
     [property: JsonPropertyName("gib_per_s")] double GibPerSecond,
     long BucketBytes,
     double Health,
+    double Open,
     double Write,
     double Finish,
     IReadOnlyList<UpdateBucketJson> Buckets,
@@ -61,7 +63,14 @@ internal sealed record UpdateJson(
 internal sealed record PlanOwnerJson(int Rank, string? Address, long Bytes, int Tensors, int Ranges, string? Transport = null, bool? Attached = null, string? Reason = null);
 
 /// <summary>The document of <c>plan --json</c>.</summary>
-internal sealed record PlanJson(long Bytes, int Tensors, int Ranges, IReadOnlyList<PlanOwnerJson> Owners);
+/// <param name="MemoryBytes">Of a join into memory: the buffers that it allocates, where nothing is attached to.</param>
+/// <param name="UpdateBytes">What an update of an inference server takes beside that: two buckets, on each GPU or once on the host, and staging.</param>
+internal sealed record PlanJson(long Bytes, int Tensors, int Ranges, IReadOnlyList<PlanOwnerJson> Owners, long MemoryBytes, PlanUpdateJson UpdateBytes);
+
+/// <summary>The memory of an update in <c>plan --json</c>.</summary>
+/// <param name="Buckets">Two buckets of 256 MiB, or of the largest tensor.</param>
+/// <param name="Staging">Pinned memory of the host, where GPUs take weights out of mapped files.</param>
+internal sealed record PlanUpdateJson(long Buckets, long Staging);
 
 /// <summary>Everything the command prints as JSON; generated at build time, so that it works compiled ahead of time.</summary>
 [JsonSourceGenerationOptions(

@@ -23,6 +23,7 @@ internal static class UpdatePrinter
                 + $"{report.GibPerSecond:0.00} GiB/s; {buckets}");
             var table = new TextTable(["phase", ">seconds"]);
             table.Add(["health", Quantity.Seconds(report.HealthSeconds)]);
+            table.Add(["open", Quantity.Seconds(report.OpenSeconds)]);
             if (report.Buckets.Count != 0)
             {
                 table.Add(["connect", Quantity.Seconds(report.Devices.Max(device => device.HandleSeconds))]);
@@ -40,7 +41,7 @@ internal static class UpdatePrinter
     }
 
     public static UpdateJson Document(InferenceUpdateReport report) => new(
-        report.Checkpoint, report.Bytes, report.Tensors, Round(report.Seconds), Round(report.GibPerSecond), report.BucketBytes, Round(report.HealthSeconds), Round(report.WriteSeconds),
+        report.Checkpoint, report.Bytes, report.Tensors, Round(report.Seconds), Round(report.GibPerSecond), report.BucketBytes, Round(report.HealthSeconds), Round(report.OpenSeconds), Round(report.WriteSeconds),
         Round(report.FinishSeconds),
         [.. report.Buckets.Select(bucket => new UpdateBucketJson(bucket.Bytes, bucket.Tensors, Round(bucket.CopySeconds), Round(bucket.LoadSeconds)))],
         [.. report.Devices.Select(device => new UpdateDeviceJson(device.Uuid, Round(device.HandleSeconds), Round(device.LoadSeconds), Round(device.FinishSeconds)))],

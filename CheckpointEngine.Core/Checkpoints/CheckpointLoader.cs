@@ -45,15 +45,16 @@ public static class CheckpointLoader
     /// <param name="cancellationToken">Ends a copy after the pieces in hand.</param>
     /// <param name="digests">All digests, when they could be made beside the copy; else null.</param>
     /// <param name="filling">Told of buffers that are about to be filled, and of those that are freed since the load has failed.</param>
+    /// <param name="pool">Where anonymous memory is taken from as far as it has some.</param>
     internal static HeldCheckpoint Load(string name, IReadOnlyList<string> paths, HoldMode mode, PinMode pin, DigestAlgorithm algorithm,
-        IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests, IBufferFilling? filling = null)
+        IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests, IBufferFilling? filling = null, MemoryPool? pool = null)
     {
         CheckpointFiles? found = paths.Count == 1 ? CheckpointFiles.Discover(paths[0]) : null;
-        return Load(name, found?.Files ?? paths, found, mode, pin, algorithm, progress, cancellationToken, out digests, filling);
+        return Load(name, found?.Files ?? paths, found, mode, pin, algorithm, progress, cancellationToken, out digests, filling, pool);
     }
 
     private static HeldCheckpoint Load(string name, IReadOnlyList<string> paths, CheckpointFiles? found, HoldMode mode, PinMode pin, DigestAlgorithm algorithm,
-        IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests, IBufferFilling? filling = null)
+        IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests, IBufferFilling? filling = null, MemoryPool? pool = null)
     {
         digests = null;
         ArgumentException.ThrowIfNullOrEmpty(name);
@@ -73,7 +74,7 @@ public static class CheckpointLoader
             TensorTable tensors = mode switch
             {
                 HoldMode.Map => MapFiles(files, pin, buffers, warnings, cancellationToken),
-                HoldMode.Memfd or HoldMode.Anonymous => CopyFiles(name, files, mode, pin, algorithm, buffers, warnings, filling, progress, cancellationToken, out digests),
+                HoldMode.Memfd or HoldMode.Anonymous => CopyFiles(name, files, mode, pin, algorithm, buffers, warnings, filling, pool, progress, cancellationToken, out digests),
                 _ => throw new ArgumentOutOfRangeException(nameof(mode)),
             };
             var held = new HeldCheckpoint(name, tensors, [.. buffers], sideFiles, warnings);
@@ -142,16 +143,31 @@ public static class CheckpointLoader
     }
 
     private static TensorTable CopyFiles(string name, List<SafetensorsFile> files, HoldMode mode, PinMode pin, DigestAlgorithm algorithm,
-        List<HeldBuffer> buffers, List<string> warnings, IBufferFilling? filling, IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests)
+        List<HeldBuffer> buffers, List<string> warnings, IBufferFilling? filling, MemoryPool? pool, IProgress<LoadProgress>? progress, CancellationToken cancellationToken, out CheckpointDigests? digests)
     {
         var packing = CheckpointPacking.Plan(files, CheckpointPacking.BufferBytes);
         ThrowIfDuplicate(packing.Tensors, files);
         HostMemory.ThrowIfBeyond(packing.Buffers.Sum(buffer => buffer.SizeBytes), $"checkpoint '{name}'");
-        foreach (PackedBuffer packed in packing.Buffers)
+        MemoryBuffer?[] pooled = [.. packing.Buffers.Select(packed => mode == HoldMode.Anonymous ? pool?.TryTake(packed.SizeBytes) : null)];
+        pool?.Trim();       // before anything is allocated
+        for (int i = 0; i < pooled.Length; i++)
         {
-            MemoryBuffer memory = mode == HoldMode.Memfd
-                ? MemoryBuffer.AllocateMemfd(packed.SizeBytes, $"checkpoint-engine:{name}")
-                : MemoryBuffer.AllocateAnonymous(packed.SizeBytes);
+            PackedBuffer packed = packing.Buffers[i];
+            MemoryBuffer memory;
+            try
+            {
+                memory = pooled[i] ?? (mode == HoldMode.Memfd
+                    ? MemoryBuffer.AllocateMemfd(packed.SizeBytes, $"checkpoint-engine:{name}")
+                    : MemoryBuffer.AllocateAnonymous(packed.SizeBytes));
+            }
+            catch
+            {
+                foreach (MemoryBuffer? rest in pooled.AsSpan(i))
+                {
+                    rest?.Dispose();
+                }
+                throw;
+            }
             buffers.Add(new HeldBuffer(memory, 0, packed.SizeBytes, packed.FirstTensor, packed.TensorCount));
             NumaPlacement.Spread(memory.Address, memory.LengthBytes);
         }

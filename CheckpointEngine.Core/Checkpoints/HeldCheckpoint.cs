@@ -155,6 +155,20 @@ public sealed unsafe class HeldCheckpoint : IDisposable
         }
     }
 
+    /// <summary>Whether files or memfds stand behind its memory.</summary>
+    internal bool IsMapped => Array.Exists(_buffers, static buffer => buffer.Memory.Kind is MemoryBufferKind.MappedFile or MemoryBufferKind.Memfd);
+
+    /// <summary>Takes the memory out of it, whose it was; it is as disposed.</summary>
+    internal IReadOnlyList<MemoryBuffer> TakeMemory()
+    {
+        if (_disposed)
+        {
+            return [];
+        }
+        _disposed = true;
+        return [.. _buffers.Select(static buffer => buffer.Memory)];
+    }
+
     private int Find(string name)
     {
         int tensor = Tensors.IndexOf(name);

@@ -8,10 +8,11 @@ namespace CheckpointEngine.Inference;
 internal sealed unsafe class CopyCrew : IDisposable
 {
     // What a thread takes at a time: large enough to stream, small enough that threads end together.
-    private const long StepBytes = 4 << 20;
+    private const long StepBytes = 1 << 20;
 
-    // More fill no memory bandwidth that these leave, and a server's workers want cores, too.
-    private const int MaxThreads = 4;
+    // A server's workers want cores, too.
+    private const int CoresLeft = 2;
+    private const int FewCores = 4;
 
     private readonly SemaphoreSlim _go = new(0);
     private readonly ManualResetEventSlim _done = new(true);
@@ -26,9 +27,10 @@ internal sealed unsafe class CopyCrew : IDisposable
     private long _ended;
     private volatile bool _stop;
 
-    internal CopyCrew()
+    /// <param name="most">The most threads; on hosts of few cores there are fewer.</param>
+    internal CopyCrew(int most)
     {
-        _threads = new Thread[Math.Clamp(Environment.ProcessorCount, 1, MaxThreads)];
+        _threads = new Thread[Math.Min(most, Environment.ProcessorCount <= FewCores ? Environment.ProcessorCount : Environment.ProcessorCount - CoresLeft)];
         for (int i = 0; i < _threads.Length; i++)
         {
             _threads[i] = new Thread(Work) { IsBackground = true, Name = "checkpoint-engine update copy" };

@@ -7,11 +7,17 @@ namespace CheckpointEngine.Inference;
 internal sealed unsafe class CudaStaging : IDisposable
 {
     // Long enough that threads and link stream, short enough that the first is soon on its way.
-    private const long SlotBytes = 64 << 20;
+    private const long SlotBytes = 32 << 20;
+
+    /// <summary>Bytes of pinned memory.</summary>
+    internal const long Bytes = 2 * SlotBytes;
+
+    // Four fill the link to no GPU of today: out of small pages a thread copies 3 to 10 GB/s.
+    private const int MostThreads = 14;
 
     private readonly string _device;
     private readonly void* _stream;
-    private readonly CopyCrew _crew = new();
+    private readonly CopyCrew _crew = new(MostThreads);
     private readonly void*[] _slots = new void*[2];
     private readonly void*[] _sent = new void*[2];
     private UpdatePiece[] _parts = new UpdatePiece[64];

@@ -15,6 +15,9 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
     // What the driver gives memory out by. A smaller piece would share its block with others, and a handle opens whole blocks.
     private const long Granule = 2 << 20;
 
+    // Files are mapped in pages of 4 KiB: two threads pin 12 GB/s of such memory that this process has not touched, and 12 copy 40 out of it.
+    private const int LeastCoresForStaging = 8;
+
     // torch counts a tensor's users in a file of /dev/shm by this name, and passes over one that is not there: who sends need not count, as it waits for
     // the worker's word that it has let go.
     private static readonly byte[] s_noCounter = Encoding.ASCII.GetBytes($"/checkpoint-engine_{Environment.ProcessId}_uncounted");
@@ -31,6 +34,7 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
     private readonly void*[] _ready = new void*[2];         // an event a half
     private LibCuda.IpcMemHandle _handle;
     private CudaStaging? _staging;
+    private bool _prefersStaging;
     private ulong _address;
     private void* _stream;
     private int _half;
@@ -128,6 +132,15 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
         pickle.Boolean(false);                              // no event: workers are told of bytes that are there
         pickle.Tuple(15);
         pickle.Tuple(2);
+    }
+
+    public void Expect(IReadOnlyList<(nint Start, long Bytes)> runs, bool isMapped)
+    {
+        _prefersStaging = isMapped && Environment.ProcessorCount >= LeastCoresForStaging;
+        if (_source is null && !_prefersStaging)
+        {
+            _pins.PinAhead(_context, runs, _canPinReadOnly);
+        }
     }
 
     public void BeginCopy(int half, ReadOnlyMemory<UpdatePiece> pieces)
@@ -263,7 +276,7 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
             QueueFromPeer(half);
             return;
         }
-        if (_staging is null && !TryPin())
+        if (_staging is null && (_prefersStaging || !TryPin()))
         {
             _staging = new CudaStaging(_context.Name, _stream);
         }
@@ -272,6 +285,7 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
             _staging.Copy(_pieces.Span, half, () => _stop);
             return;
         }
+        long queued = 0;
         foreach (UpdatePiece piece in _pieces.Span)
         {
             for (long done = 0; done < piece.Bytes && !_stop;)
@@ -281,7 +295,9 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
                 CudaContext.Check(LibCuda.cuMemcpyHtoDAsync(half + (ulong)(piece.Offset + done), (void*)from, (nuint)bytes, _stream), "cuMemcpyHtoDAsync", _context.Name);
                 done += bytes;
             }
+            queued += piece.Bytes;
         }
+        _pins.Advance(queued);
     }
 
     // Tensors that follow each other in memory are pinned together: a registration costs a system call and a table of the device.

@@ -35,6 +35,7 @@ internal sealed class FilesUpdate(HeldCheckpoint checkpoint, InferenceUpdateOpti
                 Bytes = checkpoint.DataBytes,
                 Tensors = checkpoint.Tensors.Count,
                 Seconds = Stopwatch.GetElapsedTime(start).TotalSeconds,
+                TotalSeconds = healthSeconds + Stopwatch.GetElapsedTime(start).TotalSeconds,
                 HealthSeconds = healthSeconds,
                 WriteSeconds = write,
                 FinishSeconds = Stopwatch.GetElapsedTime(asked).TotalSeconds,

@@ -11,7 +11,10 @@ namespace CheckpointEngine.Inference;
 internal sealed class HostUpdateBuffer : IUpdateBuffer
 {
     private readonly MemoryBuffer _memory;
-    private readonly CopyCrew _crew = new();
+    // More fill no memory bandwidth that these leave, and a server's workers want cores, too.
+    private const int MostThreads = 4;
+
+    private readonly CopyCrew _crew = new(MostThreads);
     private bool _disposed;
 
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/>.</exception>

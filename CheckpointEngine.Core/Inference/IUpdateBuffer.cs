@@ -12,6 +12,13 @@ internal interface IUpdateBuffer : IDisposable
     /// <summary>Emits what a worker makes the buffer of: the tuple of a function and its arguments.</summary>
     void WriteHandle(PickleWriter pickle);
 
+    /// <summary>Told, before the first copy, of all memory that copies will read: it is there from now until the buffer is disposed.</summary>
+    /// <param name="runs">In the order of the copies.</param>
+    /// <param name="isMapped">Files or memfds stand behind it.</param>
+    void Expect(IReadOnlyList<(nint Start, long Bytes)> runs, bool isMapped)
+    {
+    }
+
     /// <summary>Starts copying into a half, of which nobody reads meanwhile; returns at once.</summary>
     /// <param name="half">0 or 1.</param>
     /// <param name="pieces">Valid until <see cref="Synchronize"/> returns.</param>

@@ -3,6 +3,9 @@ namespace CheckpointEngine.Inference;
 /// <summary>Tells when the bytes of tensors may be handed to an engine: they have arrived and are what their owner vouches for.</summary>
 internal interface IUpdateReadiness
 {
+    /// <summary>Whether all tensors may be read from the start.</summary>
+    bool IsAllThere => false;
+
     /// <summary>Waits until all tensors of a run may be read.</summary>
     /// <param name="firstTensor">The first.</param>
     /// <param name="count">Their number.</param>
@@ -20,6 +23,8 @@ internal interface IUpdateReadiness
 internal sealed class HeldReadiness : IUpdateReadiness
 {
     internal static HeldReadiness Instance { get; } = new();
+
+    public bool IsAllThere => true;
 
     public void Wait(int firstTensor, int count, CancellationToken cancellationToken) => cancellationToken.ThrowIfCancellationRequested();
 

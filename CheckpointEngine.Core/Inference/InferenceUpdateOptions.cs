@@ -21,8 +21,8 @@ public sealed class InferenceUpdateOptions
     /// <summary>What its workers speak; default 0.4.</summary>
     public WorkerProtocol WorkerProtocol { get; set; }
 
-    /// <summary>Which memory its workers are given; default shared memory of the host.</summary>
-    public UpdateDeviceKind Devices { get; set; }
+    /// <summary>Which memory its workers are given; default that of their GPUs where there are any, else shared memory of the host. The report names the devices.</summary>
+    public UpdateDeviceKind Devices { get; set; } = UpdateDeviceKind.Auto;
 
     /// <summary>
     /// Bytes of a bucket, of which there are two. 0 (the default): 256 MiB in host memory. At most <c>PS_MAX_BUCKET_SIZE_GB</c> (8), but for a larger

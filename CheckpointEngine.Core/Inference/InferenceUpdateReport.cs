@@ -32,8 +32,14 @@ public sealed class InferenceUpdateReport
     /// <summary>Seconds from the first byte copied to the server's answer; waiting for its health not counted.</summary>
     public required double Seconds { get; init; }
 
+    /// <summary>Seconds from the call to the server's answer: waiting for it, opening devices and the join, if there was one, counted. What is let go of afterwards is not.</summary>
+    public double TotalSeconds { get; init; }
+
     /// <summary>Seconds until the server was healthy.</summary>
     public required double HealthSeconds { get; init; }
+
+    /// <summary>Seconds of opening the devices, for GPUs the driver's start and a context on each; beside the waiting for the server, or for the join. 0 for files.</summary>
+    public double OpenSeconds { get; init; }
 
     /// <summary>Seconds of writing files; 0 for the other ways.</summary>
     public double WriteSeconds { get; init; }

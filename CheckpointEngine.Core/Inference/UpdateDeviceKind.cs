@@ -8,4 +8,7 @@ public enum UpdateDeviceKind
 
     /// <summary>Memory of each worker's own GPU.</summary>
     Cuda,
+
+    /// <summary>Of the GPUs where this process sees one for each worker, else of this host.</summary>
+    Auto,
 }

@@ -9,6 +9,7 @@ internal static class UpdateDevices
     {
         UpdateDeviceKind.Host => HostUpdateDevice.Make(count),
         UpdateDeviceKind.Cuda => CudaDevices.Make(count),
+        UpdateDeviceKind.Auto => CudaDevices.IsSupported(out _) && CudaDevices.Names().Length >= count ? CudaDevices.Make(count) : HostUpdateDevice.Make(count),
         _ => throw new ArgumentOutOfRangeException(nameof(kind)),
     };
 }

@@ -10,7 +10,7 @@ namespace CheckpointEngine.Inference;
 internal sealed class UpdatePipeline
 {
     // Large enough that the exchange of messages is nothing beside the copy, small enough that the first bucket is soon there.
-    private const long DefaultBucketBytes = 256 << 20;
+    internal const long DefaultBucketBytes = 256 << 20;
 
     private static readonly TimeSpan s_patienceForReason = TimeSpan.FromSeconds(5);
 
@@ -43,21 +43,15 @@ internal sealed class UpdatePipeline
         _handleSeconds = new double[devices.Length];
         _loadSeconds = new double[devices.Length];
         _finishSeconds = new double[devices.Length];
-        for (int tensor = 0; tensor < source.Tensors.Count; tensor++)
-        {
-            TotalBytes += source.Tensors.GetByteLength(tensor);
-        }
     }
-
-    /// <summary>Bytes of all tensors.</summary>
-    internal long TotalBytes { get; }
 
     /// <summary>Runs it; whatever happens, workers that are there are told the end and the memory is given back.</summary>
     /// <param name="healthSeconds">For the report.</param>
+    /// <param name="opening">Likewise.</param>
     /// <param name="stop">Ends it; from the first bucket on it is given <see cref="InferenceUpdateOptions.UpdateTimeout"/>.</param>
     /// <exception cref="CheckpointEngineException">Which worker or server, and what it says.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
-    internal InferenceUpdateReport Run(double healthSeconds, CancellationTokenSource stop)
+    internal InferenceUpdateReport Run(double healthSeconds, OpeningDevices opening, CancellationTokenSource stop)
     {
         CancellationToken cancellationToken = stop.Token;
         long free = long.MaxValue;
@@ -84,7 +78,7 @@ internal sealed class UpdatePipeline
             Task server = _client.UpdateFromSocketsAsync(workers, serverStop.Token);
             try
             {
-                return RunWithServer(workers, handles, buffers, server, start, healthSeconds, cancellationToken);
+                return RunWithServer(workers, handles, buffers, server, start, healthSeconds, opening, cancellationToken);
             }
             catch (Exception failure)
             {
@@ -125,11 +119,40 @@ internal sealed class UpdatePipeline
             UpdateMessages.WriteHandle(message, buffer);
             handles[i] = message.WrittenMemory;
         }
+        if (_source.Readiness.IsAllThere)
+        {
+            List<(nint, long)> runs = Runs();
+            buffers.ForEach(buffer => buffer.Expect(runs, _source.IsMapped));
+        }
         return handles;
     }
 
+    // Tensors that follow each other in memory are one.
+    private List<(nint Start, long Bytes)> Runs()
+    {
+        var runs = new List<(nint Start, long Bytes)>();
+        for (int tensor = 0; tensor < _source.Tensors.Count; tensor++)
+        {
+            nint start = _source.AddressOf(tensor);
+            long bytes = _source.Tensors.GetByteLength(tensor);
+            if (bytes == 0)
+            {
+                continue;
+            }
+            if (runs.Count != 0 && runs[^1] is var last && start >= last.Start + (nint)last.Bytes && start - (last.Start + (nint)last.Bytes) < Environment.SystemPageSize)
+            {
+                runs[^1] = (last.Start, start + (nint)bytes - last.Start);
+            }
+            else
+            {
+                runs.Add((start, bytes));
+            }
+        }
+        return runs;
+    }
+
     private InferenceUpdateReport RunWithServer(WorkerGroup workers, ReadOnlyMemory<byte>[] handles, List<IUpdateBuffer> buffers, Task server,
-        long start, double healthSeconds, CancellationToken cancellationToken)
+        long start, double healthSeconds, OpeningDevices opening, CancellationToken cancellationToken)
     {
         var message = new ArrayBufferWriter<byte>();
         Report(0, "connect");
@@ -165,11 +188,13 @@ internal sealed class UpdatePipeline
         return new InferenceUpdateReport
         {
             Checkpoint = _source.Name,
-            Bytes = TotalBytes,
+            Bytes = _source.DataBytes,
             Tensors = _source.Tensors.Count,
             BucketBytes = _layout.BucketBytes,
             Seconds = Stopwatch.GetElapsedTime(start).TotalSeconds,
             HealthSeconds = healthSeconds,
+            OpenSeconds = opening.Seconds,
+            TotalSeconds = opening.SecondsSinceBegin,
             FinishSeconds = Stopwatch.GetElapsedTime(finish).TotalSeconds,
             Buckets = reports,
             Devices = devices,
@@ -311,5 +336,5 @@ internal sealed class UpdatePipeline
         return slowest;
     }
 
-    private void Report(long bytes, string phase) => _progress?.Report(new InferenceUpdateProgress(bytes, TotalBytes, phase));
+    private void Report(long bytes, string phase) => _progress?.Report(new InferenceUpdateProgress(bytes, _source.DataBytes, phase));
 }

@@ -7,13 +7,20 @@ namespace CheckpointEngine.Inference;
 /// <param name="tensors">Its tensors.</param>
 /// <param name="addressOf">Where each one's first byte is.</param>
 /// <param name="readiness">When they may be read.</param>
-internal sealed class UpdateSource(string name, TensorTable tensors, Func<int, nint> addressOf, IUpdateReadiness readiness)
+/// <param name="isMapped">Whether files or memfds stand behind them: mapped in pages of 4 KiB.</param>
+internal sealed class UpdateSource(string name, TensorTable tensors, Func<int, nint> addressOf, IUpdateReadiness readiness, bool isMapped)
 {
     internal string Name { get; } = name;
+
+    /// <summary>Bytes of all tensors.</summary>
+    internal long DataBytes { get; } = Enumerable.Range(0, tensors.Count).Sum(tensors.GetByteLength);
 
     internal TensorTable Tensors { get; } = tensors;
 
     internal Func<int, nint> AddressOf { get; } = addressOf;
+
+    /// <summary>Whether files or memfds stand behind them.</summary>
+    internal bool IsMapped { get; } = isMapped;
 
     internal IUpdateReadiness Readiness { get; } = readiness;
 }

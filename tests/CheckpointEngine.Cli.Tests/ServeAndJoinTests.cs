@@ -178,6 +178,34 @@ public sealed class ServeAndJoinTests
         Assert.Equal(600_002, document.RootElement.GetProperty("bytes").GetInt64());
         JsonElement owner = Assert.Single(document.RootElement.GetProperty("owners").EnumerateArray());
         Assert.Equal((3, 1, 1), (owner.GetProperty("rank").GetInt32(), owner.GetProperty("tensors").GetInt32(), owner.GetProperty("ranges").GetInt32()));
+        Assert.InRange(document.RootElement.GetProperty("memory_bytes").GetInt64(), 600_002, 600_002 + 256);
+        JsonElement update = document.RootElement.GetProperty("update_bytes");
+        Assert.InRange(update.GetProperty("buckets").GetInt64(), 2 * 600_002, 2 * (600_002 + 4096));      // one tensor: a bucket of its size, twice
+        Assert.Equal(64 << 20, update.GetProperty("staging").GetInt64());
+    }
+
+    [Fact]
+    public async Task Serve_Consume_HoldsWhatIsGoneFromMemory()
+    {
+        using var temp = new TempDirectory();
+        string folder = $"/dev/shm/ce-test-{Guid.NewGuid():N}";
+        SmallCheckpoint.WriteSharded(folder);
+        try
+        {
+            SmallCheckpoint.WriteSharded(temp["model"]);
+            await using Holder holder = await Holder.ServeAsync(folder, "--consume");
+            Assert.Empty(Directory.GetFiles(folder, "*.safetensors"));
+            (await Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--to", "dir:" + temp["joined"], "--require-verify")).Succeeded();
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+        Assert.Equal(2, Directory.GetFiles(temp["joined"], "*.safetensors").Length);
+        var refused = await Engine.RunAsync("serve", "--checkpoint", "m=" + temp["model"], "--consume", "--listen", "http://127.0.0.1:0");
+        Assert.Equal(1, refused.ExitCode);
+        Assert.Contains("/dev/shm/", refused.Errors, StringComparison.Ordinal);
+        Assert.Equal(2, (await Engine.RunAsync("serve", "--checkpoint", "m=" + temp["model"], "--shared-pool", "--hold", "map")).ExitCode);
     }
 
     [Fact]

@@ -56,6 +56,41 @@ public sealed unsafe class CudaUpdateTests
     }
 
     [Fact]
+    public void Make_AutoWithoutADevice_IsHostMemory()
+    {
+        if (CudaDevices.IsSupported(out _))
+        {
+            Assert.Skip("this host has a GPU");
+        }
+        IUpdateDevice[] devices = UpdateDevices.Make(UpdateDeviceKind.Auto, 2);
+        Assert.Equal(["HOST-0", "HOST-1"], devices.Select(device => device.Uuid));
+        Array.ForEach(devices, device => device.Dispose());
+    }
+
+    // Every byte once, in order, and cut at borders of pages alone: two threads must not want one page.
+    [Theory]
+    [InlineData(0, 1)]
+    [InlineData(100, 4096)]
+    [InlineData(4095, (64L << 20) + 2)]
+    [InlineData(0, 64L << 20)]
+    [InlineData(0, 128L << 20)]
+    [InlineData(17, (200L << 20) + 4000)]
+    [InlineData(4000, (64L << 20) + 100)]
+    public void Cut_AnyRun_IsWholeAndMeetsAtPages(long offset, long bytes)
+    {
+        nint start = (nint)(0x7000_0000_0000 + offset);
+        (nint Start, long Bytes)[] pieces = [.. CudaHostPins.Cut(start, bytes)];
+        Assert.Equal(start, pieces[0].Start);
+        Assert.Equal(bytes, pieces.Sum(piece => piece.Bytes));
+        for (int i = 1; i < pieces.Length; i++)
+        {
+            Assert.Equal(pieces[i - 1].Start + (nint)pieces[i - 1].Bytes, pieces[i].Start);
+            Assert.Equal(0, pieces[i].Start % Environment.SystemPageSize);
+        }
+        Assert.All(pieces, piece => Assert.InRange(piece.Bytes, 1, (64 << 20) + Environment.SystemPageSize));
+    }
+
+    [Fact]
     public void Handle_InPython_IsWhatReduceTensorGives()
     {
         byte[] handle = RandomNumberGenerator.GetBytes(64);

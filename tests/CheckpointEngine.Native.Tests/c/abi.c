@@ -80,6 +80,8 @@ int main(void) {
     FIELD(ce_fetch_options, key_file);
     FIELD(ce_fetch_options, timeout_ms);
     VALUE(CE_SERVER_JOIN_ONLY);
+    VALUE(CE_SERVER_CONSUME);
+    VALUE(CE_SERVER_SHARED_POOL);
     VALUE(CE_HOLD_MAP);
     VALUE(CE_HOLD_MEMFD);
     VALUE(CE_HOLD_ANON);
@@ -121,6 +123,7 @@ int main(void) {
     VALUE(CE_WORKERS_0_1);
     VALUE(CE_UPDATE_HOST);
     VALUE(CE_UPDATE_CUDA);
+    VALUE(CE_UPDATE_AUTO);
     STRUCT(ce_update_options);
     FIELD(ce_update_options, struct_size);
     FIELD(ce_update_options, endpoint);
