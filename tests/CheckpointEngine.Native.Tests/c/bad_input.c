@@ -663,7 +663,7 @@ static void numbers(struct pair *pair) {
     bad.plain_peers = "somebody";
     IS(CE_E_ARGUMENT, ce_server_create(&bad, &server));
     bad = good;
-    bad.flags = 2;
+    bad.flags = 8;
     IS(CE_E_ARGUMENT, ce_server_create(&bad, &server));
     bad = good;
     bad.port = 65536;
