@@ -43,12 +43,12 @@ public sealed class FaultTests
     public async Task Join_TheOnlyDeviceGoesDown_FallsToTcpWhenAuto()
     {
         using var temp = new TempDirectory();
-        SmallCheckpoint.WriteSingle(temp["model"], Bytes);
+        SmallCheckpoint.WriteSingle(temp["model"], LongBytes);
         await using Holder holder = await Holder.ServeAsync([0], temp["model"], "--transport", "rdma");
         await using ChildProcess join = Join(holder, "auto", [3]);
 
         Outcome outcome;
-        await TrafficAsync(3);
+        await TrafficAsync(3, 40_000);        // several reads are complete
         using (new NetworkInterface(3).Down())
         {
             outcome = await join.EndAsync();
@@ -141,7 +141,7 @@ public sealed class FaultTests
     public async Task Join_MemoryIsTakenAway_FailsAndSaysSo()
     {
         using var temp = new TempDirectory();
-        SmallCheckpoint.WriteSingle(temp["model"], Bytes);
+        SmallCheckpoint.WriteSingle(temp["model"], LongBytes);
         await using Holder holder = await Holder.ServeAsync([0], temp["model"], "--transport", "rdma");
         await using ChildProcess join = Join(holder, "rdma", [1]);
 
@@ -161,12 +161,12 @@ public sealed class FaultTests
     private static string[] PairsOf(JsonElement report) => [.. report.GetProperty("pairs").EnumerateObject().Select(pair => pair.Name)];
 
     // Until reads move bytes over a device.
-    private static async Task TrafficAsync(int device)
+    private static async Task TrafficAsync(int device, long packets = 500)
     {
         string counter = $"/sys/class/infiniband/{RdmaLab.Found[device]}/ports/1/hw_counters/rcvd_pkts";
         long before = Read();
         using var patience = new CancellationTokenSource(ChildProcess.Patience);
-        while (Read() < before + 500)
+        while (Read() < before + packets)
         {
             await Task.Delay(10, patience.Token);
         }
