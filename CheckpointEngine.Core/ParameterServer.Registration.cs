@@ -1,0 +1,344 @@
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
+using CheckpointEngine.Transfer;
+using Microsoft.Extensions.Logging;
+
+namespace CheckpointEngine;
+
+// What is held: how it comes, changes and goes.
+public sealed partial class ParameterServer
+{
+    /// <summary>Holds the checkpoint of <paramref name="paths"/> (a directory, .safetensors files, or an index) under <paramref name="name"/> and registers it. All or nothing.</summary>
+    /// <param name="name">1 to 255 bytes as UTF-8.</param>
+    /// <param name="paths">One path with its side files, or several .safetensors files.</param>
+    /// <param name="cancellationToken">Ends a copy; nothing is left.</param>
+    /// <returns>The checkpoint; owned by the server, valid until it is unregistered.</returns>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
+    public Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken)
+        => RegisterAsync(name, paths, null, cancellationToken);
+
+    /// <summary>As <see cref="RegisterAsync(string, IReadOnlyList{string}, CancellationToken)"/>, and tells how far a copy is.</summary>
+    /// <param name="name">1 to 255 bytes as UTF-8.</param>
+    /// <param name="paths">One path with its side files, or several .safetensors files.</param>
+    /// <param name="progress">Told about twenty times a second, from a thread of the pool; files that are mapped in place are told once, when they are.</param>
+    /// <param name="cancellationToken">Ends a copy; nothing is left.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
+    public async Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, IProgress<LoadProgress>? progress = null, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(paths);
+        ArgumentOutOfRangeException.ThrowIfZero(paths.Count, nameof(paths));
+        Reserve(name);
+        try
+        {
+            using ConsumedFiles? consumed = Options.Consume ? new ConsumedFiles(paths) : null;
+            HeldCheckpoint held;
+            try
+            {
+                held = await LoadAsync(_pool is null ? Options.Hold : HoldMode.Anonymous).ConfigureAwait(false);
+            }
+            catch (CheckpointEngineException refused) when (Options.Hold != HoldMode.Anonymous
+                && (Options.Transport == TransportChoice.Rdma ? refused.NativeCode == Interop.Libc.EFAULT : _mooncake is not null && refused.Error == CheckpointError.NotSupported))
+            {
+                LogCopied(name, refused.Message);       // freed by now
+                held = await LoadAsync(HoldMode.Anonymous).ConfigureAwait(false);
+            }
+            consumed?.Remove().ForEach(remark => LogNotConsumed(name, remark));
+            LogRegistered(name, held.Tensors.Count, held.DataBytes);
+            return held;
+        }
+        catch
+        {
+            Unreserve(name);
+            throw;
+        }
+
+        async Task<HeldCheckpoint> LoadAsync(HoldMode hold)
+        {
+            CheckpointDigests? digests = null;
+            HeldCheckpoint loaded = await Task.Run(
+                () => CheckpointLoader.Load(name, paths, hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests, _registry, _pool), cancellationToken).ConfigureAwait(false);
+            await PublishAsync(loaded, digests, _pool).ConfigureAwait(false);
+            return loaded;
+        }
+    }
+
+    /// <summary>Holds the caller's own tensors in place under <paramref name="name"/> and registers them; nothing is copied. All or nothing.</summary>
+    /// <param name="name">1 to 255 bytes as UTF-8.</param>
+    /// <param name="tensors">The tensors; their memory stays mapped (and locked as <see cref="ParameterServerOptions.Pin"/> says), and unchanged outside of <see cref="BeginUpdateAsync"/> and <see cref="CommitUpdate"/>, until the checkpoint is unregistered.</param>
+    /// <returns>The checkpoint; owned by the server, valid until it is unregistered.</returns>
+    /// <exception cref="ArgumentException">There are no tensors, or two have one name.</exception>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>: the name, or memory that another checkpoint has.</exception>
+    public HeldCheckpoint RegisterTensors(string name, CallerTensors tensors)
+    {
+        ArgumentNullException.ThrowIfNull(tensors);
+        Reserve(name);
+        try
+        {
+            HeldCheckpoint held = tensors.ToCheckpoint(name, Options.Pin);
+            HeldEntry entry = MakeEntry(held, null);
+            try
+            {
+                if (_engine is not null)
+                {
+                    entry.Register(_registry);
+                }
+                Publish(entry);
+            }
+            catch
+            {
+                FreeAsync(entry).GetAwaiter().GetResult();      // the caller may free its memory when this has thrown
+                throw;
+            }
+            LogRegistered(name, held.Tensors.Count, held.DataBytes);
+            return held;
+        }
+        catch
+        {
+            Unreserve(name);
+            throw;
+        }
+    }
+
+    /// <summary>
+    /// Takes the caller's tensors out of reach so that they may be changed: reads under way are waited for (<see cref="ParameterServerOptions.DrainTimeout"/>)
+    /// and then cut. Who asks for the metas meanwhile is told <see cref="CheckpointError.Busy"/>.
+    /// </summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotFound"/>.</exception>
+    /// <exception cref="InvalidOperationException">Its tensors are not the caller's, or an update has begun already.</exception>
+    public async Task BeginUpdateAsync(string name)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        HeldEntry entry;
+        Task begin;
+        lock (_lock)
+        {
+            CheckpointRecord record = FindHeld(name);
+            entry = record.Held!;
+            if (!entry.Checkpoint.IsOfCaller)
+            {
+                throw new InvalidOperationException($"update '{name}': it is of files or of a join; only tensors of the caller change in place");
+            }
+            if (entry.IsUpdating)
+            {
+                throw new InvalidOperationException($"update '{name}': an update has begun already");
+            }
+            entry.IsUpdating = true;
+            entry.Changing = begin = TakeOutOfReachAsync(entry);
+        }
+        await begin.ConfigureAwait(false);      // not cancellable, but bounded: half a checkpoint is no state
+    }
+
+    private async Task TakeOutOfReachAsync(HeldEntry entry)
+    {
+        await Task.Yield();                                 // away from the lock
+        await entry.Uses.CloseAsync(Options.DrainTimeout).ConfigureAwait(false);
+        if (_engine is not null)
+        {
+            await _engine.UnregisterAsync(entry.Ranges, range => _localPeers?.CutHoldersOf(range)).ConfigureAwait(false);
+        }
+        await entry.StopHashingAsync().ConfigureAwait(false);
+        lock (_lock)
+        {
+            entry.Ranges.Clear();
+            entry.IsOutOfReach = true;
+        }
+    }
+
+    /// <summary>Publishes the changed tensors as a new generation, with digests of their own. A join that began before the update fails; it never mixes generations.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotFound"/>.</exception>
+    /// <exception cref="InvalidOperationException">No update has begun, or its begin has not returned.</exception>
+    public void CommitUpdate(string name)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        HeldEntry entry;
+        var done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            entry = FindHeld(name).Held!;
+            if (!entry.IsOutOfReach)
+            {
+                throw new InvalidOperationException($"update '{name}': no update has begun");
+            }
+            entry.IsOutOfReach = false;
+            entry.Changing = done.Task;         // who takes it away waits for that
+        }
+        bool isRegistered = false;
+        try
+        {
+            entry.RenewDigests();
+            if (_engine is not null)
+            {
+                entry.Register(_registry);      // of large memory it takes seconds: away from the lock
+                entry.StartHashing();
+            }
+            isRegistered = true;
+        }
+        finally
+        {
+            lock (_lock)
+            {
+                entry.IsUpdating = !isRegistered;
+                entry.IsOutOfReach = !isRegistered;
+                if (isRegistered)
+                {
+                    entry.Uses.Open();
+                }
+                if (isRegistered && _records.TryGetValue(name, out CheckpointRecord? record) && record.Held == entry)
+                {
+                    record.SetHeld(entry);
+                }
+            }
+            done.SetResult();
+        }
+        LogUpdated(name);
+    }
+
+    /// <summary>Takes a checkpoint away: nobody new reads it, those under way are waited for (<see cref="ParameterServerOptions.DrainTimeout"/>), its memory is freed. What other owners are known to hold is forgotten.</summary>
+    /// <returns>False when there was none of that name.</returns>
+    public async Task<bool> UnregisterAsync(string name, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        cancellationToken.ThrowIfCancellationRequested();
+        CheckpointRecord? record;
+        lock (_lock)
+        {
+            if (!_records.TryGetValue(name, out record) || !record.IsVisible)
+            {
+                return false;
+            }
+            if (record.IsReserved)
+            {
+                record.SetRemote(null);         // what is on its way keeps its name
+            }
+            else
+            {
+                _records.Remove(name);
+            }
+        }
+        if (record.Held is HeldEntry entry)
+        {
+            await FreeAsync(entry).ConfigureAwait(false);      // not cancellable: half a checkpoint is no state
+            LogUnregistered(name);
+        }
+        return true;
+    }
+
+    private static void CheckName(string name)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(name);
+        if (System.Text.Encoding.UTF8.GetByteCount(name) > 255)
+        {
+            throw new ArgumentException("a checkpoint's name has at most 255 bytes as UTF-8", nameof(name));
+        }
+    }
+
+    // A name is taken before the work begins, so that two registrations of it do not both load gigabytes.
+    private void Reserve(string name)
+    {
+        CheckName(name);
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            CheckpointRecord record = _records.TryGetValue(name, out CheckpointRecord? known) ? known : _records[name] = new CheckpointRecord();
+            if (record.Held is not null || record.IsReserved)
+            {
+                ThrowHelper.Throw(CheckpointError.AlreadyExists, $"checkpoint '{name}' is held here already, or on its way; unregister it first, or take another name");
+            }
+            record.IsReserved = true;
+        }
+    }
+
+    private void Unreserve(string name)
+    {
+        lock (_lock)
+        {
+            if (_records.TryGetValue(name, out CheckpointRecord? record))
+            {
+                record.IsReserved = false;
+                if (!record.IsVisible)
+                {
+                    _records.Remove(name);
+                }
+            }
+        }
+    }
+
+    private CheckpointRecord FindHeld(string name)
+        => _records.TryGetValue(name, out CheckpointRecord? record) && record.Held is not null
+            ? record
+            : ThrowHelper.Throw<CheckpointRecord>(CheckpointError.NotFound, $"checkpoint '{name}' is not held here");
+
+    private HeldEntry MakeEntry(HeldCheckpoint held, CheckpointDigests? digests)
+        => new(held, digests ?? (Options.Digest == DigestAlgorithm.None ? null : new CheckpointDigests(held.Tensors, Options.Digest)));
+
+    // Its ranges are registered; from here on it is visible.
+    private void Publish(HeldEntry entry)
+    {
+        string name = entry.Checkpoint.Name;
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            CheckpointRecord record = _records.TryGetValue(name, out CheckpointRecord? known) ? known : _records[name] = new CheckpointRecord();
+            if (record.Held is not null)
+            {
+                ThrowHelper.Throw(CheckpointError.AlreadyExists, $"checkpoint '{name}' is held here already");
+            }
+            record.IsReserved = false;
+            if (_engine is not null)
+            {
+                entry.StartHashing();       // before anybody can take it away
+            }
+            record.SetHeld(entry);
+        }
+    }
+
+    private async Task PublishAsync(HeldCheckpoint held, CheckpointDigests? digests, MemoryPool? pool = null)
+    {
+        HeldEntry entry = MakeEntry(held, digests);
+        entry.Pool = pool;
+        try
+        {
+            if (_engine is not null)
+            {
+                entry.Register(_registry);
+            }
+            Publish(entry);
+        }
+        catch
+        {
+            await FreeAsync(entry).ConfigureAwait(false);
+            throw;
+        }
+    }
+
+    private async Task FreeAsync(HeldEntry entry)
+    {
+        await entry.Changing.ConfigureAwait(false);
+        await entry.Uses.CloseAsync(Options.DrainTimeout).ConfigureAwait(false);
+        if (_engine is not null)
+        {
+            await _engine.UnregisterAsync(entry.Ranges, range => _localPeers?.CutHoldersOf(range)).ConfigureAwait(false);
+        }
+        foreach (HeldBuffer buffer in entry.Checkpoint.Buffers)
+        {
+            _registry.AbandonFilling(buffer.Memory);        // where the registration of another failed
+        }
+        await entry.DisposeAsync().ConfigureAwait(false);
+    }
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "registered '{Checkpoint}': {Tensors} tensors, {Bytes} bytes")]
+    private partial void LogRegistered(string checkpoint, int tensors, long bytes);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "'{Checkpoint}' is copied into anonymous memory: where it is it cannot be registered: {Reason}")]
+    private partial void LogCopied(string checkpoint, string reason);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "consume '{Checkpoint}': {Remark}")]
+    private partial void LogNotConsumed(string checkpoint, string remark);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "updated '{Checkpoint}'")]
+    private partial void LogUpdated(string checkpoint);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "unregistered '{Checkpoint}'")]
+    private partial void LogUnregistered(string checkpoint);
+}
