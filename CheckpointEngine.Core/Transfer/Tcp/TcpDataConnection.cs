@@ -3,11 +3,9 @@ using System.Net;
 using System.Net.Sockets;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
-using System.Security.Cryptography;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Interop;
-using CheckpointEngine.Peers;
 
 namespace CheckpointEngine.Transfer.Tcp;
 
@@ -17,7 +15,7 @@ namespace CheckpointEngine.Transfer.Tcp;
 /// state a request allocates nothing. Memory that is gone (a file truncated under its mapping) ends here as an error (EFAULT), not as SIGBUS.
 /// Source: send(2), recv(2).
 /// </remarks>
-internal sealed class TcpDataConnection : IDisposable
+internal sealed partial class TcpDataConnection : IDisposable
 {
     // A send(2) of 1 MiB keeps the loop's own cost under 1 %; at 256 KiB a quarter of the rate is lost to waking up.
     private const int SendBytes = 1 << 20;
@@ -375,43 +373,6 @@ internal sealed class TcpDataConnection : IDisposable
         {
             _answer.AsSpan(DataHeader.StatusSize, sizeBytes - DataHeader.StatusSize).Clear();
         }
-    }
-
-    // 32 bytes of the client's nonce; ours and our proof; its proof; a status.
-    private async ValueTask<bool> AnswerChallengeAsync(AccessToken token)
-    {
-        byte[] clientNonce = new byte[TokenChallenge.NonceBytes];
-        byte[] serverNonce = RandomNumberGenerator.GetBytes(TokenChallenge.NonceBytes);
-        if (!await ReceiveAsync(clientNonce.Length).ConfigureAwait(false))
-        {
-            return false;
-        }
-        Take(clientNonce);
-        BinaryPrimitives.WriteUInt64LittleEndian(_answer, DataHeader.StatusOk);
-        serverNonce.CopyTo(_answer, DataHeader.StatusSize);
-        TokenChallenge.Prove(token, TokenChallenge.Purpose.TcpLane, asServer: true, clientNonce, serverNonce,
-            _answer.AsSpan(DataHeader.StatusSize + TokenChallenge.NonceBytes));
-        await SendAnswerAsync(_answer.Length).ConfigureAwait(false);
-        byte[] proof = new byte[TokenChallenge.ProofBytes];
-        if (!await ReceiveAsync(proof.Length).ConfigureAwait(false))
-        {
-            return false;
-        }
-        Take(proof);
-        _admitted = TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: false, clientNonce, serverNonce, proof);
-        await SendStatusAsync(_admitted ? DataHeader.StatusOk : DataHeader.StatusRejected, DataHeader.StatusSize).ConfigureAwait(false);
-        if (!_admitted)
-        {
-            Refusal = "its token is not ours";
-        }
-        return _admitted;
-    }
-
-    private void Take(Span<byte> destination)
-    {
-        _received.AsSpan(_receivedStart, destination.Length).CopyTo(destination);
-        _receivedStart += destination.Length;
-        StartBusy();
     }
 
     // Waits until that many bytes have come, at the start of what was received. False when the peer has closed before.

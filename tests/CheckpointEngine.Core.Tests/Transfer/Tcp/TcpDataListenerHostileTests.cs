@@ -1,10 +1,5 @@
 using System.Diagnostics;
-using System.Net;
 using System.Net.Sockets;
-using System.Runtime.InteropServices;
-using CheckpointEngine.Access;
-using CheckpointEngine.Peers;
-using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Tcp;
 
 namespace CheckpointEngine.Tests;

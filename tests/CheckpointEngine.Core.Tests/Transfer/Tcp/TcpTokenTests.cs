@@ -1,9 +1,7 @@
-using System.Diagnostics;
 using System.Net;
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using CheckpointEngine.Access;
-using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Tcp;
 

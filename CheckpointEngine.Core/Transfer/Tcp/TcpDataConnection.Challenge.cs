@@ -1,0 +1,46 @@
+using System.Buffers.Binary;
+using System.Security.Cryptography;
+using CheckpointEngine.Access;
+
+namespace CheckpointEngine.Transfer.Tcp;
+
+// Proving the token, once a connection: what Access/TokenChallenge says, on this wire.
+internal sealed partial class TcpDataConnection
+{
+    // 32 bytes of the client's nonce; ours and our proof; its proof; a status.
+    private async ValueTask<bool> AnswerChallengeAsync(AccessToken token)
+    {
+        byte[] clientNonce = new byte[TokenChallenge.NonceBytes];
+        byte[] serverNonce = RandomNumberGenerator.GetBytes(TokenChallenge.NonceBytes);
+        if (!await ReceiveAsync(clientNonce.Length).ConfigureAwait(false))
+        {
+            return false;
+        }
+        Take(clientNonce);
+        BinaryPrimitives.WriteUInt64LittleEndian(_answer, DataHeader.StatusOk);
+        serverNonce.CopyTo(_answer, DataHeader.StatusSize);
+        TokenChallenge.Prove(token, TokenChallenge.Purpose.TcpLane, asServer: true, clientNonce, serverNonce,
+            _answer.AsSpan(DataHeader.StatusSize + TokenChallenge.NonceBytes));
+        await SendAnswerAsync(_answer.Length).ConfigureAwait(false);
+        byte[] proof = new byte[TokenChallenge.ProofBytes];
+        if (!await ReceiveAsync(proof.Length).ConfigureAwait(false))
+        {
+            return false;
+        }
+        Take(proof);
+        _admitted = TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: false, clientNonce, serverNonce, proof);
+        await SendStatusAsync(_admitted ? DataHeader.StatusOk : DataHeader.StatusRejected, DataHeader.StatusSize).ConfigureAwait(false);
+        if (!_admitted)
+        {
+            Refusal = "its token is not ours";
+        }
+        return _admitted;
+    }
+
+    private void Take(Span<byte> destination)
+    {
+        _received.AsSpan(_receivedStart, destination.Length).CopyTo(destination);
+        _receivedStart += destination.Length;
+        StartBusy();
+    }
+}
