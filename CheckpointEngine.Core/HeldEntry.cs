@@ -8,11 +8,16 @@ namespace CheckpointEngine;
 internal sealed class HeldEntry : IAsyncDisposable
 {
     private static long s_generations;
+    private readonly MemoryPool? _pool;
     private CancellationTokenSource _stop = new();
     private Task _hashing = Task.CompletedTask;
 
-    internal HeldEntry(HeldCheckpoint checkpoint, CheckpointDigests? digests)
+    /// <param name="checkpoint">Owned from here on.</param>
+    /// <param name="digests">Its digests, all or some of them there; null: none are made.</param>
+    /// <param name="pool">Where its memory goes in the end; null: it is freed.</param>
+    internal HeldEntry(HeldCheckpoint checkpoint, CheckpointDigests? digests, MemoryPool? pool)
     {
+        _pool = pool;
         Checkpoint = checkpoint;
         Digests = digests;
         HasDigestsAtPublication = digests is { IsComplete: true };
@@ -165,15 +170,12 @@ internal sealed class HeldEntry : IAsyncDisposable
         return -1;
     }
 
-    /// <summary>Where its memory goes when it is disposed; null: it is freed.</summary>
-    internal MemoryPool? Pool { get; set; }
-
     /// <summary>Frees the memory; no range may be registered any more.</summary>
     public async ValueTask DisposeAsync()
     {
         await _stop.CancelAsync().ConfigureAwait(false);
         await _hashing.ConfigureAwait(false);
-        Pool?.Keep(Checkpoint.TakeMemory());
+        _pool?.Keep(Checkpoint.TakeMemory());
         Checkpoint.Dispose();
         _stop.Dispose();
         Uses.Dispose();

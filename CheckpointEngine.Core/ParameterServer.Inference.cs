@@ -100,7 +100,7 @@ public sealed partial class ParameterServer
         {
             if (devices is not null)
             {
-                await Task.WhenAny(devices.Opened).WaitAsync(stop.Token).ConfigureAwait(false);      // beside gigabytes that come in it takes four times as long; who needs them is told of a failure
+                await devices.Opened.WaitAsync(stop.Token).ConfigureAwait(false);       // beside gigabytes that come in it takes four times as long
             }
             joined = await JoinAsync(metas, join, start, joinProgress, stop.Token).ConfigureAwait(false);
         }

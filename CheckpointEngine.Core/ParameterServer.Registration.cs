@@ -75,7 +75,7 @@ public sealed partial class ParameterServer
         try
         {
             HeldCheckpoint held = tensors.ToCheckpoint(name, Options.Pin);
-            HeldEntry entry = MakeEntry(held, null);
+            HeldEntry entry = MakeEntry(held, null, null);
             try
             {
                 if (_engine is not null)
@@ -269,8 +269,8 @@ public sealed partial class ParameterServer
             ? record
             : ThrowHelper.Throw<CheckpointRecord>(CheckpointError.NotFound, $"checkpoint '{name}' is not held here");
 
-    private HeldEntry MakeEntry(HeldCheckpoint held, CheckpointDigests? digests)
-        => new(held, digests ?? (Options.Digest == DigestAlgorithm.None ? null : new CheckpointDigests(held.Tensors, Options.Digest)));
+    private HeldEntry MakeEntry(HeldCheckpoint held, CheckpointDigests? digests, MemoryPool? pool)
+        => new(held, digests ?? (Options.Digest == DigestAlgorithm.None ? null : new CheckpointDigests(held.Tensors, Options.Digest)), pool);
 
     // Its ranges are registered; from here on it is visible.
     private void Publish(HeldEntry entry)
@@ -295,8 +295,7 @@ public sealed partial class ParameterServer
 
     private async Task PublishAsync(HeldCheckpoint held, CheckpointDigests? digests, MemoryPool? pool = null)
     {
-        HeldEntry entry = MakeEntry(held, digests);
-        entry.Pool = pool;
+        HeldEntry entry = MakeEntry(held, digests, pool);
         try
         {
             if (_engine is not null)

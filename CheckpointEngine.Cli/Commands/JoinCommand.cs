@@ -138,7 +138,7 @@ internal sealed class JoinCommand : DocumentedCommand
             InferenceUpdateOptions inference = _inference.Create(parsed);
             (JoinReport joined, InferenceUpdateReport update) = await ProgressDisplay.OfJoin(json)
                 .RunAsync(progress => server.JoinAndUpdateAsync(metas, options, inference, progress.Transfer, progress.Notes, stop)).ConfigureAwait(false);
-            JoinPrinter.Print(joined, fetched.TotalSeconds, json, update, fetched.TotalSeconds + update.TotalSeconds);
+            JoinPrinter.Print(joined, fetched.TotalSeconds, json, update);
             if (!json)
             {
                 UpdatePrinter.Print(update, json);

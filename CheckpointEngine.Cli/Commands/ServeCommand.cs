@@ -28,6 +28,7 @@ internal sealed class ServeCommand : DocumentedCommand
         _listen = new ListenOptions(this);
         AddGroup(new OptionGroup("Checkpoints", [_checkpoints]));
         AddGroup(_listen.Group);
+        AddGroup(_holding.FilesGroup);
         AddGroup(_holding.ServingGroup);
         AddGroup(_holding.TransportGroup);
         AddGroup(_credentials.Group);

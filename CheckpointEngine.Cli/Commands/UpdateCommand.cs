@@ -50,6 +50,7 @@ internal sealed class UpdateCommand : DocumentedCommand
         AddGroup(new OptionGroup("Checkpoint", [_path, _name]));
         AddGroup(_inference.Group);
         AddGroup(new OptionGroup("Afterwards", [_saveMetasFile, _sleepTime, _method]));
+        AddGroup(_holding.FilesGroup);
         AddGroup(_holding.ServingGroup);
         AddGroup(_holding.TransportGroup);
         AddGroup(_credentials.Group);

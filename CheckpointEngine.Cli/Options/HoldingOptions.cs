@@ -70,7 +70,8 @@ internal sealed class HoldingOptions
     public HoldingOptions(Command command)
     {
         TransportGroup = new OptionGroup("Transfer", [_transport, _devices, _mooncakeLibrary, _attachFiles, _localPeers]);
-        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _consume, _sharedPool, _pin, _digest, _plainPeers, _localSocket]);
+        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket]);
+        FilesGroup = new OptionGroup("Files", [_consume, _sharedPool]);
         command.Validators.Add(result =>
         {
             if (result.GetValue(_address) is { } address && (!IPAddress.TryParse(address, out IPAddress? parsed) || IsAny(parsed)))
@@ -112,6 +113,9 @@ internal sealed class HoldingOptions
 
     /// <summary>What every command that moves bytes takes.</summary>
     public OptionGroup TransportGroup { get; }
+
+    /// <summary>What only holders of files take, and no joiners.</summary>
+    public OptionGroup FilesGroup { get; }
 
     /// <summary>What only holders take.</summary>
     public OptionGroup ServingGroup { get; }

@@ -10,8 +10,7 @@ internal static class JoinPrinter
     /// <param name="metasSeconds">What fetching the metas took: the engine was handed them and cannot know.</param>
     /// <param name="json">One JSON document instead of lines and a table.</param>
     /// <param name="update">The update of an inference server that followed, for the document.</param>
-    /// <param name="totalSeconds">From the asking for the metas to the end of that update, for the document: both go on beside each other.</param>
-    public static void Print(JoinReport report, double metasSeconds, bool json, InferenceUpdateReport? update = null, double? totalSeconds = null)
+    public static void Print(JoinReport report, double metasSeconds, bool json, InferenceUpdateReport? update = null)
     {
         bool repeated = report.Rounds.Count > 1;
         // Only the first round had to fetch metas; the report tells the last one's phases.
@@ -32,7 +31,7 @@ internal static class JoinPrinter
         {
             var document = new JoinJson(report.Checkpoint, report.Bytes, report.Tensors, Round(seconds), Round(gibPerSecond), report.Verified,
                 report.UnverifiedReason, report.Transports, report.RdmaPairs.Count == 0 ? null : report.RdmaPairs, report.AttachedBytes == 0 ? null : report.AttachedBytes, [.. report.Planes.Select(PlaneJson.Of)], Convert(phases), repeated ? [.. rounds.Select(Convert)] : null,
-                update is null ? null : UpdatePrinter.Document(update), totalSeconds is null ? null : Round(totalSeconds.Value));
+                update is null ? null : UpdatePrinter.Document(update), update is null ? null : Round(metasSeconds + update.TotalSeconds));
             Console.Out.WriteLine(JsonSerializer.Serialize(document, OutputJson.Default.JoinJson));
             Console.Out.Flush();
             return;

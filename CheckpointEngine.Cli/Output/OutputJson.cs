@@ -20,6 +20,7 @@ internal sealed record PlaneJson(int Rank, string Address, string Transport, boo
 }
 
 /// <summary>The document of <c>join --json</c>.</summary>
+/// <param name="TotalSeconds">With an update: from the asking for the metas to the server's answer, for the two go on beside each other.</param>
 internal sealed record JoinJson(
     string Checkpoint,
     long Bytes,

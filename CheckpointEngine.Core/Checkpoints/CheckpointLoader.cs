@@ -147,29 +147,27 @@ public static class CheckpointLoader
     {
         var packing = CheckpointPacking.Plan(files, CheckpointPacking.BufferBytes);
         ThrowIfDuplicate(packing.Tensors, files);
-        HostMemory.ThrowIfBeyond(packing.Buffers.Sum(buffer => buffer.SizeBytes), $"checkpoint '{name}'");
-        MemoryBuffer?[] pooled = [.. packing.Buffers.Select(packed => mode == HoldMode.Anonymous ? pool?.TryTake(packed.SizeBytes) : null)];
-        pool?.Trim();       // before anything is allocated
-        for (int i = 0; i < pooled.Length; i++)
+        // What is kept is taken first, and the rest of it freed: neither is to be found on the host a second time.
+        MemoryBuffer?[] kept = [.. packing.Buffers.Select(packed => mode == HoldMode.Anonymous ? pool?.TryTake(packed.SizeBytes) : null)];
+        pool?.Trim();
+        int used = 0;
+        try
         {
-            PackedBuffer packed = packing.Buffers[i];
-            MemoryBuffer memory;
-            try
+            HostMemory.ThrowIfBeyond(packing.Buffers.Where((_, index) => kept[index] is null).Sum(buffer => buffer.SizeBytes), $"checkpoint '{name}'");
+            for (; used < kept.Length; used++)
             {
-                memory = pooled[i] ?? (mode == HoldMode.Memfd
+                PackedBuffer packed = packing.Buffers[used];
+                MemoryBuffer memory = kept[used] ?? (mode == HoldMode.Memfd
                     ? MemoryBuffer.AllocateMemfd(packed.SizeBytes, $"checkpoint-engine:{name}")
                     : MemoryBuffer.AllocateAnonymous(packed.SizeBytes));
+                buffers.Add(new HeldBuffer(memory, 0, packed.SizeBytes, packed.FirstTensor, packed.TensorCount));
+                NumaPlacement.Spread(memory.Address, memory.LengthBytes);
             }
-            catch
-            {
-                foreach (MemoryBuffer? rest in pooled.AsSpan(i))
-                {
-                    rest?.Dispose();
-                }
-                throw;
-            }
-            buffers.Add(new HeldBuffer(memory, 0, packed.SizeBytes, packed.FirstTensor, packed.TensorCount));
-            NumaPlacement.Spread(memory.Address, memory.LengthBytes);
+        }
+        catch
+        {
+            Array.ForEach(kept[used..], static rest => rest?.Dispose());      // those before are the caller's by now
+            throw;
         }
         // Before the copy, so that a limit is told before a terabyte was read; the copy touches every page, and that locks it.
         MemoryPinning.Lock(buffers, pin, onFault: true, warnings);

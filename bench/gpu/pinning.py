@@ -8,6 +8,7 @@ import subprocess
 import time
 
 PORTABLE, READ_ONLY = 1, 8
+MADV_POPULATE_WRITE = 23        # Linux 5.14
 
 
 def driver():
@@ -38,24 +39,30 @@ class Mapping:
     """Memory that is there: of a file in /dev/shm as an engine maps it, or anonymous in huge pages."""
 
     def __init__(self, size, path=None):
+        self._libc = self._memory = None
         if path:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT)
-            os.ftruncate(self._file, size)
-            writable = mmap.mmap(self._file, size)
-            for at in range(0, size, 64 << 20):
-                writable[at:at + 8] = b"12345678"
-            writable.madvise(23)        # MADV_POPULATE_WRITE
-            self.memory, self.writable = writable, writable
-            libc = ctypes.CDLL(None, use_errno=True)
-            libc.mmap.restype = ctypes.c_void_p
-            libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-            self.address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, self._file, 0)
+            file = os.open(path, os.O_RDWR | os.O_CREAT)
+            os.unlink(path)
+            os.ftruncate(file, size)
+            writable = mmap.mmap(file, size)
+            writable.madvise(MADV_POPULATE_WRITE)
+            self._libc = ctypes.CDLL(None, use_errno=True)
+            self._libc.mmap.restype = ctypes.c_void_p
+            self._libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+            self.address = self._libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+            os.close(file)
+            writable.close()
         else:
-            self.memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            self.memory.madvise(mmap.MADV_HUGEPAGE)
-            self.memory.madvise(23)
-            self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+            self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+            self._memory.madvise(MADV_POPULATE_WRITE)
+            self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self.size = size
+
+    def close(self):
+        if self._libc:
+            self._libc.munmap(ctypes.c_void_p(self.address), ctypes.c_size_t(self.size))
+        self._memory = None         # what is anonymous goes with its object
 
 
 def register(cuda, mapping, threads, flags, piece=256 << 20):
@@ -87,12 +94,11 @@ def measure(report, size, folder):
     cuda = driver()
     cuda.cuInit(0)
     make_current(cuda)
-    path = os.path.join(folder, "pinned")
-    rates = {}
-    for kind, mapping, flags in (("file in /dev/shm", Mapping(size, path), PORTABLE | READ_ONLY), ("anonymous, huge pages", Mapping(size), PORTABLE)):
-        for threads in (1, 2, 4, 8):
-            up, down = register(cuda, mapping, threads, flags)
-            rates[kind, threads] = size / up / 1e9
-            report.note("pinning", f"cuMemHostRegister called directly, {kind}, {threads} threads", f"{size / up / 1e9:.1f} GB/s", f"unpinning {size / down / 1e9:.1f} GB/s")
-    os.unlink(path)
-    return rates
+    for kind, path, flags in (("file in /dev/shm", os.path.join(folder, "pinned"), PORTABLE | READ_ONLY), ("anonymous, huge pages", None, PORTABLE)):
+        mapping = Mapping(size, path)
+        try:
+            for threads in (1, 2, 4, 8):
+                up, down = register(cuda, mapping, threads, flags)
+                report.note("pinning", f"cuMemHostRegister called directly, {kind}, {threads} {'thread' if threads == 1 else 'threads'}", f"{size / up / 1e9:.1f} GB/s", f"unpinning {size / down / 1e9:.1f} GB/s")
+        finally:
+            mapping.close()

@@ -49,6 +49,11 @@ def cpu_model():
         return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
 
 
+def measure_pinning(report, size, work):
+    pinning.check_gpudirect(report)
+    pinning.measure(report, size, work)
+
+
 def main():
     parser = argparse.ArgumentParser(description="Checks and measures what needs a GPU, and the planes of its host.")
     parser.add_argument("--artifacts", default=os.path.dirname(HERE), help="the kit: bin, lib, python, zmq, tools; default the folder above this one")
@@ -85,13 +90,11 @@ def main():
             import checkpoint_engine
             report.check("devices", "the library loads", checkpoint_engine.library_version(), "loads", True)
             device = pinning.check_devices(report, engine)
-        if on_gpu and "devices" in parts:
-            pinning.check_gpudirect(report)
-            pinning.measure(report, min(16 * GIB, int(free // 3)), work)
         folder = os.path.join(work, "qwen")
         if {"copies", "seed", "host"} & set(parts):
             model.write(folder, model.qwen(fraction))
-        for part, measure in (("protocol", lambda: updates.check_protocol(report, engine, device, work)),
+        for part, measure in (("devices", lambda: measure_pinning(report, min(16 * GIB, free // 3), work) if on_gpu else None),
+                              ("protocol", lambda: updates.check_protocol(report, engine, device, work)),
                               ("copies", lambda: updates.measure_copies(report, engine, device, folder, size)),
                               ("seed", lambda: updates.measure_seed(report, engine, device, folder, size, fraction == 1.0)),
                               ("host", lambda: host.measure(report, engine, folder, size, tools))):

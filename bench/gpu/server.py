@@ -13,7 +13,6 @@ import os
 import pickle
 import sys
 import threading
-import time
 import traceback
 
 import model
@@ -25,10 +24,10 @@ WAIT_SECONDS = 60
 class Worker:
     def __init__(self, generation, on_gpu):
         self.generation, self.on_gpu = generation, on_gpu
-        self.parameters, self.fault, self.buckets, self.load_seconds = {}, "", 0, 0.0
+        self.parameters, self.fault, self.buckets = {}, "", 0
 
     def update(self, address):
-        self.buckets, self.load_seconds = 0, 0.0
+        self.buckets = 0
         connection = zmq_rep.Rep(address, WAIT_SECONDS)
         try:
             self._take(connection)
@@ -80,7 +79,6 @@ class Worker:
             if kind == "die":
                 os._exit(9)
             raise ValueError(f"no such parameter in bucket {at}")
-        started = time.perf_counter()
         for item in message:
             size = model.WIDTHS[str(item["dtype"]).split(".")[-1]] * item["shape"].numel()
             data = buffer[item["offset"]:item["offset"] + size]
@@ -92,7 +90,6 @@ class Worker:
                 mine.copy_(data)
         if self.on_gpu:
             torch.cuda.synchronize()
-        self.load_seconds += time.perf_counter() - started
 
     def _collect(self):
         gc.collect()
@@ -144,8 +141,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
-        self.answer(*{"/health": lambda: (200, {}), "/memory": lambda: (200, self.server.worker.memory()),
-                      "/loaded": lambda: (200, {"buckets": self.server.worker.buckets, "load_seconds": self.server.worker.load_seconds})}[self.path]())
+        self.answer(*{"/health": lambda: (200, {}), "/memory": lambda: (200, self.server.worker.memory())}[self.path]())
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -157,9 +153,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     self.answer(200, {"results": [None]})
                 elif self.path == "/fault":
                     worker.fault = body["fault"]
-                    self.answer(200, {})
-                elif self.path == "/forget":
-                    worker.parameters.clear()
                     self.answer(200, {})
                 elif self.path == "/verify":
                     self.answer(200, worker.verify(body["folder"]))

@@ -18,8 +18,8 @@ GROWTH_BYTES = 64 << 20
 
 
 class Server:
-    def __init__(self, process, port, device):
-        self._process, self.device, self.url = process, device, f"http://127.0.0.1:{port}"
+    def __init__(self, port, device):
+        self.device, self.url = device, f"http://127.0.0.1:{port}"
 
     def get(self, path):
         with urllib.request.urlopen(self.url + path, timeout=120) as answer:
@@ -43,7 +43,7 @@ def inference_server(engine, device, generation="0.4"):
         line = process.stdout.readline()
         if not line:
             raise RuntimeError("the stand-in server did not start; its error stands above")
-        yield Server(process, int(line), device)
+        yield Server(int(line), device)
     finally:
         process.stdin.close()
         process.wait(60)
@@ -148,23 +148,20 @@ def measure_seed(report, engine, device, folder, size, full, repeats=3):
             alone = [engine.report(*join)[0] for _ in range(repeats)]
             found = server.post("/verify", folder=folder)
             report.check("seed", f"{way}: tensors equal bit by bit", f"{found['equal']} of {found['held']}", "all", found["equal"] == found["held"] and not found["wrong"])
-            seconds = [total(one) for one in both]
-            middle = sorted(both, key=total)[len(both) // 2]
+            seconds = [one["total_seconds"] for one in both]
+            middle = sorted(both, key=lambda one: one["total_seconds"])[len(both) // 2]
             report.note("seed", f"{way}: phases", phases(middle))
             if full:
                 report.below("seed", f"{way}: join and update, {size / (1 << 30):.1f} GiB", median(seconds), most, remark=spread(seconds))
             else:
                 report.note("seed", f"{way}: join and update, {size / (1 << 30):.1f} GiB", f"{median(seconds):.2f} s", spread(seconds))
-            report.note("seed", f"{way}: the same, every byte checked", f"{median([total(one) for one in checked]):.2f} s", spread([total(one) for one in checked]))
+            every = [one["total_seconds"] for one in checked]
+            report.note("seed", f"{way}: the same, every byte checked", f"{median(every):.2f} s", spread(every))
             report.note("seed", f"{way}: the whole process", f"{median(walls):.2f} s", spread(walls))
             stages = {"the join": median([one["seconds"] for one in alone]), "the copy": median([sum(bucket["copy"] for bucket in one["update"]["buckets"]) for one in both])}
             slowest = max(stages, key=stages.get)
             opening = median([one["update"]["open"] for one in both])
             report.below("seed", f"{way}: join and update, but for opening the GPU ({opening:.2f} s) / its slowest stage", (median(seconds) - opening) / stages[slowest], 1.1, "", f"{slowest}: {stages[slowest]:.2f} s")
-
-
-def total(one):
-    return one["total_seconds"]
 
 
 def phases(one):

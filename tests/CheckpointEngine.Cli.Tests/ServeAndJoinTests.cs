@@ -206,6 +206,7 @@ public sealed class ServeAndJoinTests
         Assert.Equal(1, refused.ExitCode);
         Assert.Contains("/dev/shm/", refused.Errors, StringComparison.Ordinal);
         Assert.Equal(2, (await Engine.RunAsync("serve", "--checkpoint", "m=" + temp["model"], "--shared-pool", "--hold", "map")).ExitCode);
+        Assert.Equal(2, (await Engine.RunAsync("join", "--metas-url", "http://127.0.0.1:1/v1/metas", "--serve", "--consume")).ExitCode);      // it holds no files
     }
 
     [Fact]

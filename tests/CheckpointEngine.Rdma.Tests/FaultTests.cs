@@ -69,10 +69,7 @@ public sealed class FaultTests
         await TrafficAsync(3);
         using var network = new NetworkInterface(3);
 
-        await QueuePairsAsync(3, some: true);
-        network.Down();
-        await QueuePairsAsync(3, some: false);
-        network.Up();
+        await LoseAndRegainAsync(3, network);
 
         await TrafficAsync(3);
         JsonElement report = (await join.EndAsync()).Succeeded().Json();
@@ -110,10 +107,7 @@ public sealed class FaultTests
         await TrafficAsync(3);
         using var network = new NetworkInterface(3);
 
-        await QueuePairsAsync(3, some: true);
-        network.Down();
-        await QueuePairsAsync(3, some: false);
-        network.Up();
+        await LoseAndRegainAsync(3, network);
 
         await TrafficAsync(3);
         JsonElement report = (await join.EndAsync()).Succeeded().Json();
@@ -172,6 +166,14 @@ public sealed class FaultTests
         }
 
         long Read() => long.Parse(File.ReadAllText(counter), CultureInfo.InvariantCulture);
+    }
+
+    private static async Task LoseAndRegainAsync(int device, NetworkInterface network)
+    {
+        await QueuePairsAsync(device, some: true);
+        network.Down();
+        await QueuePairsAsync(device, some: false);
+        network.Up();
     }
 
     // Until programs have some on a device, or none, by the kernel's word, which tells of each the thread that made it. What is read over the device after

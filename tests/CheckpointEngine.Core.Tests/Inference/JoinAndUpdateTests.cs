@@ -45,6 +45,24 @@ public sealed class JoinAndUpdateTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task JoinAndUpdate_DevicesThatAreNotThere_FailsBeforeAByteComes()
+    {
+        if (CudaDevices.IsSupported(out _))
+        {
+            Assert.Skip("this host has a GPU");
+        }
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        var join = new JoinOptions { CheckpointName = "j", Transport = TransportChoice.Tcp, RequireVerify = true };
+        var update = new InferenceUpdateOptions { Devices = UpdateDeviceKind.Cuda };
+        var states = new List<JoinProgress>();
+        CheckpointEngineException failure = await Assert.ThrowsAsync<CheckpointEngineException>(
+            () => joiner.JoinAndUpdateAsync(_holder.GetMetas("m").Metas, join, update, new Told(states), cancellationToken: Stop));
+        Assert.Equal(CheckpointError.NotSupported, failure.Error);
+        Assert.Empty(states);
+        Assert.Empty(joiner.CheckpointNames);
+    }
+
+    [Fact]
     public async Task JoinAndUpdate_WorkerFails_NothingIsHeld()
     {
         await using InferenceServer inference = await InferenceServer.StartAsync("--fault", "error:2");
@@ -101,5 +119,10 @@ public sealed class JoinAndUpdateTests : IAsyncLifetime
     {
         await using var joiner = new ParameterServer(new ParameterServerOptions());
         await Assert.ThrowsAsync<ArgumentException>(() => joiner.JoinAndUpdateAsync(_holder.GetMetas("m").Metas, new JoinOptions(), new InferenceUpdateOptions(), cancellationToken: Stop));
+    }
+
+    private sealed class Told(List<JoinProgress> states) : IProgress<JoinProgress>
+    {
+        public void Report(JoinProgress value) => states.Add(value);
     }
 }
