@@ -197,7 +197,7 @@ lab_is_ready() {
 
 # run_lab_tests [OPTION...]: the tests that need RDMA devices, in the guest.
 run_lab_tests() {
-    through=(tests/rdma-lab/lab --devices "$lab_devices" --mem 3G --timeout 900 -- \
+    through=(tests/rdma-lab/lab --devices "$lab_devices" --mem 3G --timeout 1800 -- \
         env CHECKPOINT_ENGINE_LAB_DEVICES="$lab_devices" DOTNET_TieredPGO=0 DOTNET_gcConcurrent=0 TESTINGPLATFORM_TELEMETRY_OPTOUT=1)
     run_tests "$lab_tests" --progress off --no-ansi --show-test-results failed,skipped "$@"
     through=()
