@@ -65,7 +65,7 @@ internal sealed class CheckpointRecord
             }
             builder.EndBuffer((ulong)buffer.Address, buffer.SizeBytes);
         }
-        builder.EndOwner(server.Rank, server.P2pStoreAddress, "");
+        builder.EndOwner(server.Rank, server.P2pStoreAddress, "", server.Epoch, entry.Generation);
         return builder.Build();
     }
 }

@@ -1,5 +1,6 @@
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
+using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine;
@@ -42,11 +43,29 @@ internal sealed class HeldEntry : IAsyncDisposable
     /// <summary>Whether the begin of an update is through: no read is under way. Under the lock of the server.</summary>
     internal bool IsOutOfReach { get; set; }
 
-    /// <summary>Those of this process that read its memory beside the peers: updates of inference servers.</summary>
+    /// <summary>Those that need it as it is: peers with a lease, and updates of inference servers from this process.</summary>
     internal UseGate Uses { get; } = new();
 
     /// <summary>The ranges that peers may read: one for each buffer that is not empty, or for those of the caller that overlap.</summary>
     internal List<RegisteredRange> Ranges { get; } = [];
+
+    /// <summary>A lease on what it holds now; null when it is about to be changed or taken away.</summary>
+    /// <param name="current">The generation that is held under its name at a moment.</param>
+    internal ReadLease? TryLease(Func<long> current)
+    {
+        if (!Uses.TryEnter(out CancellationToken cut))
+        {
+            return null;
+        }
+        CancellationTokenRegistration revocation = default;
+        var lease = new ReadLease(Generation, current, () =>
+        {
+            revocation.Unregister();
+            Uses.Leave();
+        });
+        revocation = cut.UnsafeRegister(static state => ((ReadLease)state!).Revoke(), lease);
+        return lease;
+    }
 
     /// <summary>Makes every range readable, or none.</summary>
     internal void Register(MemoryRegistry registry)

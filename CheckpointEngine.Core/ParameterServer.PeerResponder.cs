@@ -13,8 +13,7 @@ public sealed partial class ParameterServer
     /// <summary>Answers the peer service from what the server holds.</summary>
     private sealed class PeerResponder(ParameterServer server) : IPeerResponder
     {
-        // A random GUID is the kernel's random bytes; RandomNumberGenerator would load OpenSSL before it is needed, 2.5 ms of a server's start.
-        public string Instance { get; } = Guid.NewGuid().ToString("N");
+        public string Instance => server.Epoch;
 
         public DigestAlgorithm Digest => server.Options.Digest;
 
@@ -77,7 +76,9 @@ public sealed partial class ParameterServer
                 ? reference.Entry.Checkpoint.SideFiles
                 : null;
 
-        public long FindGeneration(ulong address)
-            => server._registry.TryFind(address, 1, out RegisteredRange? range) && range.Owner is HeldBufferReference reference ? reference.Entry.Generation : 0;
+        public ReadLease? TryLease(ulong address)
+            => server._registry.TryFind(address, 1, out RegisteredRange? range) && range.Owner is HeldBufferReference { Entry: HeldEntry entry }
+                ? entry.TryLease(() => server.GenerationOf(entry.Checkpoint.Name))
+                : null;
     }
 }

@@ -70,7 +70,10 @@ public sealed class ParameterServerOptions
     /// <summary>Offer mapped files for attaching even if others than this user may write them.</summary>
     public bool AttachFiles { get; set; }
 
-    /// <summary>How long <see cref="ParameterServer.UnregisterAsync"/> and <see cref="ParameterServer.DisposeAsync"/> wait for reads that are under way before they cut them; default 30 s.</summary>
+    /// <summary>
+    /// How long what takes memory away or changes it (<see cref="ParameterServer.UnregisterAsync"/>, <see cref="ParameterServer.BeginUpdateAsync"/>, <see cref="ParameterServer.DisposeAsync"/>)
+    /// waits for joins that have a lease on it, and then for reads that are under way, before it revokes and cuts them; default 30 s.
+    /// </summary>
     public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);
 
     /// <summary>Where the server logs; default nowhere.</summary>

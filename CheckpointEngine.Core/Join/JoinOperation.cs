@@ -199,6 +199,7 @@ internal sealed partial class JoinOperation : IDisposable
                 double allocate = clock.Mark();
 
                 var run = new TransferRun(plan, links, destination, verifier, _options.Lanes, IsRead);
+                Array.ForEach(links, link => link?.Lease?.FailWhenLost(run));
                 await RunUntilFetchFailsAsync(run, fetch, destination as BucketDestination, progress, cancellationToken).ConfigureAwait(false);
                 transports = run.BytesByTransport;
                 pairs = run.BytesByPair;
@@ -224,7 +225,7 @@ internal sealed partial class JoinOperation : IDisposable
             var writeClock = new JoinPhaseClock();
             progress?.Report(new JoinProgress(plan.DataBytes, plan.DataBytes, 0, "write"));
             IReadOnlyList<SideFile> files = await sideFiles.ConfigureAwait(false);
-            await Task.WhenAll(Enumerable.Range(0, links.Length).Select(owner => links[owner]?.EndAsync(FirstAddress(plan, owner), cancellationToken) ?? Task.CompletedTask)).ConfigureAwait(false);
+            await Task.WhenAll(Enumerable.Range(0, links.Length).Select(owner => links[owner]?.EndAsync(cancellationToken) ?? Task.CompletedTask)).ConfigureAwait(false);
             long attachedBytes = Enumerable.Range(0, links.Length).Sum(owner => links[owner] is { IsAttached: true } ? plan.OwnerBytes[owner] : 0);
             if (attachedBytes != 0)
             {

@@ -52,29 +52,25 @@ internal sealed class OwnerLink : IDisposable
     /// <summary>The digest that the owner gives for its tensors.</summary>
     internal DigestAlgorithm Digest => Peer?.Digest ?? DigestAlgorithm.None;
 
-    /// <summary>The generation that the owner held when the join began; 0 for a plain owner.</summary>
-    internal long Generation { get; private set; }
+    /// <summary>The lease on what the owner holds; null with a plain Mooncake peer, and before <see cref="BeginAsync"/>.</summary>
+    internal OwnerLease? Lease { get; private set; }
 
-    /// <summary>Asks which generation the owner holds at an address before anything is read.</summary>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Refused"/>: it holds nothing there.</exception>
+    /// <summary>The generation that is read; 0 for a plain owner.</summary>
+    internal long Generation => Lease?.Generation ?? 0;
+
+    /// <summary>Takes a lease on what the metas tell of, before anything is read.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Superseded"/>: the owner holds another generation. <see cref="CheckpointError.Refused"/>: nothing there.</exception>
     internal async Task BeginAsync(ulong address, CancellationToken cancellationToken)
     {
-        if (Peer is not null && (Generation = await Peer.GetGenerationAsync(address, cancellationToken).ConfigureAwait(false)) == 0)
+        if (Peer is not null)
         {
-            ThrowHelper.Throw(CheckpointError.Refused, $"read from {Name}: it does not hold what the metas say, or is updating it; fetch the metas anew");
+            Lease = await OwnerLease.TakeAsync(Peer, Owner, Name, address, cancellationToken).ConfigureAwait(false);
         }
     }
 
-    /// <summary>Checks, when everything is read, that the owner still holds the generation that it held then.</summary>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Superseded"/>: what was read may be of two generations.</exception>
-    internal async Task EndAsync(ulong address, CancellationToken cancellationToken)
-    {
-        if (Peer is not null && await Peer.GetGenerationAsync(address, cancellationToken).ConfigureAwait(false) != Generation)
-        {
-            ThrowHelper.Throw(CheckpointError.Superseded,
-                $"read from {Name}: the owner has changed or taken away the checkpoint since the join began; fetch the metas anew and join again");
-        }
-    }
+    /// <summary>Gives the lease back when everything is read.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Superseded"/>: it was revoked, so what was read may be of two generations.</exception>
+    internal Task EndAsync(CancellationToken cancellationToken) => Lease?.ReleaseAsync(cancellationToken) ?? Task.CompletedTask;
 
     /// <summary>The owner, for messages.</summary>
     internal string Name => $"rank {Owner.Rank} at {Owner.P2pStoreAddress}";
@@ -383,6 +379,7 @@ internal sealed class OwnerLink : IDisposable
 
     public void Dispose()
     {
+        Lease?.Dispose();
         Local?.Dispose();
         Peer?.Dispose();
     }

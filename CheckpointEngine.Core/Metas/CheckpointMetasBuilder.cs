@@ -84,7 +84,12 @@ public sealed class CheckpointMetasBuilder : IDisposable
     /// <summary>Closes the current owner: the buffers closed since the last one are its own.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.WrongShape"/>: the rank was there before, or tensors lie in
     /// no buffer.</exception>
-    public void EndOwner(int rank, string? p2pStoreAddress, string? rdmaDevice)
+    /// <param name="rank">Its rank.</param>
+    /// <param name="p2pStoreAddress"><c>host:port</c> of its transfer engine.</param>
+    /// <param name="rdmaDevice">Its RDMA devices.</param>
+    /// <param name="epoch"><see cref="MetasOwner.Epoch"/>.</param>
+    /// <param name="generation"><see cref="MetasOwner.Generation"/>.</param>
+    public void EndOwner(int rank, string? p2pStoreAddress, string? rdmaDevice, string epoch = "", long generation = 0)
     {
         if (_bufferFirstTensor != _tensors.Count)
         {
@@ -94,7 +99,7 @@ public sealed class CheckpointMetasBuilder : IDisposable
         {
             ThrowHelper.Throw(CheckpointError.WrongShape, $"metas: rank {rank} is told twice");
         }
-        _owners.Add(new MetasOwner(rank, p2pStoreAddress, rdmaDevice, [.. _buffers]));
+        _owners.Add(new MetasOwner(rank, p2pStoreAddress, rdmaDevice, [.. _buffers], epoch, generation));
         _buffers.Clear();
     }
 
@@ -112,7 +117,7 @@ public sealed class CheckpointMetasBuilder : IDisposable
             }
             EndBuffer(buffer.Address, buffer.SizeBytes);
         }
-        EndOwner(owner.Rank, owner.P2pStoreAddress, owner.RdmaDevice);
+        EndOwner(owner.Rank, owner.P2pStoreAddress, owner.RdmaDevice, owner.Epoch, owner.Generation);
     }
 
     /// <summary>Makes the metas and checks them (<see cref="CheckpointMetas.Validate"/>).</summary>

@@ -65,6 +65,8 @@ internal sealed partial class MetasJsonParser
         => name.SequenceEqual("p2p_store_addr"u8) ? (Members.Address, State.OwnerAddress)
             : name.SequenceEqual("memory_buffer_metas_list"u8) ? (Members.Buffers, State.BuffersStart)
             : name.SequenceEqual("rdma_device"u8) ? (Members.Device, State.OwnerDevice)
+            : name.SequenceEqual("epoch"u8) ? (Members.Epoch, State.OwnerEpoch)
+            : name.SequenceEqual("generation"u8) ? (Members.Generation, State.OwnerGeneration)
             : default;
 
     private void AcceptEnd(ref Utf8JsonReader reader)
@@ -76,7 +78,7 @@ internal sealed partial class MetasJsonParser
                 break;
             case State.Owner:
                 Require(ref reader, Members.Buffers, "the owner", "memory_buffer_metas_list");
-                _builder.EndOwner(_rank, _address, _device);
+                _builder.EndOwner(_rank, _address, _device, _epoch, _generation);
                 _state = State.Owners;
                 break;
             case State.Buffer:

@@ -36,6 +36,8 @@ internal sealed partial class MetasJsonParser : IDisposable
     private int _rank;
     private string? _address;
     private string? _device;
+    private string _epoch = "";
+    private long _generation;
     private ulong _bufferAddress;
     private long _bufferSizeBytes;
     private readonly TextBuffer _name = new();
@@ -50,7 +52,7 @@ internal sealed partial class MetasJsonParser : IDisposable
     // What the next token must belong to.
     private enum State : byte
     {
-        Document, Owners, OwnerStart, Owner, OwnerAddress, OwnerDevice, BuffersStart, Buffers, Buffer, BufferAddress, BufferSize, TensorsStart,
+        Document, Owners, OwnerStart, Owner, OwnerAddress, OwnerDevice, OwnerEpoch, OwnerGeneration, BuffersStart, Buffers, Buffer, BufferAddress, BufferSize, TensorsStart,
         Tensors, Tensor, TensorName, TensorDtype, TensorSlot, TensorDigest, TensorSafetensorsDtype, ShapeStart, Shape, SafetensorsShapeStart,
         SafetensorsShape, Skip, End,
     }
@@ -62,6 +64,7 @@ internal sealed partial class MetasJsonParser : IDisposable
         Address = 1, Buffers = 2, Device = 4,                          // of an owner
         Tensors = 8, Pointer = 16, Size = 32,                          // of a buffer
         Name = 64, Dtype = 128, Shape = 256, Slot = 512, Digest = 1024, SafetensorsDtype = 2048, SafetensorsShape = 4096,
+        Epoch = 8192, Generation = 16384,                              // of an owner
     }
 
     /// <summary>Takes the next piece of the document.</summary>
@@ -129,7 +132,7 @@ internal sealed partial class MetasJsonParser : IDisposable
                 break;
             case State.OwnerStart:
                 Expect(ref reader, JsonTokenType.StartObject, "an owner: an object");
-                (_members, _address, _device) = (Members.None, null, null);
+                (_members, _address, _device, _epoch, _generation) = (Members.None, null, null, "", 0);
                 _state = State.Owner;
                 break;
             case State.OwnerAddress:
@@ -138,6 +141,18 @@ internal sealed partial class MetasJsonParser : IDisposable
                 break;
             case State.OwnerDevice:
                 _device = ReadTextOrNull(ref reader, "rdma_device");
+                _state = State.Owner;
+                break;
+            case State.OwnerEpoch:
+                _epoch = ReadTextOrNull(ref reader, "epoch") ?? "";
+                if (_epoch.Length > MetasLimits.MaxEpochChars)
+                {
+                    ThrowWrong(ref reader, $"epoch of {_epoch.Length:N0} characters, more than the {MetasLimits.MaxEpochChars} that are read");
+                }
+                _state = State.Owner;
+                break;
+            case State.OwnerGeneration:
+                _generation = ReadInt64(ref reader, "generation");
                 _state = State.Owner;
                 break;
             case State.BuffersStart:

@@ -47,6 +47,16 @@ public static class MetasJsonWriter
             }
             cursor.Write("],\"rdma_device\":"u8);
             WriteText(ref cursor, owner.RdmaDevice);
+            if (owner.Epoch.Length != 0)
+            {
+                cursor.Write(",\"epoch\":"u8);
+                WriteText(ref cursor, owner.Epoch);
+            }
+            if (owner.Generation != 0)
+            {
+                cursor.Write(",\"generation\":"u8);
+                cursor.WriteDecimal((ulong)owner.Generation);
+            }
             cursor.Write((byte)'}');
         }
         cursor.Write((byte)'}');

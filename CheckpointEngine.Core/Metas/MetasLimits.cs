@@ -17,6 +17,9 @@ internal static class MetasLimits
     /// <summary>UTF-8 bytes of a name, type, address or device list.</summary>
     internal const int MaxTextBytes = 64 << 10;
 
+    /// <summary>Characters of an owner's epoch; ours has 32.</summary>
+    internal const int MaxEpochChars = 64;
+
     /// <summary>Slots are multiples of this where a document of an older version does not give <c>aligned_size</c>.</summary>
     internal const long DefaultAlignmentBytes = 256;
 

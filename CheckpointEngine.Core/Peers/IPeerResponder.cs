@@ -29,6 +29,6 @@ internal interface IPeerResponder
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Refused"/>: nothing is held there, or it is being updated.</exception>
     HeldMemory AcquireMemory(ulong address, ulong lengthBytes, PeerCredentials peer);
 
-    /// <summary>The generation of the checkpoint that <paramref name="address"/> belongs to; 0 when there is none, or it is being updated.</summary>
-    long FindGeneration(ulong address);
+    /// <summary>A lease on the checkpoint that <paramref name="address"/> belongs to; null when there is none, or it is about to be changed or taken away.</summary>
+    ReadLease? TryLease(ulong address);
 }

@@ -291,13 +291,18 @@ internal sealed class PeerClient : IDisposable
         return files;
     }
 
-    /// <summary>Asks for the generation of the checkpoint that <paramref name="address"/> belongs to; 0 when nothing is held there.</summary>
-    internal async Task<long> GetGenerationAsync(ulong address, CancellationToken cancellationToken)
+    /// <summary>Takes a lease on the checkpoint that <paramref name="address"/> belongs to, or renews the one that was taken there.</summary>
+    internal Task<LeaseAnswer> LeaseAsync(ulong address, CancellationToken cancellationToken) => AskForLeaseAsync(PeerMessage.Lease, address, "ask for a lease", cancellationToken);
+
+    /// <summary>Gives the lease back that was taken at <paramref name="address"/>; the answer tells whether it was alive until now.</summary>
+    internal Task<LeaseAnswer> ReleaseAsync(ulong address, CancellationToken cancellationToken) => AskForLeaseAsync(PeerMessage.Release, address, "give a lease back", cancellationToken);
+
+    private async Task<LeaseAnswer> AskForLeaseAsync(PeerMessage type, ulong address, string what, CancellationToken cancellationToken)
     {
         byte[] request = new byte[8];
         BinaryPrimitives.WriteUInt64LittleEndian(request, address);
-        byte[] answer = await AskAsync(PeerMessage.Generation, request, 8, "ask for the generation", cancellationToken).ConfigureAwait(false);
-        return answer.Length == 8 ? BinaryPrimitives.ReadInt64LittleEndian(answer) : Violated<long>("its generation is malformed");
+        byte[] payload = await AskAsync(type, request, LeaseAnswer.Size, what, cancellationToken).ConfigureAwait(false);
+        return LeaseAnswer.TryDecode(payload, out LeaseAnswer answer) ? answer : Violated<LeaseAnswer>("its lease is malformed");
     }
 
     public void Dispose() => _stream.Dispose();

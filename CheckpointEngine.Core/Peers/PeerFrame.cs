@@ -21,11 +21,14 @@ internal enum PeerMessage : ushort
     /// <summary>The side files of the checkpoint that an address belongs to.</summary>
     SideFiles = 5,
 
-    /// <summary>The generation of the checkpoint that an address belongs to.</summary>
-    Generation = 6,
+    /// <summary>Takes a lease on the checkpoint that an address belongs to, or says whether the one that was taken is still alive.</summary>
+    Lease = 6,
 
     /// <summary>How the memory at an address can be reached on this host, with a descriptor where there is one; over a Unix socket only.</summary>
     Memory = 7,
+
+    /// <summary>Gives a lease back, and asks whether it was alive until now.</summary>
+    Release = 8,
 
     /// <summary>Why a request was not answered; the conversation goes on unless the peer closes it.</summary>
     Error = 0xffff,

@@ -16,6 +16,9 @@ internal sealed record PeerListenerOptions
     /// <summary>How long a conversation may rest between two requests.</summary>
     internal TimeSpan IdleTimeout { get; init; } = TimeSpan.FromMinutes(10);
 
+    /// <summary>How long a lease lives without a word of its holder, who is to renew it three times as often.</summary>
+    internal TimeSpan LeaseLifetime { get; init; } = TimeSpan.FromSeconds(30);
+
     /// <summary>How long a client may leave a piece of an answer where it is.</summary>
     internal TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(60);
 

@@ -29,6 +29,9 @@ internal sealed class PeerSession : IDisposable
     // As many as a joiner asks for.
     private const int MaxHeldRanges = 16_384;
 
+    // A joiner takes one with each owner.
+    private const int MaxLeases = 64;
+
     private readonly Socket _socket;
     private readonly NetworkStream _stream;
     private readonly PipeReader _reader;
@@ -39,6 +42,7 @@ internal sealed class PeerSession : IDisposable
     private readonly PeerCredentials? _credentials;      // of a Unix socket's peer
     private readonly string? _refusal;
     private readonly List<HeldMemory> _held = [];       // what the peer may read out of this process until it leaves
+    private readonly Dictionary<ulong, ReadLease> _leases = [];
 
     /// <param name="socket">The connection; the caller's to dispose.</param>
     /// <param name="responder">What is answered from.</param>
@@ -79,7 +83,7 @@ internal sealed class PeerSession : IDisposable
             byte[] payload;
             using (var idle = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken))
             {
-                idle.CancelAfter(_options.IdleTimeout);
+                idle.CancelAfter(_leases.Count == 0 ? _options.IdleTimeout : _options.LeaseLifetime);      // who is silent loses its leases with the conversation
                 (bool there, frame, payload) = await ReadAsync(PeerFrame.MaxSmallBytes, idle.Token).ConfigureAwait(false);
                 if (!there)
                 {
@@ -103,6 +107,10 @@ internal sealed class PeerSession : IDisposable
 
     public void Dispose()
     {
+        foreach (ReadLease lease in _leases.Values)
+        {
+            lease.Dispose();
+        }
         lock (_held)
         {
             _held.ForEach(memory => memory.Dispose());
@@ -165,7 +173,8 @@ internal sealed class PeerSession : IDisposable
         PeerMessage.Metas => AnswerMetasAsync(payload, cancellationToken),
         PeerMessage.Digests => AnswerDigestsAsync(payload, cancellationToken),
         PeerMessage.SideFiles => AnswerSideFilesAsync(payload, cancellationToken),
-        PeerMessage.Generation => AnswerGenerationAsync(payload, cancellationToken),
+        PeerMessage.Lease => AnswerLeaseAsync(PeerMessage.Lease, payload, cancellationToken),
+        PeerMessage.Release => AnswerLeaseAsync(PeerMessage.Release, payload, cancellationToken),
         PeerMessage.Memory => AnswerMemoryAsync(payload, cancellationToken),
         _ => WriteErrorAsync(CheckpointError.NotSupported, $"message {(ushort)type} is not known to version {EngineVersion.Text}", cancellationToken),
     };
@@ -253,16 +262,34 @@ internal sealed class PeerSession : IDisposable
         await WriteAsync(PeerMessage.SideFiles, answer.WrittenMemory, cancellationToken).ConfigureAwait(false);
     }
 
-    // Request: an address (u64). Answer: the generation (u64), 0 when nothing is held there.
-    private ValueTask AnswerGenerationAsync(byte[] payload, CancellationToken cancellationToken)
+    // Request: an address (u64). Answer: LeaseAnswer.
+    private ValueTask AnswerLeaseAsync(PeerMessage type, byte[] payload, CancellationToken cancellationToken)
     {
         if (payload.Length != 8)
         {
-            ThrowHelper.Throw(CheckpointError.ProtocolViolation, "a generation request of the wrong length");
+            ThrowHelper.Throw(CheckpointError.ProtocolViolation, "a lease request of the wrong length");
         }
-        byte[] answer = new byte[8];
-        BinaryPrimitives.WriteInt64LittleEndian(answer, _responder.FindGeneration(BinaryPrimitives.ReadUInt64LittleEndian(payload)));
-        return WriteAsync(PeerMessage.Generation, answer, cancellationToken);
+        ulong address = BinaryPrimitives.ReadUInt64LittleEndian(payload);
+        ReadLease? lease = _leases.GetValueOrDefault(address);
+        if (lease is null && type == PeerMessage.Lease)
+        {
+            if (_leases.Count == MaxLeases)
+            {
+                ThrowHelper.Throw(CheckpointError.Refused, $"one conversation has at most {MaxLeases} leases");
+            }
+            if (_responder.TryLease(address) is ReadLease taken)
+            {
+                _leases.Add(address, lease = taken);
+            }
+        }
+        byte[] answer = new byte[LeaseAnswer.Size];
+        (lease?.Answer(_options.LeaseLifetime) ?? default).Encode(answer);
+        if (lease is not null && type == PeerMessage.Release)
+        {
+            _leases.Remove(address);
+            lease.Dispose();
+        }
+        return WriteAsync(type, answer, cancellationToken);
     }
 
     // Request: address and length (u64 each). Answer: MemoryAnswer, with a descriptor where it says so.

@@ -71,7 +71,7 @@ public sealed class LocalPeerTests
                 Assert.Equal([7, 7, 7, 7], bytes);
                 Assert.Throws<UnauthorizedAccessException>(() => RandomAccess.Write(file!, bytes, 0));
             }
-            Assert.Equal(1, await client.GetGenerationAsync(1, Cancel));       // the conversation goes on as before
+            Assert.Equal(1, (await client.LeaseAsync(1, Cancel)).Generation);       // the conversation goes on as before
         }
     }
 

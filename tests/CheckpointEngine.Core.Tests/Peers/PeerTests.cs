@@ -38,9 +38,9 @@ public sealed class PeerSessionTests
         public HeldMemory AcquireMemory(ulong address, ulong lengthBytes, PeerCredentials peer)
             => Memory is not null ? Memory() : throw new CheckpointEngineException(CheckpointError.NotFound, "no memory here");
 
-        internal Func<long> Generation { get; init; } = () => 1;
+        internal Func<ReadLease?> Lease { get; init; } = () => new ReadLease(1, () => 1);
 
-        public long FindGeneration(ulong address) => Generation();
+        public ReadLease? TryLease(ulong address) => Lease();
 
         public IReadOnlyList<SideFile>? FindSideFiles(ulong address) => address == 1 ? [new SideFile("config.json", SideFile)] : null;
     }
@@ -170,7 +170,7 @@ public sealed class PeerSessionTests
             (Frame(PeerMessage.Digests, [0xff, 0xff, 0xff, 0xff, .. new byte[32]]), CheckpointError.ProtocolViolation),
             (Frame(PeerMessage.Digests, [1, 0x10, 0, 0, .. new byte[4097 * 16]]), CheckpointError.ProtocolViolation),
             (Frame(PeerMessage.SideFiles, 1, 2, 3), CheckpointError.ProtocolViolation),
-            (Frame(PeerMessage.Generation, 1, 2, 3), CheckpointError.ProtocolViolation),
+            (Frame(PeerMessage.Lease, 1, 2, 3), CheckpointError.ProtocolViolation),
         ];
         foreach ((byte[] request, CheckpointError error) in requests)
         {

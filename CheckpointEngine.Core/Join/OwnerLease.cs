@@ -1,0 +1,122 @@
+using CheckpointEngine.Internal;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
+
+namespace CheckpointEngine.Join;
+
+/// <summary>A join's side of the lease on one owner's generation: taken before the first read, renewed while reads go on, given back after the last.</summary>
+/// <remarks>Dispose ends the renewing; the owner learns it with the end of the conversation, which is the link's.</remarks>
+internal sealed class OwnerLease : IDisposable
+{
+    // So that two renewals may be late before the lease is.
+    private const int RenewalsInLifetime = 3;
+
+    private readonly PeerClient _peer;
+    private readonly string _owner;
+    private readonly ulong _address;
+    private readonly CancellationTokenSource _stop = new();
+    private readonly Task _renewing;
+    private Exception? _lost;
+    private TransferRun? _run;
+
+    private OwnerLease(PeerClient peer, string owner, ulong address, in LeaseAnswer taken)
+    {
+        _peer = peer;
+        _owner = owner;
+        _address = address;
+        Generation = taken.Generation;
+        _renewing = RenewAsync(TimeSpan.FromMilliseconds(Math.Max(1, taken.LifetimeMs / RenewalsInLifetime)));
+    }
+
+    /// <summary>The generation that it is for.</summary>
+    internal long Generation { get; }
+
+    /// <summary>Takes it.</summary>
+    /// <param name="peer">The conversation with the owner.</param>
+    /// <param name="owner">What the metas say of it.</param>
+    /// <param name="name">The owner, for messages.</param>
+    /// <param name="address">An address of the checkpoint in its memory.</param>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Superseded"/>: it holds another generation than the metas tell, or is another process. <see cref="CheckpointError.Refused"/>: it holds nothing there.</exception>
+    internal static async Task<OwnerLease> TakeAsync(PeerClient peer, MetasOwner owner, string name, ulong address, CancellationToken cancellationToken)
+    {
+        if (owner.Epoch.Length != 0 && owner.Epoch != peer.Server.Instance)
+        {
+            ThrowHelper.Throw(CheckpointError.Superseded, $"read from {name}: it was restarted since the metas were made, or another process has its address; fetch the metas anew");
+        }
+        LeaseAnswer taken = await peer.LeaseAsync(address, cancellationToken).ConfigureAwait(false);
+        if (taken.Generation == 0)
+        {
+            ThrowHelper.Throw(CheckpointError.Refused, $"read from {name}: it does not hold what the metas say, or is changing it; fetch the metas anew");
+        }
+        if (owner.Generation != 0 && owner.Generation != taken.Generation)
+        {
+            ThrowHelper.Throw(CheckpointError.Superseded, $"read from {name}: generation {owner.Generation} of the metas is superseded by generation {taken.Generation}; fetch the metas anew");
+        }
+        return new OwnerLease(peer, name, address, taken);
+    }
+
+    /// <summary>Fails <paramref name="run"/> as soon as it is known that the lease is lost.</summary>
+    internal void FailWhenLost(TransferRun run)
+    {
+        Volatile.Write(ref _run, run);
+        if (Volatile.Read(ref _lost) is Exception lost)
+        {
+            run.Fail(lost);
+        }
+    }
+
+    /// <summary>Gives it back.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Superseded"/>: it was revoked before.</exception>
+    internal async Task ReleaseAsync(CancellationToken cancellationToken)
+    {
+        await _stop.CancelAsync().ConfigureAwait(false);
+        await _renewing.ConfigureAwait(false);
+        if (_lost is not null)
+        {
+            System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(_lost);
+        }
+        ThrowIfRevoked(await _peer.ReleaseAsync(_address, cancellationToken).ConfigureAwait(false));
+    }
+
+    public void Dispose()
+    {
+        _stop.Cancel();
+        _ = _renewing.ContinueWith(static (_, state) => ((CancellationTokenSource)state!).Dispose(), _stop, TaskScheduler.Default);
+    }
+
+    private async Task RenewAsync(TimeSpan interval)
+    {
+        try
+        {
+            using var timer = new PeriodicTimer(interval);
+            while (await timer.WaitForNextTickAsync(_stop.Token).ConfigureAwait(false))
+            {
+                // Not cancelled on the way: the conversation would be of no more use.
+                ThrowIfRevoked(await _peer.LeaseAsync(_address, CancellationToken.None).ConfigureAwait(false));
+            }
+        }
+        catch (OperationCanceledException)
+        {
+            // It is not needed any more.
+        }
+        catch (CheckpointEngineException) when (_stop.IsCancellationRequested)
+        {
+            // The join is over, and the conversation with it.
+        }
+        catch (CheckpointEngineException lost)
+        {
+            Volatile.Write(ref _lost, lost);
+            Volatile.Read(ref _run)?.Fail(lost);
+        }
+    }
+
+    private void ThrowIfRevoked(in LeaseAnswer answer)
+    {
+        if (answer.Generation != Generation)
+        {
+            string now = answer.SupersededBy == 0 ? "was taken away or is being changed" : $"is superseded by generation {answer.SupersededBy}";
+            ThrowHelper.Throw(CheckpointError.Superseded, $"read from {_owner}: generation {Generation} {now}, and its owner waited no longer (--drain-timeout); fetch the metas anew and join again");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+namespace CheckpointEngine.Peers;
+
+/// <summary>
+/// A promise to one peer: the memory of one generation is neither freed nor changed until the lease is released, the peer is gone, or the lease is
+/// revoked. A reader that finds its lease alive when it has read everything has the bytes of that generation alone.
+/// </summary>
+/// <remarks>Any thread. Dispose releases it.</remarks>
+internal sealed class ReadLease : IDisposable
+{
+    private readonly Func<long> _current;
+    private readonly Action? _released;
+    private int _state;      // 0 alive, 1 released, 2 revoked
+
+    /// <param name="generation">What it is for; not 0.</param>
+    /// <param name="current">The generation that is held under the same name at a moment; 0 when there is none.</param>
+    /// <param name="released">Called once, when it is released or revoked.</param>
+    internal ReadLease(long generation, Func<long> current, Action? released = null)
+    {
+        Generation = generation;
+        _current = current;
+        _released = released;
+    }
+
+    /// <summary>The generation that it is for.</summary>
+    internal long Generation { get; }
+
+    /// <summary>What the peer is told of it now.</summary>
+    internal LeaseAnswer Answer(TimeSpan lifetime) => Volatile.Read(ref _state) == 0
+        ? new LeaseAnswer(Generation, 0, (uint)lifetime.TotalMilliseconds)
+        : new LeaseAnswer(0, _current(), 0);
+
+    /// <summary>Takes the promise back: the memory may go.</summary>
+    internal void Revoke() => End(2);
+
+    public void Dispose() => End(1);
+
+    private void End(int state)
+    {
+        if (Interlocked.CompareExchange(ref _state, state, 0) == 0)
+        {
+            _released?.Invoke();
+        }
+    }
+}
