@@ -79,6 +79,15 @@ public sealed class JoinOptions
     /// <summary>How often the same bytes are read into the same destination; more than once measures warm memory. Default 1.</summary>
     public int Repeat { get; set; } = 1;
 
-    /// <summary>Keep the partial directory of a failed join.</summary>
+    /// <summary>Replace what is held here under <see cref="CheckpointName"/>: it is held and served until all of the new one is here and checked, and freed when its readers are done. Default false: the name must be free.</summary>
+    public bool Replace { get; set; }
+
+    /// <summary>
+    /// An earlier version that this server holds under that name: what its owners' digests say is the same is copied from it instead of read. Null (the
+    /// default) for none. Into memory or a directory, with digests; else it is not used.
+    /// </summary>
+    public string? EarlierCheckpoint { get; set; }
+
+    /// <summary>Keep the partial directory of a failed join; the next join to the same place takes from it what its owners' digests say is right, as it does when a join was killed.</summary>
     public bool KeepPartial { get; set; }
 }

@@ -47,6 +47,9 @@ public sealed class JoinReport
     /// <summary>Bytes that were not copied: they are in the owner's memory, mapped read-only.</summary>
     public long AttachedBytes { get; init; }
 
+    /// <summary>Bytes that were not read, padding included: they were on this host already, and the owners' digests say that they are the same (<see cref="JoinOptions.EarlierCheckpoint"/>, or the files of a join that was interrupted).</summary>
+    public long ReusedBytes { get; init; }
+
     /// <summary>Which way each owner's bytes came, and why not a better one.</summary>
     public required IReadOnlyList<OwnerPlane> Planes { get; init; }
 

@@ -23,11 +23,14 @@ public sealed partial class ParameterServer
     /// <param name="progress">Told about twenty times a second, from a thread of the pool; files that are mapped in place are told once, when they are.</param>
     /// <param name="cancellationToken">Ends a copy; nothing is left.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
-    public async Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, IProgress<LoadProgress>? progress = null, CancellationToken cancellationToken = default)
+    public Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, IProgress<LoadProgress>? progress = null, CancellationToken cancellationToken = default)
+        => RegisterAsync(name, paths, replace: false, progress, cancellationToken);
+
+    private async Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, bool replace, IProgress<LoadProgress>? progress, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(paths);
         ArgumentOutOfRangeException.ThrowIfZero(paths.Count, nameof(paths));
-        Reserve(name);
+        Reserve(name, replace);
         try
         {
             using ConsumedFiles? consumed = Options.Consume ? new ConsumedFiles(paths) : null;
@@ -57,10 +60,23 @@ public sealed partial class ParameterServer
             CheckpointDigests? digests = null;
             HeldCheckpoint loaded = await Task.Run(
                 () => CheckpointLoader.Load(name, paths, hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests, _registry, _pool), cancellationToken).ConfigureAwait(false);
-            await PublishAsync(loaded, digests, _pool).ConfigureAwait(false);
+            await PublishAsync(loaded, digests, _pool, replace).ConfigureAwait(false);
             return loaded;
         }
     }
+
+    /// <summary>
+    /// Holds the checkpoint of <paramref name="paths"/> as the next generation of <paramref name="name"/>, which may be held already, or not yet. Who asks for the
+    /// metas is told of the old one until all of the new one is there, and of the new one from then on; joins of the old one go on, and its memory is freed when they
+    /// are done or <see cref="ParameterServerOptions.DrainTimeout"/> has passed. There must be memory for both.
+    /// </summary>
+    /// <param name="name">1 to 255 bytes as UTF-8.</param>
+    /// <param name="paths">One path with its side files, or several .safetensors files.</param>
+    /// <param name="progress">As for <see cref="RegisterAsync(string, IReadOnlyList{string}, IProgress{LoadProgress}, CancellationToken)"/>.</param>
+    /// <param name="cancellationToken">Ends a copy; the old one stays.</param>
+    /// <exception cref="CheckpointEngineException">What was wrong with the files; the old one stays. <see cref="CheckpointError.AlreadyExists"/>: another registration of that name is on its way.</exception>
+    public Task<HeldCheckpoint> ReplaceAsync(string name, IReadOnlyList<string> paths, IProgress<LoadProgress>? progress = null, CancellationToken cancellationToken = default)
+        => RegisterAsync(name, paths, replace: true, progress, cancellationToken);
 
     /// <summary>Holds the caller's own tensors in place under <paramref name="name"/> and registers them; nothing is copied. All or nothing.</summary>
     /// <param name="name">1 to 255 bytes as UTF-8.</param>
@@ -82,7 +98,7 @@ public sealed partial class ParameterServer
                 {
                     entry.Register(_registry);
                 }
-                Publish(entry);
+                Publish(entry, replace: false);
             }
             catch
             {
@@ -234,16 +250,16 @@ public sealed partial class ParameterServer
     }
 
     // A name is taken before the work begins, so that two registrations of it do not both load gigabytes.
-    private void Reserve(string name)
+    private void Reserve(string name, bool replace = false)
     {
         CheckName(name);
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             CheckpointRecord record = _records.TryGetValue(name, out CheckpointRecord? known) ? known : _records[name] = new CheckpointRecord();
-            if (record.Held is not null || record.IsReserved)
+            if ((record.Held is not null && !replace) || record.IsReserved)
             {
-                ThrowHelper.Throw(CheckpointError.AlreadyExists, $"checkpoint '{name}' is held here already, or on its way; unregister it first, or take another name");
+                ThrowHelper.Throw(CheckpointError.AlreadyExists, $"checkpoint '{name}' is held here already, or on its way; unregister it first, replace it, or take another name");
             }
             record.IsReserved = true;
         }
@@ -273,14 +289,16 @@ public sealed partial class ParameterServer
         => new(held, digests ?? (Options.Digest == DigestAlgorithm.None ? null : new CheckpointDigests(held.Tensors, Options.Digest)), pool);
 
     // Its ranges are registered; from here on it is visible.
-    private void Publish(HeldEntry entry)
+    private void Publish(HeldEntry entry, bool replace)
     {
         string name = entry.Checkpoint.Name;
+        HeldEntry? replaced;
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             CheckpointRecord record = _records.TryGetValue(name, out CheckpointRecord? known) ? known : _records[name] = new CheckpointRecord();
-            if (record.Held is not null)
+            replaced = record.Held;
+            if (replaced is not null && !replace)
             {
                 ThrowHelper.Throw(CheckpointError.AlreadyExists, $"checkpoint '{name}' is held here already");
             }
@@ -290,10 +308,32 @@ public sealed partial class ParameterServer
                 entry.StartHashing();       // before anybody can take it away
             }
             record.SetHeld(entry);
+            if (replaced is not null)
+            {
+                Task retired = RetireAsync(replaced);
+                _retiring.Add(retired);
+                _ = retired.ContinueWith(task =>
+                {
+                    lock (_lock)
+                    {
+                        _retiring.Remove(task);
+                    }
+                }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
+            }
+        }
+        if (replaced is not null)
+        {
+            LogReplaced(name, replaced.Generation, entry.Generation);
         }
     }
 
-    private async Task PublishAsync(HeldCheckpoint held, CheckpointDigests? digests, MemoryPool? pool = null)
+    private async Task RetireAsync(HeldEntry replaced)
+    {
+        await Task.Yield();                 // away from the lock
+        await FreeAsync(replaced).ConfigureAwait(false);
+    }
+
+    private async Task PublishAsync(HeldCheckpoint held, CheckpointDigests? digests, MemoryPool? pool = null, bool replace = false)
     {
         HeldEntry entry = MakeEntry(held, digests, pool);
         try
@@ -302,7 +342,7 @@ public sealed partial class ParameterServer
             {
                 entry.Register(_registry);
             }
-            Publish(entry);
+            Publish(entry, replace);
         }
         catch
         {
@@ -334,6 +374,9 @@ public sealed partial class ParameterServer
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "consume '{Checkpoint}': {Remark}")]
     private partial void LogNotConsumed(string checkpoint, string remark);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "'{Checkpoint}': generation {Old} is superseded by generation {New}")]
+    private partial void LogReplaced(string checkpoint, long old, long @new);
 
     [LoggerMessage(Level = LogLevel.Information, Message = "updated '{Checkpoint}'")]
     private partial void LogUpdated(string checkpoint);

@@ -27,6 +27,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private readonly ILogger _logger;
     private readonly MemoryRegistry _registry = new();
     private readonly MemoryPool? _pool;
+    private readonly HashSet<Task> _retiring = [];       // freeing what was replaced; under the lock
     private PeerListener? _peers;
     private PeerListener? _localPeers;
     private TransferEngine? _engine;
@@ -233,17 +234,18 @@ public sealed partial class ParameterServer : IAsyncDisposable
         bool hold = options.Destination == JoinDestinationKind.Memory;
         if (hold)
         {
-            Reserve(options.CheckpointName);
+            Reserve(options.CheckpointName, options.Replace);
         }
+        using EarlierVersion? earlier = options.EarlierCheckpoint is null ? null : UseEarlier(options.EarlierCheckpoint);
         using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         try
         {
             deadline.CancelAfter(options.Timeout);
-            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma, arriving);
+            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma, arriving, earlier);
             JoinOutcome outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
             if (outcome.Checkpoint is not null)
             {
-                await PublishAsync(outcome.Checkpoint, outcome.Digests).ConfigureAwait(false);
+                await PublishAsync(outcome.Checkpoint, outcome.Digests, replace: options.Replace).ConfigureAwait(false);
             }
             return outcome.Report;
         }
@@ -258,6 +260,15 @@ public sealed partial class ParameterServer : IAsyncDisposable
                 throw new CheckpointEngineException(CheckpointError.Timeout, $"join '{options.CheckpointName}': not done within {options.Timeout.TotalSeconds:0.#} s; give it more time (--timeout) or look what slows the owners");
             }
             throw;
+        }
+    }
+
+    // Who takes it away waits until the join has copied from it, which it does at its beginning: it is not cut.
+    private EarlierVersion? UseEarlier(string name)
+    {
+        lock (_lock)
+        {
+            return _records.GetValueOrDefault(name)?.Held is { IsUpdating: false } held && held.Uses.TryEnter(out _) ? new EarlierVersion(held.Checkpoint, held.Uses) : null;
         }
     }
 
@@ -280,6 +291,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         HeldEntry[] entries;
+        Task[] retiring;
         lock (_lock)
         {
             if (_disposed)
@@ -289,10 +301,11 @@ public sealed partial class ParameterServer : IAsyncDisposable
             _disposed = true;
             entries = [.. _records.Values.Select(record => record.Held).OfType<HeldEntry>()];
             _records.Clear();
+            retiring = [.. _retiring];
         }
         await Task.WhenAll(entries.Select(entry => entry.Uses.CloseAsync(Options.DrainTimeout))).ConfigureAwait(false);      // joins under way may end
         await StopPeersAsync().ConfigureAwait(false);      // before anything is freed: a conversation may be hashing it
-        await Task.WhenAll(entries.Select(FreeAsync)).ConfigureAwait(false);
+        await Task.WhenAll([.. retiring, .. entries.Select(FreeAsync)]).ConfigureAwait(false);
         _pool?.Dispose();
         if (_engine is not null)
         {

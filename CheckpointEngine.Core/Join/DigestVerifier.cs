@@ -99,6 +99,43 @@ internal sealed class DigestVerifier
         Check(ref check, unit, source, unit.LengthBytes, destination);
     }
 
+    /// <summary>Whether the bytes are what their owner vouches for, all of them; then they count as received.</summary>
+    /// <returns>False when they differ, or when it is not known yet what they should be.</returns>
+    internal unsafe bool TryAccept(in ReadUnit unit, byte* bytes)
+    {
+        ref readonly ReadRange range = ref _plan.Ranges[unit.Range];
+        if (_receivedByOwner[range.Owner] is not CheckpointDigests received)
+        {
+            return false;
+        }
+        CheckpointDigests expected = _expectedByOwner[range.Owner]!;
+        Span<byte> digest = stackalloc byte[TensorDigest.MaxDigestBytes];
+        digest = digest[..received.Algorithm.DigestBytes()];
+        long unitStart = range.DestinationOffset + unit.OffsetInRange;
+        long offset = unit.FirstTensorOffset;
+        for (int tensor = unit.FirstTensor; tensor < range.FirstTensor + range.TensorCount; tensor++, offset = 0)
+        {
+            long start = _plan.Tensors.GetOffset(tensor) + offset - unitStart;
+            int length = (int)Math.Min(TensorDigest.ChunkBytes, _plan.Tensors.GetByteLength(tensor) - offset);
+            if (start + length > unit.LengthBytes)
+            {
+                break;
+            }
+            if (length == 0)
+            {
+                continue;
+            }
+            int chunk = (int)(offset / TensorDigest.ChunkBytes);
+            TensorDigest.Hash(received.Algorithm, new ReadOnlySpan<byte>(bytes + start, length), digest);
+            if (expected.Matches(tensor, chunk, digest) != true)
+            {
+                return false;       // what was set before is set anew when the unit is read
+            }
+            received.Set(tensor, chunk, digest);
+        }
+        return true;
+    }
+
     private unsafe void Check(ref UnitCheck check, in ReadUnit unit, byte* bytes, int available, byte* copy)
     {
         ref readonly ReadRange range = ref _plan.Ranges[unit.Range];

@@ -6,7 +6,7 @@ using Microsoft.Win32.SafeHandles;
 namespace CheckpointEngine.Join;
 
 /// <summary>Safetensors shards in a directory, one for each buffer that is read, written at their places as ranges arrive.</summary>
-internal sealed class DirectoryDestination : IJoinDestination
+internal sealed class DirectoryDestination : IJoinDestination, IJoinSeed
 {
     private readonly TransferPlan _plan;
     private readonly PublishedDirectory _directory;
@@ -14,6 +14,7 @@ internal sealed class DirectoryDestination : IJoinDestination
     private readonly string[] _names;
     private readonly SafeFileHandle?[] _files;
     private readonly long[] _fileOffsets;            // per tensor of the plan
+    private readonly bool[] _found;                  // shards that an interrupted join left
 
     /// <summary>Makes the partial directory and the shards in it, with their room set aside.</summary>
     /// <exception cref="CheckpointEngineException">Not writable, not enough room, or a tensor that the format cannot hold.</exception>
@@ -24,6 +25,7 @@ internal sealed class DirectoryDestination : IJoinDestination
         _names = new string[plan.Buffers.Length];
         _files = new SafeFileHandle?[plan.Buffers.Length];
         _fileOffsets = new long[plan.Tensors.Count];
+        _found = new bool[plan.Buffers.Length];
         for (int b = 0; b < _layouts.Length; b++)
         {
             PlannedBuffer buffer = plan.Buffers[b];
@@ -32,7 +34,7 @@ internal sealed class DirectoryDestination : IJoinDestination
             _layouts[b].FileOffsets.CopyTo(_fileOffsets.AsSpan(buffer.FirstTensor));
             _names[b] = SafetensorsIndex.GetShardName(b, _layouts.Length);
         }
-        _directory = new PublishedDirectory(path, keepPartial);
+        _directory = new PublishedDirectory(path, keepPartial, _names);
         try
         {
             for (int b = 0; b < _files.Length; b++)
@@ -40,8 +42,11 @@ internal sealed class DirectoryDestination : IJoinDestination
                 int shard = b;
                 Guard(_names[b], () =>
                 {
-                    _files[shard] = File.OpenHandle(Path.Combine(_directory.PartialPath, _names[shard]), FileMode.Create, FileAccess.Write, FileShare.Read,
-                        FileOptions.None, preallocationSize: _layouts[shard].FileBytes);
+                    string file = Path.Combine(_directory.PartialPath, _names[shard]);
+                    _found[shard] = IsLaidOutAs(file, _layouts[shard]);
+                    _files[shard] = _found[shard]
+                        ? File.OpenHandle(file, FileMode.Open, FileAccess.ReadWrite, FileShare.Read)
+                        : File.OpenHandle(file, FileMode.Create, FileAccess.ReadWrite, FileShare.Read, FileOptions.None, preallocationSize: _layouts[shard].FileBytes);
                     RandomAccess.Write(_files[shard]!, _layouts[shard].Header.Span, 0);
                 });
             }
@@ -55,34 +60,57 @@ internal sealed class DirectoryDestination : IJoinDestination
 
     public nint AddressOf(in ReadUnit unit) => 0;
 
+    /// <summary>Whether an interrupted join left shards in which its bytes may be.</summary>
+    internal bool HasFound => Array.Exists(_found, static found => found);
+
+    public bool IsInPlace => true;
+
+    public bool TryRead(in ReadUnit unit, Span<byte> bytes)
+    {
+        int shard = _plan.Ranges[unit.Range].Buffer;
+        if (!_found[shard])
+        {
+            return false;
+        }
+        foreach (FileRun run in new FileRuns(_plan, _fileOffsets, unit))
+        {
+            Span<byte> piece = bytes[run.Start..run.End];
+            for (long at = run.FileOffset; piece.Length != 0;)
+            {
+                int read;
+                try
+                {
+                    read = RandomAccess.Read(_files[shard]!, piece, at);
+                }
+                catch (IOException failure)
+                {
+                    throw Failed(_names[shard], failure);
+                }
+                if (read == 0)
+                {
+                    return false;
+                }
+                at += read;
+                piece = piece[read..];
+            }
+        }
+        return true;
+    }
+
     public void Write(in ReadUnit unit, ReadOnlySpan<byte> bytes)
     {
-        ref readonly ReadRange range = ref _plan.Ranges[unit.Range];
-        TensorTable tensors = _plan.Tensors;
-        long unitStart = range.DestinationOffset + unit.OffsetInRange;
-        int tensor = unit.FirstTensor;
-        long offset = unit.FirstTensorOffset;
-        int runStart = (int)(tensors.GetOffset(tensor) + offset - unitStart);
-        int runEnd = runStart;
-        long runFile = _fileOffsets[tensor] + offset;
-        for (; tensor < range.FirstTensor + range.TensorCount; tensor++, offset = 0)
+        int shard = _plan.Ranges[unit.Range].Buffer;
+        foreach (FileRun run in new FileRuns(_plan, _fileOffsets, unit))
         {
-            long startInUnit = tensors.GetOffset(tensor) + offset - unitStart;      // of the next tensor: far beyond the unit, when this one is large
-            if (startInUnit >= bytes.Length)
+            try
             {
-                break;
+                RandomAccess.Write(_files[shard]!, bytes[run.Start..run.End], run.FileOffset);
             }
-            int start = (int)startInUnit;
-            // Neighbours in the buffer are neighbours in the file too, but for the padding of slots.
-            if (start != runEnd || _fileOffsets[tensor] + offset != runFile + (runEnd - runStart))
+            catch (IOException failure)
             {
-                WriteRun(range.Buffer, bytes[runStart..runEnd], runFile);
-                runStart = start;
-                runFile = _fileOffsets[tensor] + offset;
+                throw Failed(_names[shard], failure);
             }
-            runEnd = (int)Math.Min(bytes.Length, start + tensors.GetByteLength(tensor) - offset);
         }
-        WriteRun(range.Buffer, bytes[runStart..runEnd], runFile);
     }
 
     /// <summary>Adds index and side files, makes all of it durable, and puts it in its place.</summary>
@@ -127,16 +155,17 @@ internal sealed class DirectoryDestination : IJoinDestination
         _directory.Dispose();
     }
 
-    private void WriteRun(int shard, ReadOnlySpan<byte> bytes, long fileOffset)
+    // A shard of the same header and length: whether its bytes are right, the digests say.
+    private static bool IsLaidOutAs(string path, in SafetensorsLayout layout)
     {
-        try
+        var file = new FileInfo(path);
+        if (!file.Exists || file.LinkTarget is not null || file.Length != layout.FileBytes)
         {
-            RandomAccess.Write(_files[shard]!, bytes, fileOffset);
+            return false;
         }
-        catch (IOException failure)
-        {
-            throw Failed(_names[shard], failure);
-        }
+        byte[] header = new byte[layout.Header.Length];
+        using SafeFileHandle handle = File.OpenHandle(path);
+        return RandomAccess.Read(handle, header, 0) == header.Length && layout.Header.Span.SequenceEqual(header);
     }
 
     private void WriteSmall(string name, ReadOnlySpan<byte> bytes)

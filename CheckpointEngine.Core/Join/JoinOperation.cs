@@ -36,6 +36,7 @@ internal sealed partial class JoinOperation : IDisposable
     private readonly RdmaJoin _rdma;
     private readonly MooncakeJoin _mooncake;
     private readonly Action<ArrivingCheckpoint>? _arriving;
+    private readonly EarlierVersion? _earlier;
     private TensorsDestination? _tensors;
     private BucketPlan? _buckets;
 
@@ -43,9 +44,11 @@ internal sealed partial class JoinOperation : IDisposable
     /// <param name="options">What to read and where to put it.</param>
     /// <param name="server">The server's options.</param>
     /// <param name="openRdma">Opens the RDMA plane.</param>
+    /// <param name="earlier">An earlier version of the checkpoint; disposed of when it is of no more use.</param>
     /// <param name="arriving">Called before the first byte comes, when tensors can be taken as they come; whoever gets the checkpoint disposes of it.</param>
-    internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server, RdmaPlaneOpener openRdma, Action<ArrivingCheckpoint>? arriving = null)
+    internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server, RdmaPlaneOpener openRdma, Action<ArrivingCheckpoint>? arriving = null, EarlierVersion? earlier = null)
     {
+        _earlier = earlier;
         _arriving = arriving;
         _mooncake = new MooncakeJoin(server);
         _metas = metas;
@@ -180,6 +183,7 @@ internal sealed partial class JoinOperation : IDisposable
             var transports = new Dictionary<string, long>();
             var pairs = new Dictionary<string, long>();
             string? unverified = _options.Verify ? null : "disabled";
+            long reused = 0;
             JoinPhases phases = default;
             for (int round = 0; round < Math.Max(1, _options.Repeat); round++)
             {
@@ -198,7 +202,15 @@ internal sealed partial class JoinOperation : IDisposable
                 }
                 double allocate = clock.Mark();
 
-                var run = new TransferRun(plan, links, destination, verifier, _options.Lanes, IsRead);
+                ReadUnit[]?[]? left = null;
+                if (round == 0 && verifier is not null && MakeSeed(plan, destination) is IJoinSeed seed)
+                {
+                    progress?.Report(new JoinProgress(0, plan.DataBytes, 0, "reuse"));
+                    await fetch.ConfigureAwait(false);
+                    (left, reused) = await SeedPass.RunAsync(plan, IsRead, destination, verifier, seed, cancellationToken).ConfigureAwait(false);
+                }
+                _earlier?.Dispose();
+                var run = new TransferRun(plan, links, destination, verifier, _options.Lanes, IsRead, left);
                 Array.ForEach(links, link => link?.Lease?.FailWhenLost(run));
                 await RunUntilFetchFailsAsync(run, fetch, destination as BucketDestination, progress, cancellationToken).ConfigureAwait(false);
                 transports = run.BytesByTransport;
@@ -259,6 +271,7 @@ internal sealed partial class JoinOperation : IDisposable
                 Transports = transports,
                 RdmaPairs = pairs,
                 AttachedBytes = attachedBytes,
+                ReusedBytes = reused,
                 Planes = PlanesOf(links),
                 Phases = phases,
                 Rounds = rounds,
@@ -279,6 +292,12 @@ internal sealed partial class JoinOperation : IDisposable
             destination?.Dispose();
         }
     }
+
+    // What was found in the partial directory is in its place already, and goes before an earlier version.
+    private IJoinSeed? MakeSeed(TransferPlan plan, IJoinDestination destination)
+        => destination is DirectoryDestination { HasFound: true } found ? found
+            : _earlier is not null && destination is MemoryDestination or DirectoryDestination ? new HeldSeed(plan, _earlier.Checkpoint)
+            : null;
 
     private void RegisterWithDevices(IJoinDestination destination, OwnerLink?[] links)
     {

@@ -9,12 +9,24 @@ internal sealed class OwnerWork
     private readonly Lock _lock = new();
     private readonly Stack<ReadUnit> _givenBack = new();
     private readonly IJoinDestination _destination;
+    private readonly ReadUnit[]? _units;         // null: all of the owner's, cut by the cursor
     private ReadUnitCursor _cursor;
+    private int _next;                           // in _units
     private long _remainingBytes;
 
-    internal OwnerWork(TransferPlan plan, int owner, IJoinDestination destination)
+    /// <param name="plan">The plan.</param>
+    /// <param name="owner">The owner.</param>
+    /// <param name="destination">Says what there is room for.</param>
+    /// <param name="units">What is to be read, in order; null for all of it.</param>
+    internal OwnerWork(TransferPlan plan, int owner, IJoinDestination destination, ReadUnit[]? units = null)
     {
         _destination = destination;
+        _units = units;
+        if (units is not null)
+        {
+            _remainingBytes = units.Sum(static unit => (long)unit.LengthBytes);
+            return;
+        }
         _cursor = new ReadUnitCursor(plan, owner);
         foreach (ReadRange range in plan.Ranges)
         {
@@ -68,7 +80,7 @@ internal sealed class OwnerWork
     {
         do
         {
-            if (!_givenBack.TryPop(out unit) && !_cursor.TryTake(out unit))
+            if (!_givenBack.TryPop(out unit) && !TryCut(out unit))
             {
                 _remainingBytes = 0;        // padding between two units is in no unit
                 return false;
@@ -76,6 +88,17 @@ internal sealed class OwnerWork
         }
         while (unit.LengthBytes == 0);      // nothing but empty tensors
         return true;
+    }
+
+    private bool TryCut(out ReadUnit unit)
+    {
+        if (_units is null)
+        {
+            return _cursor.TryTake(out unit);
+        }
+        bool any = _next < _units.Length;
+        unit = any ? _units[_next++] : default;
+        return any;
     }
 
     internal void GiveBack(in ReadUnit unit)

@@ -24,9 +24,12 @@ internal sealed class PublishedDirectory : IDisposable
     private readonly FileStream _lock;
     private bool _published;
 
-    /// <summary>Makes the partial directory; one that a killed join left is emptied.</summary>
+    /// <summary>Makes the partial directory; of one that a killed join left, only the shards stay.</summary>
+    /// <param name="place">Where it goes in the end.</param>
+    /// <param name="keepPartial">Leave it when it was not published.</param>
+    /// <param name="shards">Names of files that are of use if they are there.</param>
     /// <exception cref="CheckpointEngineException">The place is not ours to replace, not writable, or another join is at work on it.</exception>
-    internal PublishedDirectory(string place, bool keepPartial)
+    internal PublishedDirectory(string place, bool keepPartial, IReadOnlyCollection<string> shards)
     {
         _keepPartial = keepPartial;
         _place = Path.TrimEndingDirectorySeparator(Path.GetFullPath(place));
@@ -41,11 +44,17 @@ internal sealed class PublishedDirectory : IDisposable
         _lock = Lock(Path.Combine(parent, name + LockSuffix));
         try
         {
-            if (Directory.Exists(PartialPath))
+            foreach (FileSystemInfo left in Directory.CreateDirectory(PartialPath).EnumerateFileSystemInfos())
             {
-                Directory.Delete(PartialPath, recursive: true);
+                if (left is DirectoryInfo { LinkTarget: null } folder)
+                {
+                    folder.Delete(recursive: true);
+                }
+                else if (!shards.Contains(left.Name) || left.LinkTarget is not null)
+                {
+                    left.Delete();
+                }
             }
-            Directory.CreateDirectory(PartialPath);
         }
         catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
         {

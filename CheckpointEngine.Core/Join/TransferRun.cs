@@ -30,7 +30,7 @@ internal sealed class TransferRun
     private readonly int _fixedLanes;
     private readonly bool _followsDevices;     // as many lanes as RDMA devices are good for, which come and go
     private readonly long _totalBytes;
-    private readonly long _attachedBytes;      // there from the start
+    private readonly long _presentBytes;       // there from the start: attached to, or taken from a seed
     private readonly Lock _lock = new();
     private readonly object _room = new();
     private readonly HashSet<LaneWorker> _workers = [];
@@ -41,7 +41,7 @@ internal sealed class TransferRun
     private int _activeWorkers;        // those that are not retiring
     private bool _stopping;
 
-    internal TransferRun(TransferPlan plan, OwnerLink?[] links, IJoinDestination destination, DigestVerifier? verifier, int lanesPerOwner, Predicate<int> isRead)
+    internal TransferRun(TransferPlan plan, OwnerLink?[] links, IJoinDestination destination, DigestVerifier? verifier, int lanesPerOwner, Predicate<int> isRead, ReadUnit[]?[]? left = null)
     {
         _plan = plan;
         _links = links;
@@ -53,12 +53,13 @@ internal sealed class TransferRun
         {
             if (links[owner] is not null && !isRead(owner))
             {
-                _attachedBytes += plan.OwnerBytes[owner];
+                _presentBytes += plan.OwnerBytes[owner];
             }
             else if (links[owner] is not null)
             {
-                _works[owner] = new OwnerWork(plan, owner, destination);
+                _works[owner] = new OwnerWork(plan, owner, destination, left?[owner]);
                 _totalBytes += _works[owner]!.RemainingBytes;
+                _presentBytes += left is null ? 0 : Math.Max(0, plan.OwnerBytes[owner] - _works[owner]!.RemainingBytes);
                 owners++;
             }
         }
@@ -113,7 +114,7 @@ internal sealed class TransferRun
             try
             {
                 long start = Stopwatch.GetTimestamp();
-                progress?.Report(new JoinProgress(_attachedBytes, _plan.DataBytes, lanes.Initial, "transfer"));      // before the first byte, so that who consumes it knows of how many
+                progress?.Report(new JoinProgress(_presentBytes, _plan.DataBytes, lanes.Initial, "transfer"));      // before the first byte, so that who consumes it knows of how many
                 SetTarget(lanes.Initial);
                 Task all = Task.WhenAll(_done.Task, consumed);
                 TimeSpan tick = progress is null && lanes.IsFixed ? s_idleTick : s_tick;
@@ -121,7 +122,7 @@ internal sealed class TransferRun
                 {
                     await Task.WhenAny(_done.Task.IsCompleted ? all : _done.Task, Task.Delay(tick, CancellationToken.None)).ConfigureAwait(false);
                     long done = _bytesDone.Value;
-                    progress?.Report(new JoinProgress(Math.Min(_attachedBytes + done, _plan.DataBytes), _plan.DataBytes, _targetLanes, "transfer"));
+                    progress?.Report(new JoinProgress(Math.Min(_presentBytes + done, _plan.DataBytes), _plan.DataBytes, _targetLanes, "transfer"));
                     if (!_done.Task.IsCompleted)
                     {
                         SetTarget(_followsDevices ? LanesOfDevices() : lanes.Next(done, Stopwatch.GetElapsedTime(start)));
