@@ -70,6 +70,9 @@ internal sealed class CheckpointDigests
         }
     }
 
+    /// <summary>Whether the digest of a chunk is there.</summary>
+    internal bool Has(int tensor, int chunk) => Volatile.Read(ref _states[_firstChunk[tensor] + chunk]) == Done;
+
     /// <summary>Whether the digest of a chunk is <paramref name="digest"/>; null when it is not there yet.</summary>
     internal bool? Matches(int tensor, int chunk, ReadOnlySpan<byte> digest)
     {

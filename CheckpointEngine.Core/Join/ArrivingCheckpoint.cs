@@ -56,7 +56,7 @@ internal sealed class ArrivingCheckpoint : IUpdateReadiness, IDisposable
         _fetch = fetch;
         if (_verifier is not null)
         {
-            _verifier.ExpectedCame = Wake;
+            _verifier.ExpectedCame += Wake;
             _ = fetch.ContinueWith(static (_, state) => ((ArrivingCheckpoint)state!).Wake(), this, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
         }
     }

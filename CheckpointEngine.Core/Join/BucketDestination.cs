@@ -67,7 +67,7 @@ internal sealed class BucketDestination : IJoinDestination
         _fetch = fetch;
         if (_verifier is not null)
         {
-            _verifier.ExpectedCame = Wake;
+            _verifier.ExpectedCame += Wake;
             _ = fetch.ContinueWith(static (_, state) => ((BucketDestination)state!).Wake(), this, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
         }
         new Thread(Consume) { IsBackground = true, Name = "checkpoint-engine buckets" }.Start();

@@ -31,11 +31,14 @@ internal sealed class DigestVerifier
     private readonly CheckpointDigests?[] _receivedByOwner;
     private readonly CheckpointDigests?[] _expectedByOwner;
     private readonly long[] _generations;       // by owner; 0 until it has told one
+    private readonly OwnerReplicas? _replicas;
+    private volatile bool _fetched;             // no more digests will come
 
     /// <summary>With owners to ask, but for those of which nothing is read.</summary>
-    internal DigestVerifier(TransferPlan plan, OwnerLink?[] links, Predicate<int> isRead)
-        : this(plan, links, [.. Enumerable.Range(0, links.Length).Select(owner => links[owner] is null || !isRead(owner) ? DigestAlgorithm.None : ChooseAlgorithm(plan, links, owner))])
+    internal DigestVerifier(TransferPlan plan, OwnerLink?[] links, Predicate<int> isRead, OwnerReplicas? replicas = null)
+        : this(plan, links, [.. Enumerable.Range(0, links.Length).Select(owner => links[owner] is null || !isRead(owner) ? DigestAlgorithm.None : ChooseAlgorithm(plan, links, replicas?.ReferenceOf(owner) ?? owner))])
     {
+        _replicas = replicas;
     }
 
     /// <summary>Without owners to ask: what arrives is compared with the roots in the metas.</summary>
@@ -214,10 +217,66 @@ internal sealed class DigestVerifier
     }
 
     /// <summary>Fetches the chunk digests of all owners that have a conversation, in the order in which their bytes come.</summary>
-    internal Task FetchAsync(CancellationToken cancellationToken)
-        => Task.WhenAll(Enumerable.Range(0, _links.Length)
-            .Where(owner => _links[owner] is { Peer: not null, Digest: not DigestAlgorithm.None } && _expectedByOwner[owner] is not null)
-            .Select(owner => FetchAsync(owner, _links[owner]!.Peer!, cancellationToken)));
+    /// <remarks>Where several owners hold the same, those of the first of them are what counts, so that the bytes are one owner's version whoever they come from.</remarks>
+    internal async Task FetchAsync(CancellationToken cancellationToken)
+    {
+        try
+        {
+            await Task.WhenAll(Enumerable.Range(0, _links.Length).Where(owner => _links[owner] is not null && _expectedByOwner[owner] is not null)
+                .Select(owner => FetchForAsync(owner, cancellationToken))).ConfigureAwait(false);
+        }
+        finally
+        {
+            _fetched = true;
+            ExpectedCame?.Invoke();
+        }
+    }
+
+    private async Task FetchForAsync(int owner, CancellationToken cancellationToken)
+    {
+        while (true)
+        {
+            int from = _replicas?.ReferenceOf(owner) ?? owner;
+            if (from < 0 || _links[from] is not { Peer: PeerClient peer } link || link.Digest != _expectedByOwner[owner]!.Algorithm)
+            {
+                return;
+            }
+            try
+            {
+                await FetchAsync(owner, from, peer, cancellationToken).ConfigureAwait(false);
+                return;
+            }
+            catch (CheckpointEngineException failure) when (_replicas is not null && failure.Error != CheckpointError.DigestMismatch && _replicas.TryDrop(from, failure))
+            {
+                // The next one vouches; what the first has told already must be the same.
+            }
+        }
+    }
+
+    /// <summary>Whether it is known what all bytes of a unit should be, or never will be.</summary>
+    internal bool Knows(in ReadUnit unit)
+    {
+        ref readonly ReadRange range = ref _plan.Ranges[unit.Range];
+        if (_fetched || _expectedByOwner[range.Owner] is not CheckpointDigests expected)
+        {
+            return true;
+        }
+        long unitStart = range.DestinationOffset + unit.OffsetInRange;
+        long offset = unit.FirstTensorOffset;
+        for (int tensor = unit.FirstTensor; tensor < range.FirstTensor + range.TensorCount; tensor++, offset = 0)
+        {
+            long start = _plan.Tensors.GetOffset(tensor) + offset - unitStart;
+            if (start >= unit.LengthBytes)
+            {
+                break;
+            }
+            if (_plan.Tensors.GetByteLength(tensor) != 0 && !expected.Has(tensor, (int)(offset / TensorDigest.ChunkBytes)))
+            {
+                return false;
+            }
+        }
+        return true;
+    }
 
     /// <summary>Compares what could not be compared on arrival.</summary>
     /// <param name="isRead">Whether anything of an owner was read; the others are left out.</param>
@@ -274,7 +333,7 @@ internal sealed class DigestVerifier
         return true;
     }
 
-    private async Task FetchAsync(int owner, PeerClient peer, CancellationToken cancellationToken)
+    private async Task FetchAsync(int owner, int from, PeerClient peer, CancellationToken cancellationToken)
     {
         TransferPlan plan = _plan;
         CheckpointDigests expected = _expectedByOwner[owner]!;
@@ -300,7 +359,12 @@ internal sealed class DigestVerifier
                 {
                     await FetchBatchAsync().ConfigureAwait(false);
                 }
-                batch.Add((range.RemoteAddress + (ulong)(plan.Tensors.GetOffset(tensor) - range.DestinationOffset), plan.Tensors.GetByteLength(tensor)));
+                ulong address = range.RemoteAddress + (ulong)(plan.Tensors.GetOffset(tensor) - range.DestinationOffset);
+                if (from != owner)
+                {
+                    _replicas!.Table.TryFind(tensor, from, out address);
+                }
+                batch.Add((address, plan.Tensors.GetByteLength(tensor)));
                 batchTensors.Add(tensor);
                 batchChunks += chunks;
             }
@@ -313,21 +377,21 @@ internal sealed class DigestVerifier
         async Task FetchBatchAsync()
         {
             (long generation, byte[]?[] digests) = await peer.GetDigestsAsync(batch.ToArray(), cancellationToken).ConfigureAwait(false);
-            if (_generations[owner] == 0)
+            if (_generations[from] == 0)
             {
-                _generations[owner] = generation;
+                _generations[from] = generation;
             }
             for (int i = 0; i < digests.Length; i++)
             {
                 // What it held when the join began it holds no more, or in another version: bytes of both may be here already.
-                if (generation != _generations[owner] || (digests[i] is null && _generations[owner] != 0))
+                if (generation != _generations[from] || (digests[i] is null && _generations[from] != 0))
                 {
                     ThrowHelper.Throw(CheckpointError.Superseded,
-                        $"check tensor '{_plan.Tensors.GetName(batchTensors[i])}' of {_links[owner]!.Name}: the owner has changed or taken away the checkpoint since the join began; fetch the metas anew and join again");
+                        $"check tensor '{_plan.Tensors.GetName(batchTensors[i])}' of {_links[from]!.Name}: the owner has changed or taken away the checkpoint since the join began; fetch the metas anew and join again");
                 }
                 if (digests[i] is byte[] chunks)
                 {
-                    TakeExpected(expected, batchTensors[i], chunks);
+                    TakeExpected(expected, batchTensors[i], chunks, owner, from);
                 }
             }
             ExpectedCame?.Invoke();
@@ -338,14 +402,14 @@ internal sealed class DigestVerifier
         }
     }
 
-    private void TakeExpected(CheckpointDigests expected, int tensor, byte[] chunks)
+    private void TakeExpected(CheckpointDigests expected, int tensor, byte[] chunks, int owner, int from)
     {
         int source = _plan.GetSourceTensor(tensor);
         if (_plan.Metas.GetDigestAlgorithm(source) == expected.Algorithm)
         {
             Span<byte> root = stackalloc byte[TensorDigest.MaxDigestBytes];
             TensorDigest.Hash(expected.Algorithm, chunks, root);
-            if (!_plan.Metas.GetDigest(source).SequenceEqual(root[..expected.Algorithm.DigestBytes()]))
+            if (!_plan.Metas.GetDigest(source).SequenceEqual(root[..expected.Algorithm.DigestBytes()]) && !(from != owner && _replicas!.TryDrop(owner, Differs(tensor, from))))
             {
                 ThrowHelper.Throw(CheckpointError.DigestMismatch,
                     $"check tensor '{_plan.Tensors.GetName(tensor)}': its owner's chunk digests do not give the digest in the metas; the owner holds something else now, fetch the metas anew");
@@ -354,9 +418,17 @@ internal sealed class DigestVerifier
         int bytes = expected.Algorithm.DigestBytes();
         for (int chunk = 0; chunk < expected.ChunkCountOf(tensor); chunk++)
         {
+            if (expected.Matches(tensor, chunk, chunks.AsSpan(chunk * bytes, bytes)) == false)
+            {
+                ThrowHelper.Throw(CheckpointError.DigestMismatch,
+                    $"check tensor '{_plan.Tensors.GetName(tensor)}': the owner that vouched for it is gone, and the one that stands in for it holds other bytes; they are not replicas of one checkpoint, join from one of them");
+            }
             expected.Set(tensor, chunk, chunks.AsSpan(chunk * bytes, bytes));
         }
     }
+
+    private CheckpointEngineException Differs(int tensor, int from)
+        => new(CheckpointError.DigestMismatch, $"it is no replica: its tensor '{_plan.Tensors.GetName(tensor)}' differs from that of {_links[from]!.Name}");
 
     private static DigestAlgorithm ChooseAlgorithm(TransferPlan plan, OwnerLink?[] links, int owner)
     {

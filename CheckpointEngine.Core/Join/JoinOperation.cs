@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Planning;
@@ -66,27 +67,64 @@ internal sealed partial class JoinOperation : IDisposable
     {
         var clock = new JoinPhaseClock();
         progress?.Report(new JoinProgress(0, 0, 0, "plan"));
-        TransferPlan plan = MakePlan();
-        OwnerLink?[] links = new OwnerLink?[plan.Metas.Owners.Length];
-        try
+        CheckpointMetas metas = _metas.WithoutEmptyOwners();
+        while (true)
         {
-            await ConnectAsync(plan, links, cancellationToken).ConfigureAwait(false);
-            double planSeconds = clock.Mark();
-            return await RunAsync(plan, links, planSeconds, progress, cancellationToken).ConfigureAwait(false);
-        }
-        finally
-        {
-            foreach (OwnerLink? link in links)
+            TransferPlan plan = MakePlan(metas);
+            ReplicaTable? table = ReplicaTable.TryMake(plan);
+            if (table?.FindDifference() is (int differs, int reference, int tensor))
             {
-                link?.Dispose();
+                string what = $"{NameOf(plan, differs)}: it is no replica: its tensor '{plan.Tensors.GetName(tensor)}' differs from that of {NameOf(plan, reference)}";
+                if (plan.OwnerBytes[differs] != 0 && table.StandInsOf(differs).Length == 0)
+                {
+                    ThrowHelper.Throw(CheckpointError.InvalidData, $"plan: {what}; these owners do not hold the same checkpoint");
+                }
+                Warn($"went on without {what}");
+                metas = metas.Without(owner => owner == differs);
+                continue;
             }
+            var links = new OwnerLink?[plan.Metas.Owners.Length];
+            var failures = new Exception?[links.Length];
+            try
+            {
+                await ConnectAsync(plan, table, links, failures, cancellationToken).ConfigureAwait(false);
+                if (Array.TrueForAll(failures, static failure => failure is null))
+                {
+                    double planSeconds = clock.Mark();
+                    return await RunAsync(plan, table is null ? null : new OwnerReplicas(table, plan, links), links, planSeconds, progress, cancellationToken).ConfigureAwait(false);
+                }
+            }
+            finally
+            {
+                foreach (OwnerLink? link in links)
+                {
+                    link?.Dispose();
+                }
+            }
+            // Somebody stands in for each of them: plan anew without them.
+            for (int owner = 0; owner < failures.Length; owner++)
+            {
+                if (failures[owner] is Exception failure)
+                {
+                    Warn($"went on without {NameOf(plan, owner)}: {failure.Message}");
+                }
+            }
+            metas = metas.Without(owner => failures[owner] is not null);
         }
+    }
+
+    private static string NameOf(TransferPlan plan, int owner) => $"rank {plan.Metas.Owners[owner].Rank} at {plan.Metas.Owners[owner].P2pStoreAddress}";
+
+    private void Warn(string remark)
+    {
+        _warnings.Add(remark);
+        LogRemark(_options.CheckpointName, remark);
     }
 
     /// <summary>Connects to the owners, and reads nothing; one that cannot be reached says why.</summary>
     internal async Task<IReadOnlyList<OwnerPlane>> ProbeAsync(CancellationToken cancellationToken)
     {
-        TransferPlan plan = MakePlan();
+        TransferPlan plan = MakePlan(_metas.WithoutEmptyOwners());
         using var gate = new SemaphoreSlim(ParallelConnects, ParallelConnects);
         return await Task.WhenAll(Enumerable.Range(0, plan.Metas.Owners.Length).Where(owner => plan.OwnerBytes[owner] != 0).Select(ProbeOneAsync)).ConfigureAwait(false);
 
@@ -95,7 +133,7 @@ internal sealed partial class JoinOperation : IDisposable
             await gate.WaitAsync(cancellationToken).ConfigureAwait(false);
             try
             {
-                using OwnerLink link = await OpenAsync(plan, owner, cancellationToken).ConfigureAwait(false);
+                using OwnerLink link = await OpenAsync(plan, null, owner, cancellationToken).ConfigureAwait(false);
                 return link.Plane;
             }
             catch (CheckpointEngineException failure)
@@ -109,16 +147,18 @@ internal sealed partial class JoinOperation : IDisposable
         }
     }
 
-    private async Task<OwnerLink> OpenAsync(TransferPlan plan, int owner, CancellationToken cancellationToken)
+    private async Task<OwnerLink> OpenAsync(TransferPlan plan, ReplicaTable? table, int owner, CancellationToken cancellationToken)
     {
-        OwnerLink link = await OwnerLink.ConnectAsync(plan.Metas.Owners[owner], _token, _options.Transport, _options.StallTimeout, cancellationToken).ConfigureAwait(false);
+        TimeSpan stallTimeout = table is not null && _options.StallTimeout > OwnerReplicas.StallTimeout ? OwnerReplicas.StallTimeout : _options.StallTimeout;
+        OwnerLink link = await OwnerLink.ConnectAsync(plan.Metas.Owners[owner], _token, _options.Transport, stallTimeout, cancellationToken).ConfigureAwait(false);
         try
         {
-            await link.BeginAsync(FirstAddress(plan, owner), cancellationToken).ConfigureAwait(false);
-            (ulong, ulong)[] runs = [.. plan.Ranges.ToArray().Where(range => range.Owner == owner).Select(range => (range.RemoteAddress, (ulong)range.LengthBytes))];
-            await link.OpenLocalAsync(runs, _options.Transport, attach: _options is { Destination: JoinDestinationKind.Memory, Copy: false }, _options.AttachFiles, _token, _localPeers, _options.StallTimeout, cancellationToken).ConfigureAwait(false);
-            await link.OpenRdmaAsync(runs, _options.Transport, _rdma, _options.StallTimeout, _logger, cancellationToken).ConfigureAwait(false);
-            await link.OpenMooncakeAsync(runs, _options.Transport, _mooncake, _options.StallTimeout, cancellationToken).ConfigureAwait(false);
+            (ulong Address, ulong LengthBytes)[] runs = table is not null ? [.. table.RunsOf(owner)] : [.. plan.Ranges.ToArray().Where(range => range.Owner == owner).Select(range => (range.RemoteAddress, (ulong)range.LengthBytes))];
+            await link.BeginAsync(runs[0].Address, cancellationToken).ConfigureAwait(false);
+            bool attach = table is null && _options is { Destination: JoinDestinationKind.Memory, Copy: false };
+            await link.OpenLocalAsync(runs, _options.Transport, attach, _options.AttachFiles, _token, _localPeers, stallTimeout, cancellationToken).ConfigureAwait(false);
+            await link.OpenRdmaAsync(runs, _options.Transport, _rdma, stallTimeout, _logger, cancellationToken).ConfigureAwait(false);
+            await link.OpenMooncakeAsync(runs, _options.Transport, _mooncake, stallTimeout, cancellationToken).ConfigureAwait(false);
             return link;
         }
         catch
@@ -128,9 +168,8 @@ internal sealed partial class JoinOperation : IDisposable
         }
     }
 
-    private TransferPlan MakePlan()
+    private TransferPlan MakePlan(CheckpointMetas metas)
     {
-        CheckpointMetas metas = _metas.WithoutEmptyOwners();
         metas.ValidateForLoading();
         TensorFilter filter = _options.Destination == JoinDestinationKind.Tensors
             ? new TensorFilter(_options.Include, _options.Exclude, _options.Tensors!.Table)
@@ -163,7 +202,7 @@ internal sealed partial class JoinOperation : IDisposable
 
     private static OwnerPlane[] PlanesOf(OwnerLink?[] links) => [.. links.OfType<OwnerLink>().Select(link => link.Plane)];
 
-    private async Task<JoinOutcome> RunAsync(TransferPlan plan, OwnerLink?[] links, double planSeconds, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
+    private async Task<JoinOutcome> RunAsync(TransferPlan plan, OwnerReplicas? replicas, OwnerLink?[] links, double planSeconds, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
         if (_options.Destination == JoinDestinationKind.Memory)
         {
@@ -171,12 +210,28 @@ internal sealed partial class JoinOperation : IDisposable
         }
         // What is attached to is read only if its bytes are to be checked: a read of the whole would be the time that attaching spares.
         bool IsRead(int owner) => links[owner] is { IsAttached: false } || _options.RequireVerify;
+        bool isWhole = false;
         bool skipsAttached = Array.Exists(links, link => link is { IsAttached: true }) && !_options.RequireVerify;
-        DigestVerifier? verifier = _options.Verify ? new DigestVerifier(plan, links, IsRead) : null;
+        DigestVerifier? verifier = _options.Verify ? new DigestVerifier(plan, links, IsRead, replicas) : null;
         using var fetchStop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         Task fetch = verifier?.FetchAsync(fetchStop.Token) ?? Task.CompletedTask;
-        Task<IReadOnlyList<SideFile>> sideFiles = FetchSideFilesAsync(plan, links, fetch, fetchStop.Token);
+        Task<IReadOnlyList<SideFile>> sideFiles = FetchSideFilesAsync(plan, replicas, links, fetch, fetchStop.Token);
         IJoinDestination? destination = null;
+        async Task EndAsync(int owner)
+        {
+            if (links[owner] is not OwnerLink link || replicas?.WhyGone(owner) is not null)
+            {
+                return;
+            }
+            try
+            {
+                await link.EndAsync(cancellationToken).ConfigureAwait(false);
+            }
+            catch (CheckpointEngineException failure) when (isWhole && replicas?.TryDrop(owner, failure) == true)
+            {
+                // Every byte is what the one that vouches says it should be, whoever it came from.
+            }
+        }
         try
         {
             var rounds = new List<JoinRound>();
@@ -210,8 +265,16 @@ internal sealed partial class JoinOperation : IDisposable
                     (left, reused) = await SeedPass.RunAsync(plan, IsRead, destination, verifier, seed, cancellationToken).ConfigureAwait(false);
                 }
                 _earlier?.Dispose();
-                var run = new TransferRun(plan, links, destination, verifier, _options.Lanes, IsRead, left);
-                Array.ForEach(links, link => link?.Lease?.FailWhenLost(run));
+                var run = new TransferRun(plan, links, destination, verifier, _options.Lanes, IsRead, left, replicas);
+                for (int i = 0; i < links.Length; i++)
+                {
+                    int owner = i;
+                    links[owner]?.Lease?.WhenLost(lost => run.Lose(owner, lost));
+                }
+                if (replicas is not null && verifier is not null)
+                {
+                    verifier.ExpectedCame += run.RoomCame;
+                }
                 await RunUntilFetchFailsAsync(run, fetch, destination as BucketDestination, progress, cancellationToken).ConfigureAwait(false);
                 transports = run.BytesByTransport;
                 pairs = run.BytesByPair;
@@ -234,10 +297,18 @@ internal sealed partial class JoinOperation : IDisposable
                 LogUnverified(_options.CheckpointName, unverified);
             }
 
+            isWhole = unverified is null;
             var writeClock = new JoinPhaseClock();
             progress?.Report(new JoinProgress(plan.DataBytes, plan.DataBytes, 0, "write"));
             IReadOnlyList<SideFile> files = await sideFiles.ConfigureAwait(false);
-            await Task.WhenAll(Enumerable.Range(0, links.Length).Select(owner => links[owner]?.EndAsync(cancellationToken) ?? Task.CompletedTask)).ConfigureAwait(false);
+            await Task.WhenAll(Enumerable.Range(0, links.Length).Select(EndAsync)).ConfigureAwait(false);
+            for (int owner = 0; owner < links.Length; owner++)
+            {
+                if (replicas?.WhyGone(owner) is Exception reason)
+                {
+                    Warn($"went on without {links[owner]!.Name}: {reason.Message}");
+                }
+            }
             long attachedBytes = Enumerable.Range(0, links.Length).Sum(owner => links[owner] is { IsAttached: true } ? plan.OwnerBytes[owner] : 0);
             if (attachedBytes != 0)
             {
@@ -343,18 +414,31 @@ internal sealed partial class JoinOperation : IDisposable
         _ => new DirectoryDestination(plan, _options.DirectoryPath ?? throw new InvalidOperationException("JoinOptions.DirectoryPath is not set"), _options.KeepPartial),
     };
 
-    private async Task ConnectAsync(TransferPlan plan, OwnerLink?[] links, CancellationToken cancellationToken)
+    // One that cannot be reached is an error, unless another stands in for it: then it is noted.
+    private async Task ConnectAsync(TransferPlan plan, ReplicaTable? table, OwnerLink?[] links, Exception?[] failures, CancellationToken cancellationToken)
     {
         using var gate = new SemaphoreSlim(ParallelConnects, ParallelConnects);
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        await Task.WhenAll(Enumerable.Range(0, links.Length).Where(owner => plan.OwnerBytes[owner] != 0).Select(ConnectOneAsync)).ConfigureAwait(false);
+        await Task.WhenAll(Enumerable.Range(0, links.Length).Where(owner => plan.OwnerBytes[owner] != 0 || table?.RunsOf(owner).Count > 0).Select(ConnectOneAsync)).ConfigureAwait(false);
+        for (int owner = 0; owner < failures.Length; owner++)
+        {
+            // Not if those that could stand in for it cannot be reached either.
+            if (failures[owner] is Exception failure && !Array.Exists(table!.StandInsOf(owner).ToArray(), other => failures[other] is null))
+            {
+                System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(failure);
+            }
+        }
 
         async Task ConnectOneAsync(int owner)
         {
             await gate.WaitAsync(stop.Token).ConfigureAwait(false);
             try
             {
-                links[owner] = await OpenAsync(plan, owner, stop.Token).ConfigureAwait(false);
+                links[owner] = await OpenAsync(plan, table, owner, stop.Token).ConfigureAwait(false);
+            }
+            catch (CheckpointEngineException failure) when (table is not null && table.StandInsOf(owner).Length != 0)
+            {
+                failures[owner] = failure;
             }
             catch
             {
@@ -368,7 +452,7 @@ internal sealed partial class JoinOperation : IDisposable
         }
     }
 
-    private async Task<IReadOnlyList<SideFile>> FetchSideFilesAsync(TransferPlan plan, OwnerLink?[] links, Task after, CancellationToken cancellationToken)
+    private async Task<IReadOnlyList<SideFile>> FetchSideFilesAsync(TransferPlan plan, OwnerReplicas? replicas, OwnerLink?[] links, Task after, CancellationToken cancellationToken)
     {
         if (_options.WeightsOnly || _options.Destination is not (JoinDestinationKind.Memory or JoinDestinationKind.Directory))
         {
@@ -379,14 +463,21 @@ internal sealed partial class JoinOperation : IDisposable
         bool asked = false;
         for (int owner = 0; owner < links.Length; owner++)
         {
-            if (links[owner]?.Peer is PeerClient peer)
+            if (links[owner] is not { Peer: PeerClient peer } || plan.OwnerBytes[owner] == 0 || replicas?.IsLive(owner) == false)
             {
-                asked = true;
-                ulong address = FirstAddress(plan, owner);
-                foreach (SideFile file in await peer.GetSideFilesAsync(address, cancellationToken).ConfigureAwait(false))
+                continue;
+            }
+            try
+            {
+                foreach (SideFile file in await peer.GetSideFilesAsync(FirstAddress(plan, owner), cancellationToken).ConfigureAwait(false))
                 {
                     files.TryAdd(file.Name, file);
                 }
+                asked = true;
+            }
+            catch (CheckpointEngineException failure) when (replicas?.TryDrop(owner, failure) == true)
+            {
+                // The others have them too.
             }
         }
         if (!asked && _options.Destination == JoinDestinationKind.Directory)
@@ -405,6 +496,9 @@ internal sealed partial class JoinOperation : IDisposable
         }
         return plan.Ranges[range].RemoteAddress;
     }
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "join {Checkpoint}: {Remark}")]
+    private partial void LogRemark(string checkpoint, string remark);
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "join {Checkpoint}: not every byte could be checked: {Reason}")]
     private partial void LogUnverified(string checkpoint, string reason);

@@ -34,6 +34,8 @@ internal sealed unsafe class LaneWorker : IReadProgress
     private struct Slot
     {
         internal ReadUnit Unit;
+        internal OwnerWork From;
+        internal ulong Address;
         internal nint Destination;
         internal bool IsStaged;
         internal bool InFlight;
@@ -102,7 +104,6 @@ internal sealed unsafe class LaneWorker : IReadProgress
     private void Serve(int owner)
     {
         OwnerLink link = _run.Link(owner);
-        OwnerWork work = _run.Work(owner);
         if (link.TryCreateLane() is not IReadLane lane)
         {
             _run.Retire(this);      // every pair of devices has its lane
@@ -120,9 +121,9 @@ internal sealed unsafe class LaneWorker : IReadProgress
         long bytes = 0;
         try
         {
-            if (TryConnect(lane, link))
+            if (TryConnect(lane, owner, link))
             {
-                bytes = Pump(lane, owner, link, work);
+                bytes = Pump(lane, owner, link);
             }
         }
         finally
@@ -148,7 +149,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
         }
     }
 
-    private bool TryConnect(IReadLane lane, OwnerLink link)
+    private bool TryConnect(IReadLane lane, int owner, OwnerLink link)
     {
         try
         {
@@ -163,7 +164,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
         {
             if (!link.FallsBackFrom(lane))
             {
-                Broke(failure);
+                Broke(owner, failure);
             }
             return false;       // the next lane takes the next way
         }
@@ -180,7 +181,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
         }
     }
 
-    private long Pump(IReadLane lane, int owner, OwnerLink link, OwnerWork work)
+    private long Pump(IReadLane lane, int owner, OwnerLink link)
     {
         TransferPlan plan = _run.Plan;
         int inFlight = 0;
@@ -188,41 +189,55 @@ internal sealed unsafe class LaneWorker : IReadProgress
         long bytesDone = 0;
         while (true)
         {
-            while (inFlight < Math.Min(lane.QueueDepth, MaxDepth) && bytesInFlight < lane.QueueBytes && !ShouldEnd(lane, link) && work.TryTake(out ReadUnit unit))
+            while (inFlight < Math.Min(lane.QueueDepth, MaxDepth) && bytesInFlight < lane.QueueBytes && !ShouldEnd(lane, owner, link) && _run.TryTake(owner, out ReadUnit unit, out OwnerWork from, out ulong address))
             {
                 int free = FreeSlot();
                 nint destination = _run.Destination.AddressOf(unit);
                 bool isStaged = destination == 0;
                 if (isStaged && !lane.WritesInTurn && free >= MaxStaged)
                 {
-                    work.GiveBack(unit);
+                    from.GiveBack(unit);
                     break;
                 }
                 if (isStaged && !TryStage(lane, lane.WritesInTurn ? 0 : free, link, out destination))
                 {
-                    work.GiveBack(unit);
-                    GiveBackAll(work);
+                    from.GiveBack(unit);
+                    GiveBackAll();
                     return bytesDone;
                 }
-                _slots[free] = new Slot { Unit = unit, Destination = destination, IsStaged = isStaged, InFlight = true };
+                _slots[free] = new Slot { Unit = unit, From = from, Address = address, Destination = destination, IsStaged = isStaged, InFlight = true };
                 inFlight++;
                 bytesInFlight += unit.LengthBytes;
-                lane.Submit(new ReadRequest(plan.Ranges[unit.Range].RemoteAddress + (ulong)unit.OffsetInRange, _slots[free].Destination, unit.LengthBytes, free));
+                lane.Submit(new ReadRequest(address, _slots[free].Destination, unit.LengthBytes, free));
             }
             if (inFlight == 0)
             {
-                if (!_isLeaving && _run.WaitForRoom(this, work))
+                if (!_isLeaving && _run.WaitForRoom(this, owner))
                 {
                     continue;
                 }
                 return bytesDone;
             }
-            ReadCompletion completion = lane.Wait(_run.Verifier is null ? null : this);
+            ReadCompletion completion;
+            try
+            {
+                completion = lane.Wait(_run.Verifier is null ? null : this);
+                if (completion.Status == ReadStatus.Done)
+                {
+                    TakeIn(ref _slots[completion.Tag], completion.Source);
+                }
+            }
+            catch (CheckpointEngineException mismatch) when (_run.HasReplicas && mismatch.Error == CheckpointError.DigestMismatch)
+            {
+                (lane as RdmaReadLane)?.Quiesce();
+                GiveBackAll();
+                _run.Lose(owner, new CheckpointEngineException(mismatch.Error, $"read from {link.Name}: {mismatch.Message}", 0, mismatch));
+                return bytesDone;
+            }
             ref Slot slot = ref _slots[completion.Tag];
             switch (completion.Status)
             {
                 case ReadStatus.Done:
-                    TakeIn(ref slot, completion.Source);
                     slot.InFlight = false;
                     inFlight--;
                     bytesInFlight -= slot.Unit.LengthBytes;
@@ -231,35 +246,38 @@ internal sealed unsafe class LaneWorker : IReadProgress
                     _run.Completed(slot.Unit.LengthBytes);
                     break;
                 case ReadStatus.Refused:
-                    throw Refused(link, plan, slot.Unit);
+                    GiveBackAll();
+                    _run.Lose(owner, Refused(link, plan, slot));
+                    return bytesDone;
                 default:
-                    GiveBackAll(work);
-                    CheckpointEngineException loss = Lost(lane, link, plan, slot.Unit, completion.Status);
+                    GiveBackAll();
+                    CheckpointEngineException loss = Lost(lane, link, plan, slot, completion.Status);
                     if (completion.Status == ReadStatus.Broken && link.FallsBackFrom(lane))
                     {
                         return bytesDone;   // the next lane takes the next plane
                     }
                     if (completion.Status == ReadStatus.Broken)
                     {
-                        Broke(loss);
+                        Broke(owner, loss);
                     }
                     else if (completion.Status != ReadStatus.Aborted)
                     {
-                        throw loss;         // silence has lasted for the whole stall timeout, and nonsense does not heal
+                        _run.Lose(owner, loss);         // silence has lasted for the whole stall timeout, and nonsense does not heal
                     }
                     return bytesDone;
             }
         }
     }
 
-    private bool ShouldEnd(IReadLane lane, OwnerLink link) => _isLeaving || _run.ShouldEnd(this) || (_isLeaving = link.TryLeave(lane));
+    private bool ShouldEnd(IReadLane lane, int owner, OwnerLink link) => _isLeaving || _run.ShouldEnd(this) || !_run.IsLive(owner) || (_isLeaving = link.TryLeave(lane));
 
     // Counted by lane: one event of the network breaks all lanes of an owner at once, and is one event.
-    private void Broke(CheckpointEngineException reason)
+    private void Broke(int owner, CheckpointEngineException reason)
     {
         if (++_breaksInRow == MaxBreaksInRow)
         {
-            _run.Fail(reason);
+            _breaksInRow = 0;
+            _run.Lose(owner, reason);
         }
         else
         {
@@ -298,14 +316,14 @@ internal sealed unsafe class LaneWorker : IReadProgress
         _run.Destination.Completed(slot.Unit);
     }
 
-    private void GiveBackAll(OwnerWork work)
+    private void GiveBackAll()
     {
         for (int i = 0; i < _slots.Length; i++)
         {
             if (_slots[i].InFlight)
             {
                 _slots[i].InFlight = false;
-                work.GiveBack(_slots[i].Unit);
+                _slots[i].From.GiveBack(_slots[i].Unit);
             }
         }
         _run.RoomCame();            // another lane may sleep for want of just these
@@ -347,10 +365,10 @@ internal sealed unsafe class LaneWorker : IReadProgress
         return _staging.Address + (nint)slot * TensorDigest.ChunkBytes;
     }
 
-    private static CheckpointEngineException Refused(OwnerLink link, TransferPlan plan, in ReadUnit unit) => new(CheckpointError.Refused,
-        $"read {Describe(plan, unit)} from {link.Name}: it refuses that range; it no longer holds this checkpoint there, or demands a token: fetch the metas anew");
+    private static CheckpointEngineException Refused(OwnerLink link, TransferPlan plan, in Slot slot) => new(CheckpointError.Refused,
+        $"read {Describe(plan, slot)} from {link.Name}: it refuses that range; it no longer holds this checkpoint there, or demands a token: fetch the metas anew");
 
-    private static CheckpointEngineException Lost(IReadLane lane, OwnerLink link, TransferPlan plan, in ReadUnit unit, ReadStatus status)
+    private static CheckpointEngineException Lost(IReadLane lane, OwnerLink link, TransferPlan plan, in Slot slot, ReadStatus status)
     {
         (CheckpointError error, string reason) = status switch
         {
@@ -358,9 +376,9 @@ internal sealed unsafe class LaneWorker : IReadProgress
             ReadStatus.Garbled => (CheckpointError.ProtocolViolation, "it answers something that is no status"),
             _ => (CheckpointError.Unreachable, (lane is LocalReadLane ? link.Local?.Failure : (lane as RdmaReadLane)?.Failure) ?? (lane as MooncakeReadLane)?.Failure ?? "the connection broke"),
         };
-        return new CheckpointEngineException(error, $"read {Describe(plan, unit)} from {link.Name}: {reason}; check that the owner still runs, then join again");
+        return new CheckpointEngineException(error, $"read {Describe(plan, slot)} from {link.Name}: {reason}; check that the owner still runs, then join again");
     }
 
-    private static string Describe(TransferPlan plan, in ReadUnit unit)
-        => $"{unit.LengthBytes:N0} bytes at 0x{plan.Ranges[unit.Range].RemoteAddress + (ulong)unit.OffsetInRange:x} (tensor '{plan.Tensors.GetName(unit.FirstTensor)}')";
+    private static string Describe(TransferPlan plan, in Slot slot)
+        => $"{slot.Unit.LengthBytes:N0} bytes at 0x{slot.Address:x} (tensor '{plan.Tensors.GetName(slot.Unit.FirstTensor)}')";
 }

@@ -17,7 +17,7 @@ internal sealed class OwnerLease : IDisposable
     private readonly CancellationTokenSource _stop = new();
     private readonly Task _renewing;
     private Exception? _lost;
-    private TransferRun? _run;
+    private Action<Exception>? _whenLost;
 
     private OwnerLease(PeerClient peer, string owner, ulong address, in LeaseAnswer taken)
     {
@@ -56,13 +56,13 @@ internal sealed class OwnerLease : IDisposable
         return new OwnerLease(peer, name, address, taken);
     }
 
-    /// <summary>Fails <paramref name="run"/> as soon as it is known that the lease is lost.</summary>
-    internal void FailWhenLost(TransferRun run)
+    /// <summary>Who is told as soon as it is known that the lease is lost; of one that is lost already, at once.</summary>
+    internal void WhenLost(Action<Exception> whenLost)
     {
-        Volatile.Write(ref _run, run);
+        Volatile.Write(ref _whenLost, whenLost);
         if (Volatile.Read(ref _lost) is Exception lost)
         {
-            run.Fail(lost);
+            whenLost(lost);
         }
     }
 
@@ -107,7 +107,7 @@ internal sealed class OwnerLease : IDisposable
         catch (CheckpointEngineException lost)
         {
             Volatile.Write(ref _lost, lost);
-            Volatile.Read(ref _run)?.Fail(lost);
+            Volatile.Read(ref _whenLost)?.Invoke(lost);
         }
     }
 

@@ -9,6 +9,7 @@ internal sealed class OwnerWork
     private readonly Lock _lock = new();
     private readonly Stack<ReadUnit> _givenBack = new();
     private readonly IJoinDestination _destination;
+    private readonly DigestVerifier? _awaited;   // a unit may be taken when it has its digests
     private readonly ReadUnit[]? _units;         // null: all of the owner's, cut by the cursor
     private ReadUnitCursor _cursor;
     private int _next;                           // in _units
@@ -18,8 +19,10 @@ internal sealed class OwnerWork
     /// <param name="owner">The owner.</param>
     /// <param name="destination">Says what there is room for.</param>
     /// <param name="units">What is to be read, in order; null for all of it.</param>
-    internal OwnerWork(TransferPlan plan, int owner, IJoinDestination destination, ReadUnit[]? units = null)
+    /// <param name="awaited">Units are kept back until it knows what they should be; null: they are not.</param>
+    internal OwnerWork(TransferPlan plan, int owner, IJoinDestination destination, ReadUnit[]? units = null, DigestVerifier? awaited = null)
     {
+        _awaited = awaited;
         _destination = destination;
         _units = units;
         if (units is not null)
@@ -49,7 +52,7 @@ internal sealed class OwnerWork
             {
                 return false;
             }
-            if (!_destination.HasRoom(unit))
+            if (!MayGo(unit))
             {
                 _givenBack.Push(unit);
                 return false;
@@ -58,6 +61,38 @@ internal sealed class OwnerWork
             return true;
         }
     }
+
+    /// <summary>Takes a unit for an owner that stands in for this one; one that does not lie in one piece there is cut.</summary>
+    internal bool TryTakeFor(int owner, ReplicaTable replicas, out ReadUnit unit, out ulong address)
+    {
+        lock (_lock)
+        {
+            address = 0;
+            while (TryNext(out unit))
+            {
+                if (!MayGo(unit))
+                {
+                    _givenBack.Push(unit);
+                    return false;
+                }
+                if (replicas.TryPlace(unit, owner, out address))
+                {
+                    _remainingBytes -= unit.LengthBytes;
+                    return true;
+                }
+                long bytes = unit.LengthBytes;
+                replicas.Split(unit, part =>
+                {
+                    _givenBack.Push(part);
+                    bytes -= part.LengthBytes;
+                });
+                _remainingBytes -= bytes;       // padding
+            }
+            return false;
+        }
+    }
+
+    private bool MayGo(in ReadUnit unit) => _destination.HasRoom(unit) && _awaited?.Knows(unit) != false;
 
     /// <summary>Whether there is a unit to take at this moment.</summary>
     internal bool HasUnitToTake
@@ -71,7 +106,7 @@ internal sealed class OwnerWork
                     return false;
                 }
                 _givenBack.Push(unit);
-                return _destination.HasRoom(unit);
+                return MayGo(unit);
             }
         }
     }

@@ -27,6 +27,7 @@ internal sealed class TransferRun
     private readonly OwnerWork?[] _works;
     private readonly IJoinDestination _destination;
     private readonly DigestVerifier? _verifier;
+    private readonly OwnerReplicas? _replicas;
     private readonly int _fixedLanes;
     private readonly bool _followsDevices;     // as many lanes as RDMA devices are good for, which come and go
     private readonly long _totalBytes;
@@ -41,8 +42,9 @@ internal sealed class TransferRun
     private int _activeWorkers;        // those that are not retiring
     private bool _stopping;
 
-    internal TransferRun(TransferPlan plan, OwnerLink?[] links, IJoinDestination destination, DigestVerifier? verifier, int lanesPerOwner, Predicate<int> isRead, ReadUnit[]?[]? left = null)
+    internal TransferRun(TransferPlan plan, OwnerLink?[] links, IJoinDestination destination, DigestVerifier? verifier, int lanesPerOwner, Predicate<int> isRead, ReadUnit[]?[]? left = null, OwnerReplicas? replicas = null)
     {
+        _replicas = replicas;
         _plan = plan;
         _links = links;
         _destination = destination;
@@ -57,7 +59,7 @@ internal sealed class TransferRun
             }
             else if (links[owner] is not null)
             {
-                _works[owner] = new OwnerWork(plan, owner, destination, left?[owner]);
+                _works[owner] = new OwnerWork(plan, owner, destination, left?[owner], replicas is null ? null : verifier);
                 _totalBytes += _works[owner]!.RemainingBytes;
                 _presentBytes += left is null ? 0 : Math.Max(0, plan.OwnerBytes[owner] - _works[owner]!.RemainingBytes);
                 owners++;
@@ -158,7 +160,7 @@ internal sealed class TransferRun
             bool noLaneFree = false;
             for (int owner = 0; owner < _works.Length; owner++)
             {
-                if (_works[owner] is OwnerWork work && (work.RemainingBytes + work.Lanes) / (work.Lanes + 1) > most && work.HasUnitToTake)
+                if (_works[owner] is OwnerWork work && _replicas?.IsLive(owner) != false && (work.RemainingBytes + work.Lanes) / (work.Lanes + 1) > most && work.HasUnitToTake)
                 {
                     if (!_links[owner]!.HasLaneFree)
                     {
@@ -168,6 +170,10 @@ internal sealed class TransferRun
                     most = (work.RemainingBytes + work.Lanes) / (work.Lanes + 1);
                     best = owner;
                 }
+            }
+            if (best < 0 && _replicas is not null)
+            {
+                best = FindStandIn(_replicas, ref noLaneFree);
             }
             if (best < 0)
             {
@@ -182,7 +188,105 @@ internal sealed class TransferRun
         }
     }
 
-    internal OwnerWork Work(int owner) => _works[owner]!;
+    // Under the lock: who can be read for the owner that has the most left, and has the fewest lanes.
+    private int FindStandIn(OwnerReplicas replicas, ref bool noLaneFree)
+    {
+        int best = -1;
+        long most = 0;
+        for (int owner = 0; owner < _works.Length; owner++)
+        {
+            if (_works[owner] is not OwnerWork work || work.RemainingBytes <= most || !work.HasUnitToTake)
+            {
+                continue;
+            }
+            foreach (int other in replicas.Table.StandInsOf(owner))
+            {
+                if (!replicas.IsLive(other))
+                {
+                    continue;
+                }
+                if (!_links[other]!.HasLaneFree)
+                {
+                    noLaneFree = true;
+                }
+                else if (most != work.RemainingBytes || _works[other]!.Lanes < _works[best]!.Lanes)
+                {
+                    (best, most) = (other, work.RemainingBytes);
+                }
+            }
+        }
+        return best;
+    }
+
+    /// <summary>Takes a unit to be read from <paramref name="owner"/>: of its own, or of one that it stands in for.</summary>
+    /// <param name="owner">Who is read.</param>
+    /// <param name="unit">The unit.</param>
+    /// <param name="from">Where it goes back to if it cannot be read.</param>
+    /// <param name="address">Where the owner has it.</param>
+    internal bool TryTake(int owner, out ReadUnit unit, out OwnerWork from, out ulong address)
+    {
+        from = _works[owner]!;
+        if (from.TryTake(out unit))
+        {
+            address = _plan.Ranges[unit.Range].RemoteAddress + (ulong)unit.OffsetInRange;
+            return true;
+        }
+        address = 0;
+        if (_replicas is null)
+        {
+            return false;
+        }
+        long most = 0;
+        int victim = -1;
+        for (int other = 0; other < _works.Length; other++)
+        {
+            if (other != owner && _works[other] is { HasUnitToTake: true } work && work.RemainingBytes > most && _replicas.Table.CanStandIn(owner, other))
+            {
+                (most, victim) = (work.RemainingBytes, other);
+            }
+        }
+        if (victim < 0)
+        {
+            return false;
+        }
+        from = _works[victim]!;
+        return from.TryTakeFor(owner, _replicas.Table, out unit, out address);
+    }
+
+    /// <summary>Goes on without an owner if another stands in for it; else fails.</summary>
+    internal void Lose(int owner, Exception reason)
+    {
+        if (_replicas?.TryDrop(owner, reason) == true)
+        {
+            RoomCame();
+        }
+        else
+        {
+            Fail(reason);
+        }
+    }
+
+    /// <summary>Whether an owner is still read from.</summary>
+    internal bool IsLive(int owner) => _replicas?.IsLive(owner) != false;
+
+    /// <summary>Whether another may be read instead of an owner whose bytes are wrong.</summary>
+    internal bool HasReplicas => _replicas is not null;
+
+    private bool HasUnitFor(int owner)
+    {
+        if (_works[owner] is { HasUnitToTake: true })
+        {
+            return true;
+        }
+        for (int other = 0; _replicas is not null && other < _works.Length; other++)
+        {
+            if (_works[other] is { HasUnitToTake: true } && _replicas.Table.CanStandIn(owner, other))
+            {
+                return true;
+            }
+        }
+        return false;
+    }
 
     internal OwnerLink Link(int owner) => _links[owner]!;
 
@@ -229,14 +333,18 @@ internal sealed class TransferRun
     /// <summary>Waits while there is work but no room for it.</summary>
     /// <param name="worker">The lane that waits.</param>
     /// <param name="own">The owner that it is connected to; null when it serves none.</param>
-    /// <returns>True: there is a unit to take, of <paramref name="own"/> if that is given. False: it should leave that owner, or end.</returns>
-    internal bool WaitForRoom(LaneWorker worker, OwnerWork? own)
+    /// <returns>True: there is a unit to take, from <paramref name="own"/> if that is given. False: it should leave that owner, or end.</returns>
+    internal bool WaitForRoom(LaneWorker worker, int? own)
     {
         lock (_room)
         {
             while (!ShouldEnd(worker))
             {
-                bool ownHas = own is { HasUnitToTake: true };
+                if (own is int owner && !IsLive(owner))
+                {
+                    return false;
+                }
+                bool ownHas = own is int served && HasUnitFor(served);
                 bool anyHas = ownHas || Array.Exists(_works, work => work is { HasUnitToTake: true });
                 if (anyHas)
                 {
@@ -343,7 +451,19 @@ internal sealed class TransferRun
     {
         for (int owner = 0; owner < _works.Length; owner++)
         {
-            if (_works[owner] is { RemainingBytes: > 0 } && _links[owner]!.HasLaneFree)
+            if (_works[owner] is { RemainingBytes: > 0 } && ((IsLive(owner) && _links[owner]!.HasLaneFree) || HasStandInFree(owner)))
+            {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    private bool HasStandInFree(int owner)
+    {
+        foreach (int other in _replicas is null ? [] : _replicas.Table.StandInsOf(owner))
+        {
+            if (_replicas!.IsLive(other) && _links[other]!.HasLaneFree)
             {
                 return true;
             }

@@ -127,6 +127,50 @@ public sealed class CheckpointMetas
             ? this
             : new CheckpointMetas(Array.FindAll(_owners, owner => owner.Buffers.Length != 0), Tensors, _digestAlgorithms, _digests, _digestStride);
 
+    /// <summary>
+    /// Puts the owners of several metas together as replicas: every owner stays, and one whose rank is taken gets the lowest that is free. An owner that is
+    /// told twice, by address and generation, is there once.
+    /// </summary>
+    public static CheckpointMetas Combine(params ReadOnlySpan<CheckpointMetas> parts)
+    {
+        if (parts.Length == 1)
+        {
+            return parts[0];
+        }
+        using var builder = new CheckpointMetasBuilder();
+        var known = new HashSet<(string?, string, long, ulong)>();
+        int free = 0;
+        foreach (CheckpointMetas part in parts)
+        {
+            foreach (MetasOwner owner in part._owners)
+            {
+                if (known.Add((owner.P2pStoreAddress, owner.Epoch, owner.Generation, owner.Buffers.Length == 0 ? 0 : owner.Buffers[0].Address)))
+                {
+                    while (builder.HasOwner(free))
+                    {
+                        free++;
+                    }
+                    builder.AddOwnerFrom(part, owner, builder.HasOwner(owner.Rank) ? free : owner.Rank);
+                }
+            }
+        }
+        return builder.Build();
+    }
+
+    /// <summary>These metas without some owners and what only they hold.</summary>
+    internal CheckpointMetas Without(Predicate<int> isLeftOut)
+    {
+        using var builder = new CheckpointMetasBuilder();
+        for (int owner = 0; owner < _owners.Length; owner++)
+        {
+            if (!isLeftOut(owner))
+            {
+                builder.AddOwnerFrom(this, _owners[owner]);
+            }
+        }
+        return builder.Build();
+    }
+
     /// <summary>Puts the owners of several metas together; where two have the same rank, the later one's is taken.</summary>
     public static CheckpointMetas Merge(params ReadOnlySpan<CheckpointMetas> parts)
     {

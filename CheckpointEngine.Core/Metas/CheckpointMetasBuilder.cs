@@ -104,7 +104,10 @@ public sealed class CheckpointMetasBuilder : IDisposable
     }
 
     /// <summary>Adds an owner of other metas with all that it holds.</summary>
-    public void AddOwnerFrom(CheckpointMetas source, MetasOwner owner)
+    public void AddOwnerFrom(CheckpointMetas source, MetasOwner owner) => AddOwnerFrom(source, owner, owner?.Rank ?? 0);
+
+    /// <summary>Adds an owner of other metas with all that it holds, under another rank.</summary>
+    internal void AddOwnerFrom(CheckpointMetas source, MetasOwner owner, int rank)
     {
         ArgumentNullException.ThrowIfNull(source);
         ArgumentNullException.ThrowIfNull(owner);
@@ -117,7 +120,7 @@ public sealed class CheckpointMetasBuilder : IDisposable
             }
             EndBuffer(buffer.Address, buffer.SizeBytes);
         }
-        EndOwner(owner.Rank, owner.P2pStoreAddress, owner.RdmaDevice, owner.Epoch, owner.Generation);
+        EndOwner(rank, owner.P2pStoreAddress, owner.RdmaDevice, owner.Epoch, owner.Generation);
     }
 
     /// <summary>Makes the metas and checks them (<see cref="CheckpointMetas.Validate"/>).</summary>
