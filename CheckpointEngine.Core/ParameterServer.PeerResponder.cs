@@ -19,6 +19,9 @@ public sealed partial class ParameterServer
 
         public PublishedMetas GetMetas(string name) => server.GetMetas(name);
 
+        public Task<PublishedMetas> WaitForMetasAsync(string name, string entityTag, CancellationToken cancellationToken)
+            => server.WaitForMetasAsync(name, entityTag, MetasScope.World, cancellationToken);
+
         public HeldTensor? AcquireTensor(ulong address, ulong lengthBytes)
         {
             if (!server._registry.TryBeginRead(address, lengthBytes, out RegisteredRange? range))

@@ -207,6 +207,7 @@ public sealed partial class ParameterServer
             }
             done.SetResult();
         }
+        TellChange();
         LogUpdated(name);
     }
 
@@ -232,6 +233,7 @@ public sealed partial class ParameterServer
                 _records.Remove(name);
             }
         }
+        TellChange();
         if (record.Held is HeldEntry entry)
         {
             await FreeAsync(entry).ConfigureAwait(false);      // not cancellable: half a checkpoint is no state
@@ -321,6 +323,7 @@ public sealed partial class ParameterServer
                 }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
             }
         }
+        TellChange();
         if (replaced is not null)
         {
             LogReplaced(name, replaced.Generation, entry.Generation);

@@ -35,6 +35,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private readonly Lock _rdmaLock = new();
     private RdmaPlane? _rdma;
     private string? _whyNoRdma;
+    private TaskCompletionSource _changed = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private bool _disposed;
 
     /// <summary>Makes a server that does not listen yet.</summary>
@@ -164,6 +165,38 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
     }
 
+    /// <summary>Waits until the metas of a checkpoint are others than those of <paramref name="entityTag"/>; they may be so at once.</summary>
+    /// <param name="name">The checkpoint.</param>
+    /// <param name="entityTag"><see cref="PublishedMetas.EntityTag"/> of those that are known.</param>
+    /// <param name="scope">Ours, or the world's.</param>
+    /// <param name="cancellationToken">Ends the wait.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotFound"/>: it is not known here, or no more.</exception>
+    /// <exception cref="OperationCanceledException">The wait was ended.</exception>
+    public async Task<PublishedMetas> WaitForMetasAsync(string name, string entityTag, MetasScope scope = MetasScope.World, CancellationToken cancellationToken = default)
+    {
+        while (true)
+        {
+            Task changed = Volatile.Read(ref _changed).Task;        // before the look, so that none is missed
+            try
+            {
+                PublishedMetas metas = GetMetas(name, scope);
+                if (metas.EntityTag != entityTag)
+                {
+                    return metas;
+                }
+            }
+            catch (CheckpointEngineException busy) when (busy.Error == CheckpointError.Busy)
+            {
+                // They will be others when the update is over.
+            }
+            await changed.WaitAsync(cancellationToken).ConfigureAwait(false);
+        }
+    }
+
+    // After every change of what GetMetas tells.
+    private void TellChange()
+        => Interlocked.Exchange(ref _changed, new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously)).TrySetResult();
+
     /// <summary>Replaces what is known of the other owners of <paramref name="name"/> by a stranger's metas; owners without buffers are dropped.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.InvalidData"/>: an owner lacks address or device.</exception>
     public void LoadMetas(string name, CheckpointMetas metas)
@@ -180,6 +213,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
             }
             record.SetRemote(useful);
         }
+        TellChange();
         LogLoaded(name, useful.Owners.Length);
     }
 
@@ -301,6 +335,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
             _disposed = true;
             entries = [.. _records.Values.Select(record => record.Held).OfType<HeldEntry>()];
             _records.Clear();
+            TellChange();
             retiring = [.. _retiring];
         }
         await Task.WhenAll(entries.Select(entry => entry.Uses.CloseAsync(Options.DrainTimeout))).ConfigureAwait(false);      // joins under way may end

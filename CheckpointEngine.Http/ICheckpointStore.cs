@@ -9,7 +9,7 @@ internal interface ICheckpointStore
 {
     IReadOnlyList<string> CheckpointNames { get; }
 
-    Task RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken);
+    Task RegisterAsync(string name, IReadOnlyList<string> paths, bool replace, CancellationToken cancellationToken);
 
     Task UnregisterAsync(string name);
 
@@ -17,6 +17,8 @@ internal interface ICheckpointStore
     IReadOnlyList<SideFile>? FindSideFiles(string name);
 
     PublishedMetas GetMetas(string name, MetasScope scope);
+
+    Task<PublishedMetas> WaitForMetasAsync(string name, string entityTag, MetasScope scope, CancellationToken cancellationToken);
 
     void LoadMetas(string name, CheckpointMetas metas);
 

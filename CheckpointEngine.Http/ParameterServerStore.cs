@@ -9,7 +9,8 @@ internal sealed class ParameterServerStore(ParameterServer server) : ICheckpoint
 {
     public IReadOnlyList<string> CheckpointNames => server.CheckpointNames;
 
-    public Task RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken) => server.RegisterAsync(name, paths, cancellationToken);
+    public Task RegisterAsync(string name, IReadOnlyList<string> paths, bool replace, CancellationToken cancellationToken)
+        => replace ? server.ReplaceAsync(name, paths, null, cancellationToken) : server.RegisterAsync(name, paths, cancellationToken);
 
     // Not cancelled with its request: once begun it goes to its end, whoever still listens.
     public Task UnregisterAsync(string name) => server.UnregisterAsync(name);
@@ -17,6 +18,9 @@ internal sealed class ParameterServerStore(ParameterServer server) : ICheckpoint
     public IReadOnlyList<SideFile>? FindSideFiles(string name) => server.FindCheckpoint(name)?.SideFiles;
 
     public PublishedMetas GetMetas(string name, MetasScope scope) => server.GetMetas(name, scope);
+
+    public Task<PublishedMetas> WaitForMetasAsync(string name, string entityTag, MetasScope scope, CancellationToken cancellationToken)
+        => server.WaitForMetasAsync(name, entityTag, scope, cancellationToken);
 
     public void LoadMetas(string name, CheckpointMetas metas) => server.LoadMetas(name, metas);
 

@@ -41,6 +41,8 @@ internal sealed class JoinCommand : DocumentedCommand
     private readonly Option<bool> _copy = new("--copy") { Description = "With --to memory, copy what owners of this host offer to attach to" };
     private readonly Option<bool> _keepPartial = new("--keep-partial") { Description = "With dir:, keep what a failed join has written so far" };
 
+    private readonly Option<bool> _follow = new("--follow") { Description = "Then wait for the next version at the URL, and join it too, until stopped; what has not changed is not read again" };
+
     private readonly CommonOptions _common = new("Print one JSON document with bytes, seconds, phases; no progress");
     private readonly FilterOptions _filter;
     private readonly SourceOptions _source;
@@ -59,7 +61,7 @@ internal sealed class JoinCommand : DocumentedCommand
         _listen = new ListenOptions(this);
         _inference = new InferenceOptions(this);
         AddGroup(_source.Group);
-        AddGroup(new OptionGroup("Destination", [_to, _name, _serve, _keepPartial]));
+        AddGroup(new OptionGroup("Destination", [_to, _name, _serve, _follow, _keepPartial]));
         AddGroup(new OptionGroup("Choice", [.. _filter.Options, _weightsOnly]));
         AddGroup(_holding.TransportGroup with
         {
@@ -73,7 +75,7 @@ internal sealed class JoinCommand : DocumentedCommand
         Validators.Add(Validate);
     }
 
-    public override string Usage => "(--metas-url URL | --load-metas-file FILE) [options]";
+    public override string Usage => "(--metas-url URL… | --load-metas-file FILE) [options]";
 
     public override IReadOnlyList<Example> Examples =>
     [
@@ -81,6 +83,10 @@ internal sealed class JoinCommand : DocumentedCommand
             "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --to dir:/dev/shm/qwen"),
         new("Become a holder oneself:",
             "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --serve --listen http://127.0.0.1:19701"),
+        new("Follow a trainer: hold each version that it publishes, and read only what has changed:",
+            "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --serve --follow"),
+        new("From two holders of the same checkpoint, and from one of them when the other dies:",
+            "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --metas-url http://10.0.0.6:19700/v1/metas --to dir:/dev/shm/qwen"),
         new("Bring it into a running vLLM, which reads it out of /dev/shm:",
             "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --endpoint http://127.0.0.1:8000 --engine vllm-files"),
         new("Measure what the network gives:", "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --to null --repeat 3"),
@@ -121,7 +127,10 @@ internal sealed class JoinCommand : DocumentedCommand
         }
 
         long started = Stopwatch.GetTimestamp();
-        CheckpointMetas metas = await _source.ReadAsync(parsed, client, stop).ConfigureAwait(false);
+        using var follower = parsed.GetValue(_follow) ? new MetasFollower(_source.OnlyUrl(parsed)!, client) : null;
+        CheckpointMetas metas = follower is null
+            ? await _source.ReadAsync(parsed, client, stop).ConfigureAwait(false)
+            : await follower.FetchAsync(stop).ConfigureAwait(false);
         TimeSpan fetched = Stopwatch.GetElapsedTime(started);
 
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfJoiner(metas);
@@ -131,7 +140,31 @@ internal sealed class JoinCommand : DocumentedCommand
         {
             await server.StartAsync(stop).ConfigureAwait(false);   // before the bytes come: an address that cannot be had is told at once
         }
+        bool json = _common.Json(parsed);
         JoinOptions options = CreateJoinOptions(parsed, limit, fetched);
+        await JoinOnceAsync(parsed, server, metas, options, fetched, stop).ConfigureAwait(false);
+        if (follower is null && !serve)
+        {
+            return;
+        }
+        using var end = CancellationTokenSource.CreateLinkedTokenSource(stop);
+        Task follow = follower is null ? Task.CompletedTask : follower.RunAsync(async next =>
+        {
+            JoinOptions again = CreateJoinOptions(parsed, limit, TimeSpan.Zero);
+            (again.Replace, again.EarlierCheckpoint) = (true, again.Destination == JoinDestinationKind.Memory ? again.CheckpointName : null);
+            await JoinOnceAsync(parsed, server, next, again, TimeSpan.Zero, end.Token).ConfigureAwait(false);
+        }, end.Token);
+        if (serve)
+        {
+            var session = new HolderSession(_listen, parsed, token, client, logging);
+            await session.RunAsync(server, json, stop).ConfigureAwait(false);
+            await end.CancelAsync().ConfigureAwait(false);
+        }
+        await follow.ConfigureAwait(false);
+    }
+
+    private async Task JoinOnceAsync(ParseResult parsed, ParameterServer server, CheckpointMetas metas, JoinOptions options, TimeSpan fetched, CancellationToken stop)
+    {
         bool json = _common.Json(parsed);
         if (_inference.IsGiven(parsed))
         {
@@ -148,11 +181,6 @@ internal sealed class JoinCommand : DocumentedCommand
         {
             JoinReport report = await ProgressDisplay.OfJoin(json).RunAsync(progress => server.JoinAsync(metas, options, progress.Transfer, stop)).ConfigureAwait(false);
             JoinPrinter.Print(report, fetched.TotalSeconds, json);
-        }
-        if (serve)
-        {
-            var session = new HolderSession(_listen, parsed, token, client, logging);
-            await session.RunAsync(server, json, stop).ConfigureAwait(false);
         }
     }
 
@@ -202,6 +230,14 @@ internal sealed class JoinCommand : DocumentedCommand
         if (result.IsGiven(_copy) && to != "memory")
         {
             result.AddError("--copy needs --to memory: elsewhere everything is copied");
+        }
+        if (result.IsGiven(_follow) && _source.OnlyUrl(result) is null)
+        {
+            result.AddError("--follow needs one --metas-url: there the next version is told");
+        }
+        if (result.IsGiven(_follow) && result.GetValue(_repeat) > 1)
+        {
+            result.AddError("--repeat measures, and --follow goes on: one of them");
         }
         if (result.IsGiven(_keepPartial) && !directory)
         {

@@ -55,6 +55,9 @@ internal sealed class HoldingOptions
         HelpName = "none|all|CIDR,…",
     };
 
+    private readonly Option<TimeSpan?> _drainTimeout = OptionRules.Seconds("--drain-timeout",
+        "How long joins under way are waited for before what they read is taken away, replaced or freed at the end; default 30", zeroAllowed: true);
+
     private readonly Option<string> _localSocket = new("--local-socket")
     {
         Description = "Where processes of this host ask for the memory itself: a path, which pods can share, or @name; default: a name of its own",
@@ -70,7 +73,7 @@ internal sealed class HoldingOptions
     public HoldingOptions(Command command)
     {
         TransportGroup = new OptionGroup("Transfer", [_transport, _devices, _mooncakeLibrary, _attachFiles, _localPeers]);
-        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket]);
+        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket, _drainTimeout]);
         FilesGroup = new OptionGroup("Files", [_consume, _sharedPool]);
         command.Validators.Add(result =>
         {
@@ -153,6 +156,7 @@ internal sealed class HoldingOptions
         LocalSocket = parsed.GetValue(_localSocket),
         LocalPeers = parsed.GetValue(_localPeers) is { } users ? LocalPeers.Parse(users) : LocalPeers.Own,
         AttachFiles = AttachFiles(parsed),
+        DrainTimeout = parsed.GetValue(_drainTimeout) ?? TimeSpan.FromSeconds(30),
         LoggerFactory = logging,
     };
 

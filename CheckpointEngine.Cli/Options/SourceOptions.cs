@@ -1,36 +1,41 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using CheckpointEngine.Cli.Commands;
+using CheckpointEngine.Cli.Output;
 using CheckpointEngine.Metas;
 
 namespace CheckpointEngine.Cli.Options;
 
-/// <summary>Where metas come from: exactly one of a URL and a file.</summary>
+/// <summary>Where metas come from: URLs, or a file.</summary>
 internal sealed class SourceOptions
 {
-    private readonly Option<string> _url = new("--metas-url")
-    {
-        Description = "Where a holder tells its metas: http(s)://HOST:PORT/v1/metas, unix:/run/ce.sock:/v1/metas, or ce://HOST:PORT/NAME (peer service)",
-        HelpName = "URL",
-    };
+    private readonly Option<string[]> _url = OptionRules.Repeated("--metas-url", "URL",
+        "Where a holder tells its metas: http(s)://HOST:PORT/v1/metas, unix:/run/ce.sock:/v1/metas, or ce://HOST:PORT/NAME (peer service); given several times, these are replicas");
 
     private readonly Option<string> _file = new("--load-metas-file") { Description = "File with metas, pickle or JSON", HelpName = "FILE" };
 
     public SourceOptions(Command command)
     {
-        Group = new OptionGroup("Source (exactly one)", [_url, _file]);
+        Group = new OptionGroup("Source (one of the two)", [_url, _file]);
         command.Validators.Add(result =>
         {
             if (result.IsGiven(_url) == result.IsGiven(_file))
             {
-                result.AddError("give exactly one of --metas-url URL and --load-metas-file FILE");
+                result.AddError("give one of --metas-url URL and --load-metas-file FILE");
             }
         });
     }
 
     public OptionGroup Group { get; }
 
-    /// <summary>Fetches or reads the metas.</summary>
-    /// <exception cref="CheckpointEngineException">Not reached, refused, not found or malformed.</exception>
+    /// <summary>The only URL; null when there are several, or a file.</summary>
+    public string? OnlyUrl(SymbolResult result) => result.GetValue(_url) is [string url] ? url : null;
+
+    /// <inheritdoc cref="OnlyUrl(SymbolResult)"/>
+    public string? OnlyUrl(ParseResult parsed) => parsed.GetValue(_url) is [string url] ? url : null;
+
+    /// <summary>Fetches or reads the metas; of several URLs, those that cannot be had are told of and left out.</summary>
+    /// <exception cref="CheckpointEngineException">Not reached, refused, not found or malformed; of several URLs, all of them.</exception>
     public async Task<CheckpointMetas> ReadAsync(ParseResult parsed, MetasClientOptions options, CancellationToken cancellationToken)
     {
         if (parsed.GetValue(_file) is { } file)
@@ -38,6 +43,21 @@ internal sealed class SourceOptions
             return await MetasClient.ReadFileAsync(file, cancellationToken).ConfigureAwait(false);
         }
         using var client = new MetasClient(options);
-        return await client.FetchAsync(parsed.GetRequiredValue(_url), cancellationToken).ConfigureAwait(false);
+        string[] urls = parsed.GetRequiredValue(_url);
+        if (urls.Length == 1)
+        {
+            return await client.FetchAsync(urls[0], cancellationToken).ConfigureAwait(false);
+        }
+        Task<CheckpointMetas>[] all = [.. urls.Select(url => client.FetchAsync(url, cancellationToken))];
+        await ((Task)Task.WhenAll(all)).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        if (!Array.Exists(all, static fetch => fetch.IsCompletedSuccessfully) || Array.Exists(all, static fetch => fetch.Exception?.InnerException is not (null or CheckpointEngineException)))
+        {
+            await Task.WhenAll(all).ConfigureAwait(false);
+        }
+        foreach (Task<CheckpointMetas> failed in all.Where(static fetch => fetch.IsFaulted))
+        {
+            Stderr.Warning($"went on without it: {failed.Exception!.InnerException!.Message}");
+        }
+        return CheckpointMetas.Combine([.. all.Where(static fetch => fetch.IsCompletedSuccessfully).Select(static fetch => fetch.Result)]);
     }
 }

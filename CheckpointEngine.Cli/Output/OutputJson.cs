@@ -32,6 +32,7 @@ internal sealed record JoinJson(
     IReadOnlyDictionary<string, long> Transports,
     IReadOnlyDictionary<string, long>? Pairs,
     long? AttachedBytes,
+    long? ReusedBytes,
     IReadOnlyList<PlaneJson> Owners,
     PhasesJson Phases,
     IReadOnlyList<RoundJson>? Rounds,

@@ -32,13 +32,25 @@ public sealed class MetasClient : IDisposable
         {
             return await ReadFileAsync(Uri.TryCreate(url, UriKind.Absolute, out Uri? file) ? file.LocalPath : url["file://".Length..], cancellationToken).ConfigureAwait(false);
         }
+        return await AskAsync(url, TimeSpan.Zero, async token =>
+        {
+            if (!url.StartsWith("ce://", StringComparison.OrdinalIgnoreCase))
+            {
+                return (await FetchOverHttpAsync(url, null, TimeSpan.Zero, token).ConfigureAwait(false)).Metas!;
+            }
+            using PeerClient peer = await ConnectAsync(url, out string name, token).ConfigureAwait(false);
+            return await peer.GetMetasAsync(name, _options.MaxBytes, token).ConfigureAwait(false);
+        }, cancellationToken).ConfigureAwait(false);
+    }
+
+    // Turns time and breakage into the engine's errors.
+    private async Task<T> AskAsync<T>(string url, TimeSpan wait, Func<CancellationToken, Task<T>> ask, CancellationToken cancellationToken)
+    {
         using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        deadline.CancelAfter(_options.Timeout);
+        deadline.CancelAfter(_options.Timeout + wait);
         try
         {
-            return url.StartsWith("ce://", StringComparison.OrdinalIgnoreCase)
-                ? await FetchFromPeerAsync(url, deadline.Token).ConfigureAwait(false)
-                : await FetchOverHttpAsync(url, deadline.Token).ConfigureAwait(false);
+            return await ask(deadline.Token).ConfigureAwait(false);
         }
         catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
         {
@@ -49,6 +61,32 @@ public sealed class MetasClient : IDisposable
             throw new CheckpointEngineException(CheckpointError.Unreachable,
                 $"fetch metas from {url}: {failure.GetBaseException().Message}; check that the holder runs and listens there", 0, failure);
         }
+    }
+
+    /// <summary>Fetches metas with the entity tag by which a change is known; waits for the change, if a tag is given.</summary>
+    /// <param name="url">As for <see cref="FetchAsync"/>; no file.</param>
+    /// <param name="entityTag">Of the metas that are known; null for none: what there is, is told at once.</param>
+    /// <param name="wait">How long at most, up to 300 s; beside <see cref="MetasClientOptions.Timeout"/>, which is for the answer.</param>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <returns>Null when nothing has changed.</returns>
+    /// <exception cref="CheckpointEngineException">Not reached, refused, not found, too large or malformed; or the answer has no entity tag.</exception>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public Task<PublishedMetas?> FollowAsync(string url, string? entityTag, TimeSpan wait, CancellationToken cancellationToken = default)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(url);
+        wait = entityTag is null ? TimeSpan.Zero : TimeSpan.FromSeconds(Math.Floor(Math.Clamp(wait.TotalSeconds, 0, PeerSession.MaxFollowMs / 1000)));
+        return AskAsync(url, wait, async token =>
+        {
+            if (!url.StartsWith("ce://", StringComparison.OrdinalIgnoreCase))
+            {
+                (CheckpointMetas? metas, string tag) = await FetchOverHttpAsync(url, entityTag ?? "", wait, token).ConfigureAwait(false);
+                return metas is null ? null
+                    : tag.Length != 0 ? new PublishedMetas(metas, tag)
+                    : ThrowHelper.Throw<PublishedMetas>(CheckpointError.NotSupported, $"follow {url}: its answer has no entity tag, so it is no CheckpointEngine and cannot be followed");
+            }
+            using PeerClient peer = await ConnectAsync(url, out string name, token).ConfigureAwait(false);
+            return await peer.FollowAsync(name, entityTag ?? "", wait, _options.MaxBytes, token).ConfigureAwait(false);
+        }, cancellationToken);
     }
 
     /// <summary>Reads metas from a file, JSON or pickle.</summary>
@@ -85,38 +123,51 @@ public sealed class MetasClient : IDisposable
         }
     }
 
-    private async Task<CheckpointMetas> FetchFromPeerAsync(string url, CancellationToken cancellationToken)
+    private Task<PeerClient> ConnectAsync(string url, out string name, CancellationToken cancellationToken)
     {
         int slash = url.IndexOf('/', 5);
-        string name = slash < 0 ? "" : Uri.UnescapeDataString(url[(slash + 1)..]);
+        name = slash < 0 ? "" : Uri.UnescapeDataString(url[(slash + 1)..]);
         if (name.Length == 0)
         {
             ThrowHelper.Throw(CheckpointError.InvalidData, $"'{url}' names no checkpoint; ce://host:port/NAME is needed");
         }
         EndpointName service = EndpointName.Parse(url.AsSpan(5, slash - 5));
-        using PeerClient peer = await PeerClient.ConnectAsync(service, _options.Token, _options.Timeout, cancellationToken).ConfigureAwait(false);
-        return await peer.GetMetasAsync(name, _options.MaxBytes, cancellationToken).ConfigureAwait(false);
+        return PeerClient.ConnectAsync(service, _options.Token, _options.Timeout, cancellationToken);
     }
 
-    private async Task<CheckpointMetas> FetchOverHttpAsync(string url, CancellationToken cancellationToken)
+    // Null metas: they are those of the entity tag still.
+    private async Task<(CheckpointMetas? Metas, string EntityTag)> FetchOverHttpAsync(string url, string? entityTag, TimeSpan wait, CancellationToken cancellationToken)
     {
         (HttpClient client, Uri target) = Resolve(url);
+        if (wait > TimeSpan.Zero)
+        {
+            target = new UriBuilder(target) { Query = (target.Query.Length > 1 ? target.Query[1..] + "&" : "") + "wait=" + ((int)wait.TotalSeconds).ToString(System.Globalization.CultureInfo.InvariantCulture) }.Uri;
+        }
         using var request = new HttpRequestMessage(HttpMethod.Get, target);
         request.Headers.Accept.Add(new MediaTypeWithQualityHeaderValue("application/json"));
         request.Headers.Accept.Add(new MediaTypeWithQualityHeaderValue("application/octet-stream", 0.5));
+        if (!string.IsNullOrEmpty(entityTag))
+        {
+            request.Headers.TryAddWithoutValidation("If-None-Match", entityTag);
+        }
         if (_options.Token is not null)
         {
             request.Headers.TryAddWithoutValidation("Authorization", _options.Token.ToBearerHeader());
         }
         using HttpResponseMessage response = await client.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, cancellationToken).ConfigureAwait(false);
         using Stream body = await response.Content.ReadAsStreamAsync(cancellationToken).ConfigureAwait(false);
+        if (response.StatusCode == HttpStatusCode.NotModified && !string.IsNullOrEmpty(entityTag))
+        {
+            return (null, entityTag);
+        }
         if (response.StatusCode != HttpStatusCode.OK)
         {
             throw await ToErrorAsync(url, response.StatusCode, body, cancellationToken).ConfigureAwait(false);
         }
-        return response.Content.Headers.ContentType?.MediaType == "application/json"
+        CheckpointMetas metas = response.Content.Headers.ContentType?.MediaType == "application/json"
             ? await MetasJsonReader.ReadAsync(body, _options.MaxBytes, cancellationToken).ConfigureAwait(false)
             : MetasDocument.Read(await ReadBoundedAsync(body, response.Content.Headers.ContentLength, _options.MaxBytes, cancellationToken).ConfigureAwait(false));
+        return (metas, response.Headers.ETag?.ToString() ?? "");
     }
 
     private (HttpClient Client, Uri Target) Resolve(string url)

@@ -16,6 +16,11 @@ internal interface IPeerResponder
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotFound"/>.</exception>
     PublishedMetas GetMetas(string name);
 
+    /// <summary>The metas of a checkpoint, once their entity tag is another than <paramref name="entityTag"/>.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotFound"/>.</exception>
+    /// <exception cref="OperationCanceledException">The wait was ended.</exception>
+    Task<PublishedMetas> WaitForMetasAsync(string name, string entityTag, CancellationToken cancellationToken);
+
     /// <summary>The held tensor that starts at <paramref name="address"/> and has that many bytes, kept from being freed until it is disposed; null when there is none.</summary>
     HeldTensor? AcquireTensor(ulong address, ulong lengthBytes);
 

@@ -26,6 +26,8 @@ internal sealed class PeerClient : IDisposable
     // An owner may have to read and hash what is asked for: 2 GiB in each timeout.
     private const int ChunksPerTimeout = 512;
 
+    private static readonly byte[] s_unchanged = [0, 0];
+
     private readonly Socket _socket;
     private readonly NetworkStream _stream;
     private readonly string _peer;
@@ -214,6 +216,33 @@ internal sealed class PeerClient : IDisposable
         {
             _turn.Release();
         }
+    }
+
+    /// <summary>Waits until the metas of <paramref name="name"/> are others than those of <paramref name="entityTag"/>.</summary>
+    /// <param name="name">The checkpoint.</param>
+    /// <param name="entityTag">Of those that are known; empty for none.</param>
+    /// <param name="wait">How long at most.</param>
+    /// <param name="maxBytes">The most that is read.</param>
+    /// <param name="cancellationToken">Ends the wait; the conversation is of no more use then.</param>
+    /// <returns>Null when nothing has changed.</returns>
+    internal async Task<PublishedMetas?> FollowAsync(string name, string entityTag, TimeSpan wait, long maxBytes, CancellationToken cancellationToken)
+    {
+        byte[] tag = Encoding.UTF8.GetBytes(entityTag);
+        byte[] nameUtf8 = Encoding.UTF8.GetBytes(name);
+        byte[] request = new byte[6 + tag.Length + nameUtf8.Length];
+        BinaryPrimitives.WriteUInt32LittleEndian(request, (uint)Math.Clamp(wait.TotalMilliseconds, 0, PeerSession.MaxFollowMs));
+        BinaryPrimitives.WriteUInt16LittleEndian(request.AsSpan(4), checked((ushort)tag.Length));
+        tag.CopyTo(request, 6);
+        nameUtf8.CopyTo(request, 6 + tag.Length);
+        byte[] answer = await AskAsync(PeerMessage.Follow, request, (int)Math.Min(maxBytes, int.MaxValue), "wait for new metas", cancellationToken, 1 + (int)Math.Ceiling(wait / _timeout)).ConfigureAwait(false);
+        if (answer.AsSpan().SequenceEqual(s_unchanged))
+        {
+            return null;
+        }
+        int tagBytes = answer.Length >= 2 ? BinaryPrimitives.ReadUInt16LittleEndian(answer) : int.MaxValue;
+        return answer.Length - 2 > tagBytes
+            ? new PublishedMetas(MetasJsonReader.Read(answer.AsSpan(2 + tagBytes)), Encoding.UTF8.GetString(answer.AsSpan(2, tagBytes)))
+            : Violated<PublishedMetas>("its metas are malformed");
     }
 
     /// <summary>Asks for the chunk digests of tensors.</summary>

@@ -30,6 +30,9 @@ internal enum PeerMessage : ushort
     /// <summary>Gives a lease back, and asks whether it was alive until now.</summary>
     Release = 8,
 
+    /// <summary>The metas of a checkpoint once they are others than those that the asker has.</summary>
+    Follow = 9,
+
     /// <summary>Why a request was not answered; the conversation goes on unless the peer closes it.</summary>
     Error = 0xffff,
 }

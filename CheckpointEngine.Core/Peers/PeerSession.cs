@@ -29,6 +29,9 @@ internal sealed class PeerSession : IDisposable
     // As many as a joiner asks for.
     private const int MaxHeldRanges = 16_384;
 
+    /// <summary>The longest that a request to follow is kept waiting, in milliseconds.</summary>
+    internal const uint MaxFollowMs = 300_000;
+
     // A joiner takes one with each owner.
     private const int MaxLeases = 64;
 
@@ -173,6 +176,7 @@ internal sealed class PeerSession : IDisposable
         PeerMessage.Metas => AnswerMetasAsync(payload, cancellationToken),
         PeerMessage.Digests => AnswerDigestsAsync(payload, cancellationToken),
         PeerMessage.SideFiles => AnswerSideFilesAsync(payload, cancellationToken),
+        PeerMessage.Follow => AnswerFollowAsync(payload, cancellationToken),
         PeerMessage.Lease => AnswerLeaseAsync(PeerMessage.Lease, payload, cancellationToken),
         PeerMessage.Release => AnswerLeaseAsync(PeerMessage.Release, payload, cancellationToken),
         PeerMessage.Memory => AnswerMemoryAsync(payload, cancellationToken),
@@ -185,6 +189,36 @@ internal sealed class PeerSession : IDisposable
         var json = new ArrayBufferWriter<byte>(4096);
         MetasJsonWriter.Write(metas.Metas, json);
         await WriteAsync(PeerMessage.Metas, json.WrittenMemory, cancellationToken).ConfigureAwait(false);
+    }
+
+    // Request: milliseconds to wait (u32), length of the entity tag (u16), the tag, the name. Answer: length of the tag (u16), the tag, the metas as JSON;
+    // no more than a length of 0 when nothing has changed.
+    private async ValueTask AnswerFollowAsync(byte[] payload, CancellationToken cancellationToken)
+    {
+        if (payload.Length < 6 || BinaryPrimitives.ReadUInt16LittleEndian(payload.AsSpan(4)) is var tagBytes && payload.Length < 6 + tagBytes)
+        {
+            ThrowHelper.Throw(CheckpointError.ProtocolViolation, "a follow request of the wrong length");
+        }
+        using var wait = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        wait.CancelAfter(TimeSpan.FromMilliseconds(Math.Min(BinaryPrimitives.ReadUInt32LittleEndian(payload), MaxFollowMs)));
+        var answer = new ArrayBufferWriter<byte>(4096);
+        try
+        {
+            string tag = Encoding.UTF8.GetString(payload.AsSpan(6, BinaryPrimitives.ReadUInt16LittleEndian(payload.AsSpan(4))));
+            string name = Encoding.UTF8.GetString(payload.AsSpan(6 + BinaryPrimitives.ReadUInt16LittleEndian(payload.AsSpan(4))));
+            PublishedMetas metas = await _responder.WaitForMetasAsync(name, tag, wait.Token).ConfigureAwait(false);
+            byte[] newTag = Encoding.UTF8.GetBytes(metas.EntityTag);
+            BinaryPrimitives.WriteUInt16LittleEndian(answer.GetSpan(2), (ushort)newTag.Length);
+            answer.Advance(2);
+            answer.Write(newTag);
+            MetasJsonWriter.Write(metas.Metas, answer);
+        }
+        catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
+        {
+            answer.Clear();
+            answer.Write<byte>([0, 0]);
+        }
+        await WriteAsync(PeerMessage.Follow, answer.WrittenMemory, cancellationToken).ConfigureAwait(false);
     }
 
     // Request: count (u32), then address and length (u64 each) of every tensor. Answer: the generation (u64; 0 when no tensor is held here), then for

@@ -4,4 +4,5 @@ namespace CheckpointEngine.Http.Contracts;
 
 /// <summary>Body of <c>POST /v1/checkpoints/{name}/files</c>; members beyond these are skipped.</summary>
 /// <param name="Files">Absolute paths on the server's host: safetensors files, an index, or a directory.</param>
-internal sealed record RegisterFilesRequest([property: JsonRequired] IReadOnlyList<string?> Files);
+/// <param name="Replace">Whether what is held under the name is replaced by them, as its next generation; else the name must be free.</param>
+internal sealed record RegisterFilesRequest([property: JsonRequired] IReadOnlyList<string?> Files, bool Replace = false);

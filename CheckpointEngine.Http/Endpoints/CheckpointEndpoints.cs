@@ -35,7 +35,7 @@ internal sealed class CheckpointEndpoints(ICheckpointStore store, AllowedPaths a
         }
         try
         {
-            await store.RegisterAsync(name, paths, context.RequestAborted).ConfigureAwait(false);
+            await store.RegisterAsync(name, paths, request.Replace, context.RequestAborted).ConfigureAwait(false);
         }
         catch (CheckpointEngineException bad) when (bad.Error is CheckpointError.NotFound or CheckpointError.InvalidData or CheckpointError.WrongShape)
         {

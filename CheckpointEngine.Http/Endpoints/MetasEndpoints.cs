@@ -1,9 +1,12 @@
+using System.Globalization;
 using CheckpointEngine.Http.Replies;
 using CheckpointEngine.Http.Requests;
 using CheckpointEngine.Metas;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
 
 namespace CheckpointEngine.Http.Endpoints;
 
@@ -11,6 +14,7 @@ namespace CheckpointEngine.Http.Endpoints;
 internal sealed class MetasEndpoints(ICheckpointStore store, EncodedMetas encoded, CheckpointEngineHttpOptions options)
 {
     private const string DefaultName = "default";
+    private const int MaxWaitSeconds = 300;
 
     private static readonly string[] s_get = [HttpMethods.Get, HttpMethods.Head];
     private static readonly string[] s_post = [HttpMethods.Post];
@@ -80,6 +84,11 @@ internal sealed class MetasEndpoints(ICheckpointStore store, EncodedMetas encode
         PublishedMetas published = store.GetMetas(name, GetScope(context));
         ContentCoding coding = Negotiation.ChooseCoding(context.Request.Headers.AcceptEncoding);
         string entityTag = EncodedMetas.GetEntityTag(published, format, coding);
+        if (GetWait(context) is TimeSpan wait && Negotiation.HasAlready(context.Request.Headers.IfNoneMatch, entityTag))
+        {
+            published = await WaitAsync(context, name, published, wait).ConfigureAwait(false);
+            entityTag = EncodedMetas.GetEntityTag(published, format, coding);
+        }
         if (Negotiation.HasAlready(context.Request.Headers.IfNoneMatch, entityTag))
         {
             response.Headers.ETag = entityTag;
@@ -100,6 +109,30 @@ internal sealed class MetasEndpoints(ICheckpointStore store, EncodedMetas encode
         {
             await body.CopyToAsync(response.Body, context.RequestAborted).ConfigureAwait(false);
         }
+    }
+
+    // What there is then; what there was, when nothing has changed or the server is about to stop.
+    private async Task<PublishedMetas> WaitAsync(HttpContext context, string name, PublishedMetas known, TimeSpan patience)
+    {
+        CancellationToken stopping = context.RequestServices.GetService<IHostApplicationLifetime>()?.ApplicationStopping ?? CancellationToken.None;
+        using var wait = CancellationTokenSource.CreateLinkedTokenSource(context.RequestAborted, stopping);
+        wait.CancelAfter(patience);
+        try
+        {
+            return await store.WaitForMetasAsync(name, known.EntityTag, GetScope(context), wait.Token).ConfigureAwait(false);
+        }
+        catch (OperationCanceledException) when (!context.RequestAborted.IsCancellationRequested)
+        {
+            return known;
+        }
+    }
+
+    private static TimeSpan? GetWait(HttpContext context)
+    {
+        string text = context.Request.Query["wait"].ToString();
+        return text.Length == 0 ? null
+            : int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int seconds) && seconds <= MaxWaitSeconds ? TimeSpan.FromSeconds(seconds)
+            : throw new HttpProblemException(StatusCodes.Status400BadRequest, $"wait '{text}' is no whole number of seconds from 0 to {MaxWaitSeconds}");
     }
 
     private string GetOnlyName()

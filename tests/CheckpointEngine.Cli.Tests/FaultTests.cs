@@ -81,7 +81,7 @@ public sealed class FaultTests
     public async Task Serve_TerminatedWhileRead_StillExits0()
     {
         using var temp = new TempDirectory();
-        await using Holder holder = await ServeBusyAsync(temp);
+        await using Holder holder = await ServeBusyAsync(temp, "--drain-timeout", "0.5");
         await using Engine join = StartEndlessJoin(holder, "--to", "null");
         await InTransferAsync(join);
 
@@ -247,10 +247,10 @@ public sealed class FaultTests
         Assert.Contains("--token-file", line, StringComparison.Ordinal);
     }
 
-    private static Task<Holder> ServeBusyAsync(TempDirectory temp)
+    private static Task<Holder> ServeBusyAsync(TempDirectory temp, params string[] more)
     {
         SmallCheckpoint.WriteSingle(temp["model"], BusyBytes);
-        return Holder.ServeAsync(temp["model"]);
+        return Holder.ServeAsync(temp["model"], more);
     }
 
     private static Engine StartEndlessJoin(Holder holder, params string[] more)

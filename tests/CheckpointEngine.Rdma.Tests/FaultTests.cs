@@ -136,7 +136,7 @@ public sealed class FaultTests
     {
         using var temp = new TempDirectory();
         SmallCheckpoint.WriteSingle(temp["model"], LongBytes);
-        await using Holder holder = await Holder.ServeAsync([0], temp["model"], "--transport", "rdma");
+        await using Holder holder = await Holder.ServeAsync([0], temp["model"], "--transport", "rdma", "--drain-timeout", "0");
         await using ChildProcess join = Join(holder, "rdma", [1]);
 
         await TrafficAsync(1);
@@ -146,6 +146,23 @@ public sealed class FaultTests
 
         Assert.Equal(1, outcome.ExitCode);
         Assert.Contains("remote access", outcome.Errors, StringComparison.OrdinalIgnoreCase);
+    }
+
+    [LabFact]
+    public async Task Join_IsTakenAwayWhileItHasALease_IsWaitedFor()
+    {
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSingle(temp["model"], Bytes);
+        await using Holder holder = await Holder.ServeAsync([0], temp["model"], "--transport", "rdma", "--drain-timeout", "60");
+        await using ChildProcess join = Join(holder, "rdma", [1]);
+
+        await TrafficAsync(1);
+        using var http = new HttpClient();
+        Task<HttpResponseMessage> gone = http.DeleteAsync(new Uri(holder.MetasUrl.Replace("/v1/metas", "/v1/checkpoints/m", StringComparison.Ordinal)), TestContext.Current.CancellationToken);
+        JsonElement report = (await join.EndAsync()).Succeeded().Json();
+
+        Assert.True(report.GetProperty("verified").GetBoolean());
+        (await gone).EnsureSuccessStatusCode();
     }
 
     private static ChildProcess Join(Holder holder, string transport, int[] devices)

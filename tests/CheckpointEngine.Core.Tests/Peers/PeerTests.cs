@@ -31,6 +31,16 @@ public sealed class PeerSessionTests
         public PublishedMetas GetMetas(string name) => name == "model" ? new PublishedMetas(Metas, "\"1\"")
             : throw new CheckpointEngineException(CheckpointError.NotFound, $"no checkpoint '{name}' here");
 
+        public async Task<PublishedMetas> WaitForMetasAsync(string name, string entityTag, CancellationToken cancellationToken)
+        {
+            PublishedMetas metas = GetMetas(name);
+            if (metas.EntityTag == entityTag)
+            {
+                await Task.Delay(Timeout.Infinite, cancellationToken);
+            }
+            return metas;
+        }
+
         public HeldTensor? AcquireTensor(ulong address, ulong lengthBytes) => null;
 
         internal Func<HeldMemory>? Memory { get; init; }

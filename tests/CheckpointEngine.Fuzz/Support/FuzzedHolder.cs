@@ -61,6 +61,8 @@ internal sealed class FuzzedHolder : IPeerResponder, IDisposable
     public HeldMemory AcquireMemory(ulong address, ulong lengthBytes, PeerCredentials peer)
         => throw new CheckpointEngineException(CheckpointError.NotFound, "nothing is handed over");
 
+    public Task<PublishedMetas> WaitForMetasAsync(string name, string entityTag, CancellationToken cancellationToken) => Task.FromResult(GetMetas(name));
+
     public ReadLease? TryLease(ulong address) => address % AddressStep == 0 ? new ReadLease(1, static () => 1) : null;
 
     /// <summary>Whether every tensor that was lent since the last call came back.</summary>

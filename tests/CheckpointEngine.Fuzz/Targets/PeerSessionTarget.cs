@@ -34,7 +34,7 @@ internal sealed class PeerSessionTarget : FuzzTarget
 
     internal override IReadOnlyList<byte[]> Tokens { get; } =
     [
-        .. Support.Tokens.Json(PeerBytes.Words), PeerBytes.Frame(PeerMessage.Metas, "fuzz"u8), PeerBytes.Frame(PeerMessage.SideFiles, [0, 16, 0, 0, 0, 0, 0, 0]), PeerBytes.Frame(PeerMessage.Lease, [0, 16, 0, 0, 0, 0, 0, 0]),
+        .. Support.Tokens.Json(PeerBytes.Words), PeerBytes.Frame(PeerMessage.Metas, "fuzz"u8), PeerBytes.Frame(PeerMessage.SideFiles, [0, 16, 0, 0, 0, 0, 0, 0]), PeerBytes.Frame(PeerMessage.Lease, [0, 16, 0, 0, 0, 0, 0, 0]), PeerBytes.Frame(PeerMessage.Release, [0, 16, 0, 0, 0, 0, 0, 0]), PeerBytes.Frame(PeerMessage.Follow, [10, 0, 0, 0, 1, 0, 0x31, 0x66, 0x75, 0x7a, 0x7a]),
         [0, 32, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0], [0, 48, 0, 0, 0, 0, 0, 0, 1, 0, 64, 0, 0, 0, 0, 0],
     ];
 

@@ -63,6 +63,18 @@ public sealed class CheckpointEndpointsTests : IDisposable
         Assert.Equal(["unregister m", "unregister m", "unregister other"], server.Store.Calls);
     }
 
+    [Theory]
+    [InlineData("true", "replace m")]
+    [InlineData("false", "register m")]
+    public async Task Register_Replace_IsPassedOn(string replace, string call)
+    {
+        string file = Create("model.safetensors");
+        await using TestServer server = await StartAllowingAsync(_directory.FullName);
+        using HttpResponseMessage reply = await server.SendAsync(HttpMethod.Post, "/v1/checkpoints/m/files", new StringContent($"{{\"files\":[\"{file}\"],\"replace\":{replace}}}", System.Text.Encoding.UTF8, "application/json"));
+        await reply.AssertEmptyOkAsync();
+        Assert.Equal([call], server.Store.Calls);
+    }
+
     [Fact]
     public async Task Register_OfAnAllowedFile_PassesItsResolvedPath()
     {

@@ -57,6 +57,50 @@ public class MetasEndpointsTests
     }
 
     [Fact]
+    public async Task Get_WaitAndTheTagOfNow_AnswersWhenTheyAreOthers()
+    {
+        var store = new FakeStore().Publish("m", Samples.TwoRanks);
+        await using TestServer server = await TestServer.StartAsync(store);
+        string tag = (await server.GetAsync(Path, ("Accept", "application/json"))).Headers.ETag!.ToString();
+        var asked = new TaskCompletionSource();
+        var change = new TaskCompletionSource();
+        store.OnWait = async cancellation =>
+        {
+            asked.SetResult();
+            await change.Task.WaitAsync(cancellation);
+            return store.World["m"];
+        };
+
+        Task<HttpResponseMessage> waiting = server.GetAsync(Path + "?wait=300", ("Accept", "application/json"), ("If-None-Match", tag));
+        await asked.Task;
+        Assert.False(waiting.IsCompleted);
+        store.Publish("m", Samples.TwoRanks);
+        change.SetResult();
+
+        using HttpResponseMessage reply = await waiting;
+        Assert.Equal(HttpStatusCode.OK, reply.StatusCode);
+        Assert.NotEqual(tag, reply.Headers.ETag!.ToString());
+        Assert.Equal(Samples.Json(Samples.TwoRanks), await reply.ReadBytesAsync());
+    }
+
+    [Theory]
+    [InlineData("?wait=0", true, HttpStatusCode.NotModified)]          // nothing changes in no time
+    [InlineData("?wait=300", false, HttpStatusCode.OK)]                // who has nothing is not kept waiting
+    [InlineData("?wait=301", true, HttpStatusCode.BadRequest)]
+    [InlineData("?wait=-1", true, HttpStatusCode.BadRequest)]
+    [InlineData("?wait=1.5", true, HttpStatusCode.BadRequest)]
+    [InlineData("?wait=soon", false, HttpStatusCode.BadRequest)]
+    public async Task Get_Wait_IsBoundedAndForWhoHasTheTag(string query, bool hasTag, HttpStatusCode expected)
+    {
+        await using TestServer server = await TestServer.StartAsync(new FakeStore().Publish("m", Samples.TwoRanks));
+        string tag = (await server.GetAsync(Path)).Headers.ETag!.ToString();
+
+        using HttpResponseMessage reply = hasTag ? await server.GetAsync(Path + query, ("If-None-Match", tag)) : await server.GetAsync(Path + query);
+
+        Assert.Equal(expected, reply.StatusCode);
+    }
+
+    [Fact]
     public async Task Get_OfEveryForm_HasATagOfItsOwnAnd304ForIt()
     {
         await using TestServer server = await TestServer.StartAsync(new FakeStore().Publish("m", Samples.TwoRanks));

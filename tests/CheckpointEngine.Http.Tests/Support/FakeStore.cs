@@ -44,14 +44,28 @@ internal sealed class FakeStore : ICheckpointStore
         return this;
     }
 
-    public async Task RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken)
+    public async Task RegisterAsync(string name, IReadOnlyList<string> paths, bool replace, CancellationToken cancellationToken)
     {
-        Record($"register {name}");
+        Record($"{(replace ? "replace" : "register")} {name}");
         Registered.Enqueue(paths);
         if (OnRegister is not null)
         {
             await OnRegister(cancellationToken);
         }
+    }
+
+    /// <summary>What a wait for other metas ends with; by default it lasts until it is cancelled.</summary>
+    internal Func<CancellationToken, Task<PublishedMetas>>? OnWait { get; set; }
+
+    public async Task<PublishedMetas> WaitForMetasAsync(string name, string entityTag, MetasScope scope, CancellationToken cancellationToken)
+    {
+        Record($"wait {name} {entityTag}");
+        if (OnWait is not null)
+        {
+            return await OnWait(cancellationToken);
+        }
+        await Task.Delay(Timeout.Infinite, cancellationToken);
+        throw new InvalidOperationException();
     }
 
     public Task UnregisterAsync(string name)
