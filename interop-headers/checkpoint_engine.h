@@ -435,7 +435,7 @@ typedef struct ce_update_options {
     const char *api_key;           /* what its admin endpoints ask for; NULL: nothing */
     const char *weight_version;    /* what SGLang calls the weights; NULL: it keeps its name */
     const char *files_directory;   /* where files are written, absent or empty; NULL: a new directory in /dev/shm */
-    uint64_t bucket_bytes;         /* of which there are two; 0: 256 MiB */
+    uint64_t bucket_bytes;         /* of which there are two; 0: 64 MiB in host memory, 256 MiB on GPUs */
     uint64_t health_timeout_ms;    /* the longest the server may take to be up; 0: 10 minutes */
     uint64_t step_timeout_ms;      /* the longest a worker may take for a bucket; 0: 2 minutes */
     uint64_t update_timeout_ms;    /* the longest the update may take once it is up; 0: 5 minutes */

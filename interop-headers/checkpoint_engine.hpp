@@ -924,7 +924,7 @@ struct UpdateOptions {
     std::string api_key;                             /* what its admin endpoints ask for */
     std::string weight_version;                      /* what SGLang calls the weights */
     std::string files_directory;                     /* where files are written, absent or empty; empty: a new directory in /dev/shm */
-    std::uint64_t bucket_bytes = 0;                  /* of which there are two; 0: 256 MiB */
+    std::uint64_t bucket_bytes = 0;                  /* of which there are two; 0: 64 MiB in host memory, 256 MiB on GPUs */
     std::chrono::milliseconds health_timeout{0};     /* the longest the server may take to be up; 0: 10 minutes */
     std::chrono::milliseconds step_timeout{0};       /* the longest a worker may take for a bucket; 0: 2 minutes */
     std::chrono::milliseconds update_timeout{0};     /* the longest the update may take once it is up; 0: 5 minutes */

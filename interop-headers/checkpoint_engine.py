@@ -1416,7 +1416,7 @@ class ParameterServer:
         unix_socket      reach it through this socket; api_key: what its admin endpoints ask for
         worker_protocol  which checkpoint-engine its workers have: "0.4" and later, "0.2", "0.1"
         devices          which memory they take weights from: "host", "cuda" (of their GPUs), or "auto": "cuda" where there is one for each
-        bucket_bytes     of which there are two; 0: 256 MiB
+        bucket_bytes     of which there are two; 0: 64 MiB in host memory, 256 MiB on GPUs
         weight_version, flush_cache    for SGLang
         files_directory  where files are written, absent or empty; keep_files leaves them there
         health_timeout   the longest it may take to be up (None: 600), a worker may take for a bucket (step_timeout, None: 120), and all of the update may
