@@ -472,6 +472,12 @@ typedef struct ce_update_report {
  * Since:     0.3 */
 CE_API ce_status ce_server_update(ce_server *server, const char *name, const ce_update_options *options, ce_cancel *cancel, ce_update_report *report);
 
+/* Remarks for the user of the calling thread's last ce_server_update (workers of another generation than was said), one per line; empty when there
+ * are none, when it failed, and before the first.
+ * Errors:    CE_E_ARGUMENT, CE_E_BUFFER_TOO_SMALL.
+ * Since:     0.3 */
+CE_API ce_status ce_update_warnings(char *buffer, size_t *size);
+
 /* ---- Join: read what others hold ------------------------------------------------------------------------------------------------------- */
 
 typedef struct ce_join ce_join;

@@ -936,7 +936,7 @@ struct UpdateOptions {
     bool keep_files = false;
 };
 
-/* What an update did: ce_update_report. */
+/* What an update did: ce_update_report and ce_update_warnings. */
 struct UpdateReport {
     std::uint64_t bytes = 0;           /* tensor data, padding not counted */
     std::uint64_t tensors = 0;
@@ -948,6 +948,7 @@ struct UpdateReport {
     double copy_seconds = 0;
     double load_seconds = 0;
     double finish_seconds = 0;
+    std::string warnings;              /* remarks for the user, one per line */
 };
 
 /* Holds checkpoints for others to read, and joins what they hold.
@@ -1068,6 +1069,7 @@ public:
         done.copy_seconds = report.copy_seconds;
         done.load_seconds = report.load_seconds;
         done.finish_seconds = report.finish_seconds;
+        done.warnings = detail::read_string([](char *buffer, std::size_t *size) { return CHECKPOINT_ENGINE_CALL(ce_update_warnings)(buffer, size); });
         return done;
     }
 
