@@ -7,12 +7,16 @@ namespace CheckpointEngine.Native;
 /// <summary>Updates of inference servers.</summary>
 internal static unsafe partial class Exports
 {
+    [ThreadStatic]
+    private static string? t_updateWarnings;
+
     [UnmanagedCallersOnly(EntryPoint = "ce_server_update", CallConvs = [typeof(CallConvCdecl)])]
     public static int ServerUpdate(nint server, byte* name, CeUpdateOptions* options, nint cancel, CeUpdateReport* report)
     {
         try
         {
             Call.Enter();
+            t_updateWarnings = null;
             ParameterServer found = Server(server);
             string text = Call.Text(name, "name");
             CeUpdateOptions given = Call.Options(options, "ce_update_options");
@@ -42,11 +46,26 @@ internal static unsafe partial class Exports
             parsed.StepTimeout = given.StepTimeoutMs == 0 ? parsed.StepTimeout : Milliseconds(given.StepTimeoutMs);
             parsed.UpdateTimeout = given.UpdateTimeoutMs == 0 ? parsed.UpdateTimeout : Milliseconds(given.UpdateTimeoutMs);
             InferenceUpdateReport done = found.UpdateAsync(text, parsed, null, NativeCancel.Token(cancel)).GetAwaiter().GetResult();
+            t_updateWarnings = string.Join('\n', done.Notes.Select(line => line.ReplaceLineEndings(" ")));
             if (report != null)
             {
                 Call.Give(ToReport(done), report, "ce_update_report");
             }
             return Ok;
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_update_warnings", CallConvs = [typeof(CallConvCdecl)])]
+    public static int UpdateWarnings(byte* buffer, nuint* size)
+    {
+        try
+        {
+            Call.Enter();
+            return Call.Give(t_updateWarnings ?? "", buffer, size);
         }
         catch (Exception failure)
         {

@@ -435,7 +435,7 @@ typedef struct ce_update_options {
     const char *api_key;           /* what its admin endpoints ask for; NULL: nothing */
     const char *weight_version;    /* what SGLang calls the weights; NULL: it keeps its name */
     const char *files_directory;   /* where files are written, absent or empty; NULL: a new directory in /dev/shm */
-    uint64_t bucket_bytes;         /* of which there are two; 0: 256 MiB */
+    uint64_t bucket_bytes;         /* of which there are two; 0: 64 MiB in host memory, 256 MiB on GPUs */
     uint64_t health_timeout_ms;    /* the longest the server may take to be up; 0: 10 minutes */
     uint64_t step_timeout_ms;      /* the longest a worker may take for a bucket; 0: 2 minutes */
     uint64_t update_timeout_ms;    /* the longest the update may take once it is up; 0: 5 minutes */
@@ -471,6 +471,12 @@ typedef struct ce_update_report {
  *            CE_E_TIMEOUT, CE_E_NOT_SUPPORTED, CE_E_OUT_OF_MEMORY, CE_E_IO, CE_E_CANCELLED.
  * Since:     0.3 */
 CE_API ce_status ce_server_update(ce_server *server, const char *name, const ce_update_options *options, ce_cancel *cancel, ce_update_report *report);
+
+/* Remarks for the user of the calling thread's last ce_server_update (workers of another generation than was said), one per line; empty when there
+ * are none, when it failed, and before the first.
+ * Errors:    CE_E_ARGUMENT, CE_E_BUFFER_TOO_SMALL.
+ * Since:     0.3 */
+CE_API ce_status ce_update_warnings(char *buffer, size_t *size);
 
 /* ---- Join: read what others hold ------------------------------------------------------------------------------------------------------- */
 

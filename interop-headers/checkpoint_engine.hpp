@@ -924,7 +924,7 @@ struct UpdateOptions {
     std::string api_key;                             /* what its admin endpoints ask for */
     std::string weight_version;                      /* what SGLang calls the weights */
     std::string files_directory;                     /* where files are written, absent or empty; empty: a new directory in /dev/shm */
-    std::uint64_t bucket_bytes = 0;                  /* of which there are two; 0: 256 MiB */
+    std::uint64_t bucket_bytes = 0;                  /* of which there are two; 0: 64 MiB in host memory, 256 MiB on GPUs */
     std::chrono::milliseconds health_timeout{0};     /* the longest the server may take to be up; 0: 10 minutes */
     std::chrono::milliseconds step_timeout{0};       /* the longest a worker may take for a bucket; 0: 2 minutes */
     std::chrono::milliseconds update_timeout{0};     /* the longest the update may take once it is up; 0: 5 minutes */
@@ -936,7 +936,7 @@ struct UpdateOptions {
     bool keep_files = false;
 };
 
-/* What an update did: ce_update_report. */
+/* What an update did: ce_update_report and ce_update_warnings. */
 struct UpdateReport {
     std::uint64_t bytes = 0;           /* tensor data, padding not counted */
     std::uint64_t tensors = 0;
@@ -948,6 +948,7 @@ struct UpdateReport {
     double copy_seconds = 0;
     double load_seconds = 0;
     double finish_seconds = 0;
+    std::string warnings;              /* remarks for the user, one per line */
 };
 
 /* Holds checkpoints for others to read, and joins what they hold.
@@ -1068,6 +1069,7 @@ public:
         done.copy_seconds = report.copy_seconds;
         done.load_seconds = report.load_seconds;
         done.finish_seconds = report.finish_seconds;
+        done.warnings = detail::read_string([](char *buffer, std::size_t *size) { return CHECKPOINT_ENGINE_CALL(ce_update_warnings)(buffer, size); });
         return done;
     }
 

@@ -412,6 +412,7 @@ _FUNCTIONS: Dict[str, Tuple[str, Tuple[Any, ...]]] = {
     "ce_server_commit_update": ("s", (_HANDLE, c_char_p)),
     "ce_server_unregister": ("s", (_HANDLE, c_char_p)),
     "ce_server_update": ("s", (_HANDLE, c_char_p, POINTER(_CUpdateOptions), _HANDLE, POINTER(_CUpdateReport))),
+    "ce_update_warnings": ("s", (c_char_p, _SIZE)),
     "ce_server_metas": ("s", (_HANDLE, c_char_p, _OUT)),
     "ce_server_load_metas": ("s", (_HANDLE, c_char_p, _HANDLE)),
     "ce_server_checkpoint": ("s", (_HANDLE, c_char_p, _OUT)),
@@ -1416,7 +1417,7 @@ class ParameterServer:
         unix_socket      reach it through this socket; api_key: what its admin endpoints ask for
         worker_protocol  which checkpoint-engine its workers have: "0.4" and later, "0.2", "0.1"
         devices          which memory they take weights from: "host", "cuda" (of their GPUs), or "auto": "cuda" where there is one for each
-        bucket_bytes     of which there are two; 0: 256 MiB
+        bucket_bytes     of which there are two; 0: 64 MiB in host memory, 256 MiB on GPUs
         weight_version, flush_cache    for SGLang
         files_directory  where files are written, absent or empty; keep_files leaves them there
         health_timeout   the longest it may take to be up (None: 600), a worker may take for a bucket (step_timeout, None: 120), and all of the update may
@@ -1435,9 +1436,15 @@ class ParameterServer:
             parallel_size=_number(parallel_size, "parallel_size", 1024), worker_protocol=_choice(worker_protocol, "worker_protocol", _WORKER_PROTOCOLS),
             devices=_choice(devices, "devices", _UPDATE_DEVICES), keep_cache=int(not flush_cache), keep_files=int(bool(keep_files)))
         report = _CUpdateReport(struct_size=ctypes.sizeof(_CUpdateReport))
-        _interruptible(lambda: _check(library.ce_server_update(pointer, key, byref(options), cancel.pointer, byref(report))), cancel)
+        remarks: List[str] = []
+
+        def update() -> None:
+            _check(library.ce_server_update(pointer, key, byref(options), cancel.pointer, byref(report)))
+            remarks.extend(line for line in _get_text(library.ce_update_warnings).splitlines() if line)       # this thread's
+
+        _interruptible(update, cancel)
         return UpdateResult(report.bytes, report.tensors, report.buckets, report.bucket_bytes, report.seconds,
-                            {phase: getattr(report, f"{phase}_seconds") for phase in ("health", "write", "copy", "load", "finish")})
+                            {phase: getattr(report, f"{phase}_seconds") for phase in ("health", "write", "copy", "load", "finish")}, tuple(remarks))
 
     def metas(self, name: str) -> Metas:
         """What this server knows of a checkpoint: what it holds, merged with what `load_metas` told it."""
@@ -1464,7 +1471,7 @@ class UpdateResult(NamedTuple):
     """What an update of an inference server did.
 
     seconds: without the wait for its health, which is ``phases["health"]``, beside "write" (files), "copy" (into the buckets), "load" (the slowest
-    worker's, summed over the buckets) and "finish". buckets, bucket_bytes: 0 for files.
+    worker's, summed over the buckets) and "finish". buckets, bucket_bytes: 0 for files. warnings: remarks for the user.
     """
 
     bytes: int
@@ -1473,6 +1480,7 @@ class UpdateResult(NamedTuple):
     bucket_bytes: int
     seconds: float
     phases: Dict[str, float]
+    warnings: Tuple[str, ...] = ()
 
     @property
     def gib_per_second(self) -> float:

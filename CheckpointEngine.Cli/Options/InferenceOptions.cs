@@ -25,7 +25,7 @@ internal sealed class InferenceOptions
         "Which checkpoint-engine its workers have: 0.4 or later (default), 0.2 to 0.3, or 0.1", "0.4", "0.2", "0.1");
 
     private readonly Option<string> _devices = OptionRules.Word("--update-devices", "Memory that its workers take weights from: of their GPUs where there are any, else of this host (auto, default), or just that", "auto", "host", "cuda");
-    private readonly Option<int> _bucketMebibytes = OptionRules.Integer("--bucket-mib", "N", "MiB of a bucket, of which there are two; default 256; PS_MAX_BUCKET_SIZE_GB limits it", 1, 1 << 24, 256);
+    private readonly Option<int> _bucketMebibytes = OptionRules.Integer("--bucket-mib", "N", "MiB of a bucket, of which there are two; default 64 in host memory, 256 on GPUs; PS_MAX_BUCKET_SIZE_GB limits it", 1, 1 << 24);
     private readonly Option<string> _apiKeyFile = new("--api-key-file") { Description = "File with the key that its admin endpoints ask for", HelpName = "FILE" };
     private readonly Option<string> _weightVersion = new("--weight-version") { Description = "What SGLang calls these weights", HelpName = "NAME" };
     private readonly Option<bool> _noFlushCache = new("--no-flush-cache") { Description = "Have SGLang keep its cache of prefixes, which is of the old weights" };

@@ -3,7 +3,7 @@ using CheckpointEngine.Internal;
 
 namespace CheckpointEngine.Inference;
 
-/// <summary>Which tensors go in which bucket of an update, and where in it: in the order of the table, a new bucket when the next does not fit.</summary>
+/// <summary>Which tensors go in which bucket of an update, and where in it: in the order of the table, a new bucket when the next would fill it beyond what was asked for.</summary>
 /// <remarks>Immutable. Workers slice by offset, so the alignment is ours to choose: 256 serves every element type and the device's copies.</remarks>
 internal sealed class BucketLayout
 {
@@ -21,7 +21,7 @@ internal sealed class BucketLayout
         _offsets = offsets;
     }
 
-    /// <summary>Bytes of a bucket.</summary>
+    /// <summary>Bytes that a bucket has room for.</summary>
     internal long BucketBytes { get; }
 
     internal int Count => _ends.Length;
@@ -37,8 +37,14 @@ internal sealed class BucketLayout
     internal long OffsetOf(int tensor) => _offsets[tensor];
 
     /// <summary>Lays tensors out.</summary>
+    /// <param name="tensors">The tensors.</param>
+    /// <param name="bucketBytes">Bytes that a bucket has room for.</param>
+    /// <param name="filledBytes">
+    /// How far a bucket is filled, at most; a larger tensor has one for itself. Room for one large tensor need not be filled every time: memory that was
+    /// not touched costs nothing, and small buckets are sooner there.
+    /// </param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotSupported"/>: a tensor is larger than a bucket.</exception>
-    internal static BucketLayout Make(TensorTable tensors, long bucketBytes)
+    internal static BucketLayout Make(TensorTable tensors, long bucketBytes, long filledBytes)
     {
         var ends = new List<int>();
         var dataBytes = new List<long>();
@@ -53,7 +59,7 @@ internal sealed class BucketLayout
                 ThrowHelper.Throw(CheckpointError.NotSupported,
                     $"update: tensor {TensorNames.Quote(tensors, tensor)} has {bytes:N0} bytes and a bucket {bucketBytes:N0}; raise PS_MAX_BUCKET_SIZE_GB");
             }
-            if (next > bucketBytes - bytes)
+            if (next != 0 && next > Math.Min(bucketBytes, filledBytes) - bytes)
             {
                 EndBucket(tensor);
             }

@@ -5,6 +5,9 @@ namespace CheckpointEngine.Inference;
 /// <summary>One worker's GPU.</summary>
 internal sealed unsafe class CudaUpdateDevice : IUpdateDevice
 {
+    /// <summary>Bytes of a bucket where none are asked for: the exchange of messages is nothing beside the copy, and the first bucket is soon there.</summary>
+    internal const long BucketBytes = 256 << 20;
+
     private readonly CudaContext _context;
     private readonly CudaHostPins _pins;
     private readonly CudaUpdateDevice? _first;
@@ -25,6 +28,8 @@ internal sealed unsafe class CudaUpdateDevice : IUpdateDevice
     }
 
     public string Uuid { get; }
+
+    public long DefaultBucketBytes => BucketBytes;
 
     public long FreeBytes
     {

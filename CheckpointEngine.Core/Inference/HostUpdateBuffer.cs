@@ -56,6 +56,10 @@ internal sealed class HostUpdateBuffer : IUpdateBuffer
 /// <summary>Stands for one worker that reads host memory; all of an update share one buffer.</summary>
 internal sealed class HostUpdateDevice : IUpdateDevice
 {
+    // Shared memory is slow to touch for the first time, for engine and worker alike, and a bucket of this size is soon there; beside its copy the exchange
+    // of messages is still nothing. At four times the size a checkpoint of a few GiB takes half as long again.
+    private const long BucketBytes = 64 << 20;
+
     private readonly HostUpdateDevice _first;
     private HostUpdateBuffer? _buffer;
 
@@ -68,6 +72,8 @@ internal sealed class HostUpdateDevice : IUpdateDevice
     public string Uuid { get; }
 
     public long FreeBytes => Internal.HostMemory.AvailableBytes();
+
+    public long DefaultBucketBytes => BucketBytes;
 
     /// <summary>Makes <c>HOST-0</c> to <c>HOST-(count - 1)</c>.</summary>
     internal static IUpdateDevice[] Make(int count)

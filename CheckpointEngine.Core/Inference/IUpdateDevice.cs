@@ -10,6 +10,9 @@ internal interface IUpdateDevice : IDisposable
     /// <summary>Bytes that an allocation can have.</summary>
     long FreeBytes { get; }
 
+    /// <summary>Bytes of a bucket where none are asked for.</summary>
+    long DefaultBucketBytes { get; }
+
     /// <summary>Allocates two halves. Devices that share memory give the same buffer, so that each byte is copied once.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/>; what the device's library says.</exception>
     IUpdateBuffer AllocateBuffer(long halfBytes);

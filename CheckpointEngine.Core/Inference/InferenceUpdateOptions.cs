@@ -25,8 +25,8 @@ public sealed class InferenceUpdateOptions
     public UpdateDeviceKind Devices { get; set; } = UpdateDeviceKind.Auto;
 
     /// <summary>
-    /// Bytes of a bucket, of which there are two. 0 (the default): 256 MiB in host memory. At most <c>PS_MAX_BUCKET_SIZE_GB</c> (8), but for a larger
-    /// tensor it grows while memory allows.
+    /// Bytes of a bucket, of which there are two. 0 (the default): 64 MiB in host memory, 256 MiB on GPUs. At most <c>PS_MAX_BUCKET_SIZE_GB</c> (8), but for a larger
+    /// tensor there is room while memory allows.
     /// </summary>
     public long BucketBytes { get; set; }
 

@@ -9,9 +9,6 @@ namespace CheckpointEngine.Inference;
 /// <remarks>Runs on the thread that calls it, which sends, waits and starts copies; copies have threads of their own.</remarks>
 internal sealed class UpdatePipeline
 {
-    // Large enough that the exchange of messages is nothing beside the copy, small enough that the first bucket is soon there.
-    internal const long DefaultBucketBytes = 256 << 20;
-
     private static readonly TimeSpan s_patienceForReason = TimeSpan.FromSeconds(5);
 
     // Old workers go, and the server answers, at once after the only None; one that stays waits for a second.
@@ -59,8 +56,8 @@ internal sealed class UpdatePipeline
         {
             free = Math.Min(free, device.FreeBytes);
         }
-        long wanted = _options.BucketBytes != 0 ? _options.BucketBytes : DefaultBucketBytes;
-        _layout = BucketLayout.Make(_source.Tensors, BucketLayout.ChooseSize(_source.Tensors, wanted, BucketLimits.FromEnvironment(free)));
+        long wanted = _options.BucketBytes != 0 ? _options.BucketBytes : _devices[0].DefaultBucketBytes;
+        _layout = BucketLayout.Make(_source.Tensors, BucketLayout.ChooseSize(_source.Tensors, wanted, BucketLimits.FromEnvironment(free)), wanted);
 
         if (_layout.Count != 0)
         {

@@ -1,30 +1,10 @@
 using System.Diagnostics;
-using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Interop;
 
 namespace CheckpointEngine.Inference;
-
-/// <summary>How a wait for workers ended.</summary>
-internal enum WorkerWait
-{
-    /// <summary>Every worker has answered that it is done.</summary>
-    Answered,
-
-    /// <summary>At least one has answered with an error; the others have answered, too, or had a moment to.</summary>
-    Failed,
-
-    /// <summary>At least one is gone without an answer.</summary>
-    Gone,
-
-    /// <summary>At least one has not answered in time.</summary>
-    Late,
-
-    /// <summary>The server's own answer came first.</summary>
-    ServerEnded,
-}
 
 /// <summary>The engine's end of the worker protocol: a socket for each worker, each of which gets the same messages and answers them.</summary>
 /// <remarks>
@@ -44,11 +24,11 @@ internal sealed unsafe class WorkerGroup : IDisposable
 
     // Answers are empty, or a traceback.
     private const int MaxAnswerBytes = 64 << 10;
-    private const long MaxFrameBytes = 16 << 20;
+    private const int PollItemsOfWorker = 2;
 
     private static ulong s_updates = BitConverter.ToUInt32(RandomNumberGenerator.GetBytes(4));
 
-    private readonly Worker[] _workers;
+    private readonly WorkerSocket[] _workers;
     private readonly LibZmq.PollItem[] _items;
     private readonly byte[] _answer = new byte[MaxAnswerBytes];
     private ReadOnlyMemory<byte> _message;
@@ -64,8 +44,8 @@ internal sealed unsafe class WorkerGroup : IDisposable
         {
             ThrowHelper.Throw(CheckpointError.NotSupported, $"update: {reason}");
         }
-        _workers = new Worker[uuids.Count];
-        _items = new LibZmq.PollItem[2 * uuids.Count];
+        _workers = new WorkerSocket[uuids.Count];
+        _items = new LibZmq.PollItem[PollItemsOfWorker * uuids.Count];
         _context = LibZmq.zmq_ctx_new();
         // Other processes of this host and other updates of this one have other names, whatever was left open before.
         string counter = $"{Environment.ProcessId}{Interlocked.Increment(ref s_updates)}";
@@ -73,8 +53,8 @@ internal sealed unsafe class WorkerGroup : IDisposable
         {
             for (int i = 0; i < _workers.Length; i++)
             {
-                _workers[i] = new Worker(uuids[i], $"ipc://@checkpoint-engine-{uuids[i]}-{counter}.sock");
-                Open(_workers[i], $"inproc://monitor-{i}", admits);
+                _workers[i] = new WorkerSocket(uuids[i], $"ipc://@checkpoint-engine-{uuids[i]}-{counter}.sock");
+                _workers[i].Open(_context, $"inproc://monitor-{i}", admits);
             }
         }
         catch
@@ -97,7 +77,7 @@ internal sealed unsafe class WorkerGroup : IDisposable
     internal double AnswerSeconds(int worker) => _workers[worker].AnswerSeconds;
 
     /// <summary>Whether a worker's connection is gone.</summary>
-    internal bool IsGone(int worker) => _workers[worker].State == State.Gone;
+    internal bool IsGone(int worker) => _workers[worker].State == WorkerState.Gone;
 
     /// <summary>Sends every worker that is still there a message, now or as soon as it connects; then <see cref="Wait"/> for the answers.</summary>
     /// <param name="message">Stays as it is until the wait has ended.</param>
@@ -105,13 +85,13 @@ internal sealed unsafe class WorkerGroup : IDisposable
     {
         _message = message;
         long now = Stopwatch.GetTimestamp();
-        foreach (Worker worker in _workers)
+        foreach (WorkerSocket worker in _workers)
         {
-            if (worker.State != State.Gone)
+            if (worker.State != WorkerState.Gone)
             {
-                worker.State = State.Sending;
+                worker.State = WorkerState.Sending;
                 worker.PostedAt = now;
-                TrySend(worker);
+                worker.TrySend(_message);
             }
         }
     }
@@ -124,9 +104,9 @@ internal sealed unsafe class WorkerGroup : IDisposable
         for (int i = 0; i < _workers.Length; i++)
         {
             _workers[i].Own = messages[i];
-            _workers[i].State = State.Sending;
+            _workers[i].State = WorkerState.Sending;
             _workers[i].PostedAt = now;
-            TrySend(_workers[i]);
+            _workers[i].TrySend(_message);
         }
     }
 
@@ -146,19 +126,19 @@ internal sealed unsafe class WorkerGroup : IDisposable
             int open = Pump(serverEnded ? 0 : SliceMilliseconds);
             if (open == 0)
             {
-                return Has(State.Failed) ? WorkerWait.Failed : Has(State.Gone) ? WorkerWait.Gone : WorkerWait.Answered;
+                return Has(WorkerState.Failed) ? WorkerWait.Failed : Has(WorkerState.Gone) ? WorkerWait.Gone : WorkerWait.Answered;
             }
             if (serverEnded)
             {
-                return Has(State.Failed) ? WorkerWait.Failed : WorkerWait.ServerEnded;
+                return Has(WorkerState.Failed) ? WorkerWait.Failed : WorkerWait.ServerEnded;
             }
-            if (failed == 0 && (Has(State.Failed) || Has(State.Gone)))
+            if (failed == 0 && (Has(WorkerState.Failed) || Has(WorkerState.Gone)))
             {
                 failed = Stopwatch.GetTimestamp();
             }
             if (Stopwatch.GetElapsedTime(start) >= timeout || (failed != 0 && Stopwatch.GetElapsedTime(failed) >= s_graceForOthers))
             {
-                return Has(State.Failed) ? WorkerWait.Failed : Has(State.Gone) ? WorkerWait.Gone : WorkerWait.Late;
+                return Has(WorkerState.Failed) ? WorkerWait.Failed : Has(WorkerState.Gone) ? WorkerWait.Gone : WorkerWait.Late;
             }
         }
     }
@@ -167,17 +147,9 @@ internal sealed unsafe class WorkerGroup : IDisposable
     internal string DescribeFailure()
     {
         var text = new StringBuilder();
-        foreach (Worker worker in _workers)
+        foreach (WorkerSocket worker in _workers)
         {
-            string? what = worker.State switch
-            {
-                State.Failed => worker.Error,
-                State.Gone => "its connection is gone",
-                State.Sending => $"it has not connected to {worker.Address}",
-                State.Waiting => "it has not answered",
-                _ => null,
-            };
-            if (what is not null && text.Length < MaxAnswerBytes)
+            if (worker.DescribeFailure() is { } what && text.Length < MaxAnswerBytes)
             {
                 text.Append(text.Length == 0 ? "" : "; ").Append("worker ").Append(worker.Uuid).Append(": ").Append(what);
             }
@@ -199,10 +171,9 @@ internal sealed unsafe class WorkerGroup : IDisposable
     {
         var message = new System.Buffers.ArrayBufferWriter<byte>();
         UpdateMessages.WriteException(message, text);
-        int linger = AbortLingerMilliseconds;
-        foreach (Worker worker in _workers)
+        foreach (WorkerSocket worker in _workers)
         {
-            _ = LibZmq.zmq_setsockopt(worker.Socket, LibZmq.ZMQ_LINGER, &linger, sizeof(int));
+            worker.Linger(AbortLingerMilliseconds);
             worker.Own = default;
         }
         long start = Stopwatch.GetTimestamp();
@@ -216,7 +187,7 @@ internal sealed unsafe class WorkerGroup : IDisposable
                 {
                     // Whoever answers has not stopped: it was at another step, and waits for the next word.
                     Post(message.WrittenMemory);
-                    Thread.Sleep(Has(State.Sending) || Has(State.Waiting) ? 0 : SliceMilliseconds);
+                    Thread.Sleep(Has(WorkerState.Sending) || Has(WorkerState.Waiting) ? 0 : SliceMilliseconds);
                 }
             }
         }
@@ -228,23 +199,9 @@ internal sealed unsafe class WorkerGroup : IDisposable
 
     public void Dispose()
     {
-        foreach (Worker? worker in _workers)
+        foreach (WorkerSocket? worker in _workers)
         {
-            if (worker is null)
-            {
-                continue;
-            }
-            if (worker.Socket != null)
-            {
-                _ = LibZmq.zmq_socket_monitor(worker.Socket, null, 0);
-                _ = LibZmq.zmq_close(worker.Socket);
-                worker.Socket = null;
-            }
-            if (worker.Monitor != null)
-            {
-                _ = LibZmq.zmq_close(worker.Monitor);
-                worker.Monitor = null;
-            }
+            worker?.Dispose();
         }
         if (_context != null)
         {
@@ -255,56 +212,9 @@ internal sealed unsafe class WorkerGroup : IDisposable
         }
     }
 
-    private void Open(Worker worker, string monitorName, IReadOnlyList<uint>? admits)
+    private bool Has(WorkerState state)
     {
-        worker.Socket = LibZmq.zmq_socket(_context, LibZmq.ZMQ_REQ);
-        worker.Monitor = LibZmq.zmq_socket(_context, LibZmq.ZMQ_PAIR);
-        if (worker.Socket == null || worker.Monitor == null)
-        {
-            Throw("zmq_socket", worker.Address);
-        }
-        int none = 0;
-        int yes = 1;
-        long most = MaxFrameBytes;
-        _ = LibZmq.zmq_setsockopt(worker.Socket, LibZmq.ZMQ_LINGER, &none, sizeof(int));
-        _ = LibZmq.zmq_setsockopt(worker.Monitor, LibZmq.ZMQ_LINGER, &none, sizeof(int));
-        _ = LibZmq.zmq_setsockopt(worker.Socket, LibZmq.ZMQ_MAXMSGSIZE, &most, sizeof(long));
-        // Strict REQ sends nothing before the answer to the last message: a worker that hangs could not be told to stop.
-        _ = LibZmq.zmq_setsockopt(worker.Socket, LibZmq.ZMQ_REQ_RELAXED, &yes, sizeof(int));
-        foreach (uint user in admits ?? [])
-        {
-            uint id = user;
-            if (LibZmq.zmq_setsockopt(worker.Socket, LibZmq.ZMQ_IPC_FILTER_UID, &id, sizeof(uint)) != 0)
-            {
-                break;      // a build without credentials of peers: anyone of this network namespace can connect, as to upstream
-            }
-        }
-        fixed (byte* monitor = Encoding.UTF8.GetBytes(monitorName + '\0'))
-        {
-            if (LibZmq.zmq_socket_monitor(worker.Socket, monitor, LibZmq.ZMQ_EVENT_HANDSHAKE_SUCCEEDED | LibZmq.ZMQ_EVENT_DISCONNECTED) != 0
-                || LibZmq.zmq_connect(worker.Monitor, monitor) != 0)
-            {
-                Throw("zmq_socket_monitor", worker.Address);
-            }
-        }
-        fixed (byte* address = Encoding.UTF8.GetBytes(worker.Address + '\0'))
-        {
-            if (LibZmq.zmq_bind(worker.Socket, address) != 0)
-            {
-                Throw("zmq_bind", worker.Address);
-            }
-        }
-    }
-
-    private static void Throw(string call, string subject)
-    {
-        int errno = LibZmq.zmq_errno();
-        throw new CheckpointEngineException(CheckpointError.Native, $"{call} {subject}: {LibZmq.Describe(errno)} (errno {errno})", errno);
-    }
-
-    private bool Has(State state)
-    {
-        foreach (Worker worker in _workers)
+        foreach (WorkerSocket worker in _workers)
         {
             if (worker.State == state)
             {
@@ -323,19 +233,19 @@ internal sealed unsafe class WorkerGroup : IDisposable
             return 0;
         }
         int count = 0;
-        foreach (Worker worker in _workers)
+        foreach (WorkerSocket worker in _workers)
         {
-            if (worker.State is State.Sending or State.Waiting)
+            if (worker.State is WorkerState.Sending or WorkerState.Waiting)
             {
-                _items[count++] = new LibZmq.PollItem { socket = worker.Socket, fd = -1, events = worker.State == State.Sending ? LibZmq.ZMQ_POLLOUT : LibZmq.ZMQ_POLLIN };
-                _items[count++] = new LibZmq.PollItem { socket = worker.Monitor, fd = -1, events = LibZmq.ZMQ_POLLIN };
+                worker.FillPollItems(_items.AsSpan(count, PollItemsOfWorker));
+                count += PollItemsOfWorker;
             }
         }
         fixed (LibZmq.PollItem* items = _items)
         {
             if (LibZmq.zmq_poll(items, count, timeoutMilliseconds) < 0 && LibZmq.zmq_errno() != Libc.EINTR)
             {
-                Throw("zmq_poll", "workers");
+                WorkerSocket.Throw("zmq_poll", "workers");
             }
         }
         return Collect();
@@ -344,115 +254,28 @@ internal sealed unsafe class WorkerGroup : IDisposable
     private int Collect()
     {
         int open = 0;
-        foreach (Worker worker in _workers)
+        foreach (WorkerSocket worker in _workers)
         {
-            if (worker.State is State.Sending or State.Waiting)
+            if (worker.State is WorkerState.Sending or WorkerState.Waiting)
             {
                 // The monitor first: an answer that came before its sender went is still found in the socket.
-                bool wasCut = ReadMonitor(worker);
-                if (worker.State == State.Sending)
+                bool wasCut = worker.ReadMonitor();
+                if (worker.State == WorkerState.Sending)
                 {
-                    TrySend(worker);
+                    worker.TrySend(_message);
                 }
-                if (worker.State == State.Waiting)
+                if (worker.State == WorkerState.Waiting)
                 {
-                    TryReceive(worker);
+                    worker.TryReceive(_answer);
                 }
                 // Who comes back does not know the message that it was sent before.
-                if (worker.State is State.Sending or State.Waiting && (worker is { WasConnected: true, Connections: 0 } || (wasCut && worker.State == State.Waiting)))
+                if (worker.State is WorkerState.Sending or WorkerState.Waiting && (worker is { WasConnected: true, Connections: 0 } || (wasCut && worker.State == WorkerState.Waiting)))
                 {
-                    worker.State = State.Gone;
+                    worker.State = WorkerState.Gone;
                 }
             }
-            open += worker.State is State.Sending or State.Waiting ? 1 : 0;
+            open += worker.State is WorkerState.Sending or WorkerState.Waiting ? 1 : 0;
         }
         return open;
-    }
-
-    private void TrySend(Worker worker)
-    {
-        ReadOnlyMemory<byte> message = worker.Own.Length != 0 ? worker.Own : _message;
-        fixed (byte* bytes = message.Span)
-        {
-            if (LibZmq.zmq_send(worker.Socket, bytes, (nuint)message.Length, LibZmq.ZMQ_DONTWAIT) >= 0)
-            {
-                worker.State = State.Waiting;
-                worker.Own = default;
-            }
-            else if (LibZmq.zmq_errno() is not (Libc.EAGAIN or Libc.EINTR))
-            {
-                Throw("zmq_send", worker.Address);
-            }
-        }
-    }
-
-    private void TryReceive(Worker worker)
-    {
-        fixed (byte* buffer = _answer)
-        {
-            int length = LibZmq.zmq_recv(worker.Socket, buffer, (nuint)_answer.Length, LibZmq.ZMQ_DONTWAIT);
-            if (length < 0)
-            {
-                if (LibZmq.zmq_errno() is not (Libc.EAGAIN or Libc.EINTR))
-                {
-                    Throw("zmq_recv", worker.Address);
-                }
-                return;
-            }
-            worker.AnswerSeconds = Stopwatch.GetElapsedTime(worker.PostedAt).TotalSeconds;
-            worker.State = length == 0 ? State.Answered : State.Failed;
-            worker.Error = length == 0 ? null : LastLines(Encoding.UTF8.GetString(_answer.AsSpan(0, Math.Min(length, _answer.Length))));
-        }
-    }
-
-    // Of a traceback the end says what went wrong.
-    private static string LastLines(string text)
-    {
-        const int MaxChars = 2000;
-        text = text.Trim();
-        return MessageText.Clean((text.Length > MaxChars ? "…" + text[^MaxChars..] : text).ReplaceLineEndings(" | "), MaxChars + 1);
-    }
-
-    // Each event is two frames, the second of which is the address. Gives whether the last connection ended.
-    private static bool ReadMonitor(Worker worker)
-    {
-        const int EventBytes = 6;
-        byte* frame = stackalloc byte[EventBytes];
-        byte* rest = stackalloc byte[1];
-        bool wasCut = false;
-        while (LibZmq.zmq_recv(worker.Monitor, frame, EventBytes, LibZmq.ZMQ_DONTWAIT) >= EventBytes)
-        {
-            _ = LibZmq.zmq_recv(worker.Monitor, rest, 1, LibZmq.ZMQ_DONTWAIT);
-            bool connected = MemoryMarshal.Read<ushort>(new ReadOnlySpan<byte>(frame, sizeof(ushort))) == LibZmq.ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
-            worker.Connections = Math.Max(0, worker.Connections + (connected ? 1 : -1));
-            worker.WasConnected |= connected;
-            wasCut |= worker is { WasConnected: true, Connections: 0 };
-        }
-        return wasCut;
-    }
-
-    private enum State : byte
-    {
-        Idle,
-        Sending,
-        Waiting,
-        Answered,
-        Failed,
-        Gone,
-    }
-
-    private sealed class Worker(string uuid, string address)
-    {
-        internal readonly string Uuid = uuid;
-        internal readonly string Address = address;
-        internal void* Socket;
-        internal void* Monitor;
-        internal State State;
-        internal ReadOnlyMemory<byte> Own;
-        internal string? Error;
-        internal long PostedAt;
-        internal double AnswerSeconds;
-        internal int Connections;
-        internal bool WasConnected;
     }
 }

@@ -15,6 +15,7 @@ const string Usage = """
       local-plane    joins within a host: attached, copied beside memcpy, read from a process beside process_vm_readv
       many-joiners   64 joiners of one holder at once: their rates in sum, how even they are, what the holder needs for them
       registration   files mapped; copied from the page cache beside memcpy; copied from a cold disk beside plain reads
+      update         joins that go on into an inference server in host memory, beside their two stages
       all            all of the above
       compare        our planes beside a bare pump, iperf3, UCX, memcpy, process_vm_readv and Mooncake, at 64 KiB, 1 MiB, 16 MiB, 1 GiB
       mooncake-library   the binding to Mooncake's library beside a C program on the same library
@@ -31,7 +32,7 @@ const string Usage = """
       MOONCAKE_BENCH_DIRECTORY   compare: a directory with a built transfer_engine_bench, which then takes part;
                                  mooncake-library, interop: with te-read-bench and mooncake-peer
       CHECKPOINT_ENGINE_MOONCAKE_LIBRARY   mooncake-library: the library
-    needs: cc, and ./build.sh build before it (artifacts/bin/checkpoint-engine)
+    needs: cc, for update python3-zmq, and ./build.sh build before it (artifacts/bin/checkpoint-engine)
     """;
 
 CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
@@ -59,6 +60,7 @@ try
             "c-interface" => CInterface.RunAsync(bench, scoreboard),
             "local-plane" => LocalPlane.RunAsync(bench, scoreboard),
             "many-joiners" => ManyJoiners.RunAsync(bench, scoreboard),
+            "update" => Update.RunAsync(bench, scoreboard),
             "registration" => Registration.RunAsync(bench, scoreboard),
             BenchmarkOptions.MooncakeLibrary => MooncakeLibrary.RunAsync(bench, scoreboard),
             BenchmarkOptions.Interop => Interop.RunAsync(bench, scoreboard),

@@ -10,11 +10,12 @@ public sealed class BucketLayoutTests
 {
     [Fact]
     public void Make_AnySizes_EveryTensorLiesAlignedInItsBucketWithoutOverlap()
-        => Gen.Select(Gen.Int[0, 5000].Array[0, 60], Gen.Int[5000, 20_000]).Sample((sizes, bucketBytes) =>
+        => Gen.Select(Gen.Int[0, 5000].Array[0, 60], Gen.Int[5000, 20_000], Gen.Int[0, 25_000]).Sample((sizes, bucketBytes, filledBytes) =>
         {
             TensorTable tensors = Table(sizes);
-            BucketLayout layout = BucketLayout.Make(tensors, bucketBytes);
+            BucketLayout layout = BucketLayout.Make(tensors, bucketBytes, filledBytes);
             int next = 0;
+            long lastEnd = 0;
             for (int bucket = 0; bucket < layout.Count; bucket++)
             {
                 Assert.Equal(next, layout.FirstTensor(bucket));
@@ -29,6 +30,12 @@ public sealed class BucketLayoutTests
                     data += sizes[tensor];
                 }
                 Assert.True(end <= bucketBytes);
+                Assert.True(end <= filledBytes || layout.TensorCount(bucket) == 1 || sizes.AsSpan(next, layout.TensorCount(bucket) - 1).IndexOfAnyExcept(0) < 0);
+                if (bucket != 0)
+                {
+                    Assert.True(Align(lastEnd) + sizes[next] > Math.Min(bucketBytes, filledBytes));      // or it would have been put there
+                }
+                lastEnd = end;
                 Assert.Equal(data, layout.DataBytes(bucket));
                 next += layout.TensorCount(bucket);
             }
@@ -38,7 +45,7 @@ public sealed class BucketLayoutTests
     [Fact]
     public void Make_TensorLargerThanABucket_NamesTheVariable()
     {
-        CheckpointEngineException failure = Assert.Throws<CheckpointEngineException>(() => BucketLayout.Make(Table([10, 5000]), 4096));
+        CheckpointEngineException failure = Assert.Throws<CheckpointEngineException>(() => BucketLayout.Make(Table([10, 5000]), 4096, 4096));
         Assert.Contains("PS_MAX_BUCKET_SIZE_GB", failure.Message, StringComparison.Ordinal);
         Assert.Contains("'t1'", failure.Message, StringComparison.Ordinal);
     }
@@ -69,6 +76,8 @@ public sealed class BucketLayoutTests
         expected[3] = (byte)(expected.Length - 11);
         Assert.Equal(expected, output.WrittenSpan.ToArray());
     }
+
+    private static long Align(long bytes) => (bytes + BucketLayout.Alignment - 1) / BucketLayout.Alignment * BucketLayout.Alignment;
 
     private static TensorTable Table(int[] sizes)
     {

@@ -45,6 +45,30 @@ public sealed class JoinAndUpdateTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task JoinAndUpdate_OwnerThatHoldsTheRestBack_WorkerHasTheFirstBucketBeforeTheJoinEnds()
+    {
+        await using InferenceServer inference = await InferenceServer.StartAsync();
+        var rest = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        FakeOwner? made = null;
+        await using var port = new ScriptedPort((stream, _, token) => FakeOwner.ServeAsync(stream, () => made!, request => request == 0 ? Task.CompletedTask : rest.Task.WaitAsync(token), token));
+        await using var owner = made = new FakeOwner([4 << 20, 4 << 20, 12345], dataPort: port.EndPoint, digest: root => root);
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        var join = new JoinOptions { CheckpointName = "j", Transport = TransportChoice.Tcp, Lanes = 1, RequireVerify = true };
+        Task<(JoinReport Join, InferenceUpdateReport Update)> both = joiner.JoinAndUpdateAsync(owner.Metas, join, inference.Options(), cancellationToken: Stop);
+        Task loaded = inference.GetAsync("/loaded");
+        await await Task.WhenAny(loaded, both);
+        Assert.False(both.IsCompleted);
+        Assert.Empty(joiner.CheckpointNames);
+
+        rest.SetResult();
+        (JoinReport joined, InferenceUpdateReport update) = await both;
+        Assert.True(joined.Verified);
+        HeldCheckpoint held = joiner.FindCheckpoint("j")!;
+        SmallCheckpoint.AssertEqual(owner.Tensors, held);
+        await inference.AssertHasAsync(held, 1, update.Buckets.Count);
+    }
+
+    [Fact]
     public async Task JoinAndUpdate_DevicesThatAreNotThere_FailsBeforeAByteComes()
     {
         if (CudaDevices.IsSupported(out _))

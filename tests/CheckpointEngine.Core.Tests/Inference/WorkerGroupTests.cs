@@ -77,7 +77,7 @@ public sealed class WorkerGroupTests
             builder.Add(Encoding.UTF8.GetBytes($"model.layers.{i}.self_attn.q_proj.weight"), TensorDtype.BF16, [16, 64], 2048, 0);
         }
         TensorTable table = builder.Build();
-        BucketLayout layout = BucketLayout.Make(table, Tensors * 2048);
+        BucketLayout layout = BucketLayout.Make(table, Tensors * 2048, Tensors * 2048);
         using var group = new WorkerGroup([.. Enumerable.Range(0, workers).Select(i => $"HOST-{i}")]);
         EchoWorker[] echoes = [.. Enumerable.Range(0, workers).Select(i => new EchoWorker(group.Address(i)))];
         try

@@ -125,6 +125,11 @@ static void null_everywhere(struct pair *pair) {
         update.struct_size = 4;
         IS(CE_E_ARGUMENT, ce_server_update(pair->holder, "m", &update, NULL, &report));
     }
+    IS(CE_E_ARGUMENT, ce_update_warnings(NULL, NULL));
+    IS(CE_E_ARGUMENT, ce_update_warnings(text, NULL));
+    size = 0;
+    IS(CE_E_BUFFER_TOO_SMALL, ce_update_warnings(NULL, &size));
+    CHECK(size == 1);                                   /* an update that failed leaves none */
     EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_metas(NULL, NULL, NULL));
     IS(CE_E_ARGUMENT, ce_server_metas(pair->holder, "m", NULL));
     out = UNTOUCHED;

@@ -56,9 +56,16 @@ class UpdateTests(Case):
                                                       worker_protocol="0.4" if generation == "own" else generation)
                 self.assertEqual((result.bytes, result.tensors), (sum(len(data) for _, _, data in self.model.values()), len(self.model)))
                 self.assertGreater(result.buckets, 1)
+                self.assertEqual(result.warnings, ())
                 for received in server.get("/received"):
                     self.assertEqual(sorted(received["tensors"]), sorted(self.model))
                     self.assertEqual(received["buckets"], result.buckets)
+
+    def test_workers_of_another_generation_are_remarked_on(self):
+        for generation, said, remark in (("0.2", "0.4", "older than 0.4"), ("0.4", "0.2", "0.4 or later")):
+            with self.subTest(generation), InferenceServer("--generation", generation) as server:
+                warning, = self.holder.update_inference("m", server.endpoint, worker_protocol=said).warnings
+                self.assertIn(remark, warning)
 
     def test_files(self):
         with InferenceServer("--kind", "sglang") as server:

@@ -78,6 +78,7 @@ class Model:
         for name, dtype, shape, data in weights:
             assert name not in self.tensors, f"{name} came twice"
             self.tensors[name] = [dtype, list(shape), hashlib.sha256(data).hexdigest()]
+        print(json.dumps({"loaded": self.buckets}), flush=True)
 
     def go_wrong(self, where):
         kind, _, rest = self.fault.partition(":")
@@ -212,7 +213,7 @@ def worker_own(path):
 
 
 def run_worker(generation, binding):
-    """Reads requests as lines of JSON, answers each with one."""
+    """Reads requests as lines of JSON, answers each with a line for every bucket that it has loaded and a last one."""
     import zmq
     context = zmq.Context()
     own = worker_own(binding) if generation == "own" else None
@@ -242,18 +243,20 @@ class Worker:
     def __init__(self, arguments):
         self._arguments, self._process = arguments, None
 
-    def update(self, address, fault):
+    def update(self, address, fault, loaded):
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, "--worker", "--generation", self._arguments.generation, "--binding", self._arguments.binding]
                 + (["--torch"] if self._arguments.torch else []), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._process.stdin.write(json.dumps({"address": address, "fault": fault}) + "\n")
         self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            return {"ok": False, "error": f"worker died with exit status {self._process.returncode}", "tensors": {}, "buckets": 0}
-        return json.loads(line)
+        for line in self._process.stdout:
+            answer = json.loads(line)
+            if "ok" in answer:
+                return answer
+            loaded()
+        self._process.wait()
+        return {"ok": False, "error": f"worker died with exit status {self._process.returncode}", "tensors": {}, "buckets": 0}
 
 
 def read_files(folder):
@@ -279,6 +282,7 @@ class Server:
         self.unhealthy = arguments.unhealthy
         self.fault = arguments.fault
         self.lock = threading.Lock()
+        self.has_loaded = threading.Event()
 
     def update_workers(self, handles):
         fault, self.fault = self.fault, "" if self.arguments.fault_once else self.fault
@@ -290,7 +294,7 @@ class Server:
         results = [None] * len(self.workers)
 
         def run(index):
-            results[index] = self.workers[index].update(handles[expected[index]], fault if index == self.arguments.fault_worker else "")
+            results[index] = self.workers[index].update(handles[expected[index]], fault if index == self.arguments.fault_worker else "", self.has_loaded.set)
 
         threads = [threading.Thread(target=run, args=(index,)) for index in range(len(self.workers))]
         for thread in threads:
@@ -335,6 +339,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, {})
         elif self.path == "/received":
             self.answer(200, state.received)
+        elif self.path == "/loaded":
+            state.has_loaded.wait()         # a worker has its first bucket
+            self.answer(200, {})
         elif self.path == "/requests":
             self.answer(200, state.requests)
         else:
