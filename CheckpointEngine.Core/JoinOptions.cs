@@ -76,6 +76,15 @@ public sealed class JoinOptions
     /// <summary>The longest time for the whole join; default none.</summary>
     public TimeSpan Timeout { get; set; } = System.Threading.Timeout.InfiniteTimeSpan;
 
+    /// <summary>
+    /// Asks for the metas anew when an owner is gone, or holds another generation than the metas told: the join goes on with what it is told then, and with those
+    /// of its bytes that have the digests told then. Null (the default): such a join fails. Into memory, a directory or nothing, with digests; else it is not used.
+    /// </summary>
+    public Func<CancellationToken, Task<Metas.CheckpointMetas>>? AskForMetas { get; set; }
+
+    /// <summary>How long <see cref="AskForMetas"/> is tried until it brings something that can be gone on with; default 10 s.</summary>
+    public TimeSpan AskTimeout { get; set; } = TimeSpan.FromSeconds(10);
+
     /// <summary>How often the same bytes are read into the same destination; more than once measures warm memory. Default 1.</summary>
     public int Repeat { get; set; } = 1;
 

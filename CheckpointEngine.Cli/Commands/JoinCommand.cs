@@ -41,6 +41,8 @@ internal sealed class JoinCommand : DocumentedCommand
     private readonly Option<bool> _copy = new("--copy") { Description = "With --to memory, copy what owners of this host offer to attach to" };
     private readonly Option<bool> _keepPartial = new("--keep-partial") { Description = "With dir:, keep what a failed join has written so far" };
 
+    private readonly Option<TimeSpan?> _retryTimeout = OptionRules.Seconds("--retry-timeout",
+        "How long to look at the metas URL for an owner that is lost, or for its next version, and then go on with what is here; default 10, 0: not at all", zeroAllowed: true);
     private readonly Option<bool> _follow = new("--follow") { Description = "Then wait for the next version at the URL, and join it too, until stopped; what has not changed is not read again" };
 
     private readonly CommonOptions _common = new("Print one JSON document with bytes, seconds, phases; no progress");
@@ -65,7 +67,7 @@ internal sealed class JoinCommand : DocumentedCommand
         AddGroup(new OptionGroup("Choice", [.. _filter.Options, _weightsOnly]));
         AddGroup(_holding.TransportGroup with
         {
-            Options = [.. _holding.TransportGroup.Options, _copy, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout],
+            Options = [.. _holding.TransportGroup.Options, _copy, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout, _retryTimeout],
         });
         AddGroup(_inference.Group with { Title = "Then into an inference server" });
         AddGroup(_credentials.Group);
@@ -141,7 +143,7 @@ internal sealed class JoinCommand : DocumentedCommand
             await server.StartAsync(stop).ConfigureAwait(false);   // before the bytes come: an address that cannot be had is told at once
         }
         bool json = _common.Json(parsed);
-        JoinOptions options = CreateJoinOptions(parsed, limit, fetched);
+        JoinOptions options = CreateJoinOptions(parsed, client, limit, fetched);
         await JoinOnceAsync(parsed, server, metas, options, fetched, stop).ConfigureAwait(false);
         if (follower is null && !serve)
         {
@@ -150,7 +152,7 @@ internal sealed class JoinCommand : DocumentedCommand
         using var end = CancellationTokenSource.CreateLinkedTokenSource(stop);
         Task follow = follower is null ? Task.CompletedTask : follower.RunAsync(async next =>
         {
-            JoinOptions again = CreateJoinOptions(parsed, limit, TimeSpan.Zero);
+            JoinOptions again = CreateJoinOptions(parsed, client, limit, TimeSpan.Zero);
             (again.Replace, again.EarlierCheckpoint) = (true, again.Destination == JoinDestinationKind.Memory ? again.CheckpointName : null);
             await JoinOnceAsync(parsed, server, next, again, TimeSpan.Zero, end.Token).ConfigureAwait(false);
         }, end.Token);
@@ -184,7 +186,7 @@ internal sealed class JoinCommand : DocumentedCommand
         }
     }
 
-    private JoinOptions CreateJoinOptions(ParseResult parsed, TimeSpan limit, TimeSpan spent)
+    private JoinOptions CreateJoinOptions(ParseResult parsed, MetasClientOptions client, TimeSpan limit, TimeSpan spent)
     {
         string to = parsed.GetRequiredValue(_to);
         var options = new JoinOptions
@@ -204,6 +206,11 @@ internal sealed class JoinCommand : DocumentedCommand
             Repeat = parsed.GetValue(_repeat),
             KeepPartial = parsed.GetValue(_keepPartial),
         };
+        options.AskTimeout = parsed.GetValue(_retryTimeout) ?? options.AskTimeout;
+        if (options.AskTimeout > TimeSpan.Zero && _source.HasUrl(parsed))
+        {
+            options.AskForMetas = stop => _source.ReadAsync(parsed, client, stop);
+        }
         if (limit > TimeSpan.Zero)
         {
             options.Timeout = limit > spent ? limit - spent : TimeSpan.FromMilliseconds(1);

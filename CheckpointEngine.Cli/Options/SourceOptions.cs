@@ -34,6 +34,9 @@ internal sealed class SourceOptions
     /// <inheritdoc cref="OnlyUrl(SymbolResult)"/>
     public string? OnlyUrl(ParseResult parsed) => parsed.GetValue(_url) is [string url] ? url : null;
 
+    /// <summary>Whether the metas are told by somebody who can be asked again.</summary>
+    public bool HasUrl(ParseResult parsed) => parsed.IsGiven(_url);
+
     /// <summary>Fetches or reads the metas; of several URLs, those that cannot be had are told of and left out.</summary>
     /// <exception cref="CheckpointEngineException">Not reached, refused, not found or malformed; of several URLs, all of them.</exception>
     public async Task<CheckpointMetas> ReadAsync(ParseResult parsed, MetasClientOptions options, CancellationToken cancellationToken)

@@ -60,6 +60,9 @@ internal sealed class DirectoryDestination : IJoinDestination, IJoinSeed
 
     public nint AddressOf(in ReadUnit unit) => 0;
 
+    /// <summary>Leaves what is there for the next attempt.</summary>
+    internal void Keep() => _directory.KeepPartial();
+
     /// <summary>Whether an interrupted join left shards in which its bytes may be.</summary>
     internal bool HasFound => Array.Exists(_found, static found => found);
 
@@ -155,11 +158,11 @@ internal sealed class DirectoryDestination : IJoinDestination, IJoinSeed
         _directory.Dispose();
     }
 
-    // A shard of the same header and length: whether its bytes are right, the digests say.
+    // A shard of the same header, as long as what has been written of it: whether its bytes are right, the digests say.
     private static bool IsLaidOutAs(string path, in SafetensorsLayout layout)
     {
         var file = new FileInfo(path);
-        if (!file.Exists || file.LinkTarget is not null || file.Length != layout.FileBytes)
+        if (!file.Exists || file.LinkTarget is not null || file.Length > layout.FileBytes)
         {
             return false;
         }

@@ -20,10 +20,12 @@ internal sealed record JoinOutcome(HeldCheckpoint? Checkpoint, CheckpointDigests
 /// <summary>One join, from metas to bytes that are complete and checked.</summary>
 internal sealed partial class JoinOperation : IDisposable
 {
-    // Handshakes and hellos are short; more at a time would only queue at owners that answer one by one.
-    private const int ParallelConnects = 32;
-
     private const string SharedMapping = "shared-mapping";
+
+    // Each time an owner was lost and found again, or another generation was there: who changes faster than it can be read is not joined.
+    private const int MostAttempts = 5;
+
+    private static readonly TimeSpan s_askPause = TimeSpan.FromMilliseconds(250);
 
     private readonly CheckpointMetas _metas;
     private readonly JoinOptions _options;
@@ -34,8 +36,11 @@ internal sealed partial class JoinOperation : IDisposable
     private readonly HoldMode _hold;
     private readonly ILogger _logger;
     private readonly List<string> _warnings = [];
-    private readonly RdmaJoin _rdma;
-    private readonly MooncakeJoin _mooncake;
+    private readonly Func<RdmaJoin> _makeRdma;
+    private readonly Func<MooncakeJoin> _makeMooncake;
+    private RdmaJoin _rdma;             // of this attempt
+    private MooncakeJoin _mooncake;
+    private IJoinDestination? _kept;    // of the attempt before
     private readonly Action<ArrivingCheckpoint>? _arriving;
     private readonly EarlierVersion? _earlier;
     private TensorsDestination? _tensors;
@@ -51,7 +56,8 @@ internal sealed partial class JoinOperation : IDisposable
     {
         _earlier = earlier;
         _arriving = arriving;
-        _mooncake = new MooncakeJoin(server);
+        _makeMooncake = () => new MooncakeJoin(server);
+        _mooncake = _makeMooncake();
         _metas = metas;
         _options = options;
         _token = server.Token;
@@ -60,7 +66,8 @@ internal sealed partial class JoinOperation : IDisposable
         _pin = server.Pin;
         _hold = server.Hold;
         _logger = server.LoggerFactory.CreateLogger("CheckpointEngine.Join");
-        _rdma = new RdmaJoin(openRdma, _logger);
+        _makeRdma = () => new RdmaJoin(openRdma, _logger);
+        _rdma = _makeRdma();
     }
 
     internal async Task<JoinOutcome> RunAsync(IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
@@ -68,6 +75,53 @@ internal sealed partial class JoinOperation : IDisposable
         var clock = new JoinPhaseClock();
         progress?.Report(new JoinProgress(0, 0, 0, "plan"));
         CheckpointMetas metas = _metas.WithoutEmptyOwners();
+        for (int attempt = 1; ; attempt++)
+        {
+            try
+            {
+                return await RunAsync(metas, clock, progress, cancellationToken).ConfigureAwait(false);
+            }
+            catch (CheckpointEngineException lost) when (attempt < MostAttempts && MayAskAgain(lost))
+            {
+                metas = await AskAgainAsync(metas, lost, cancellationToken).ConfigureAwait(false);
+                Warn($"went on with the metas of now: {lost.Message}");
+            }
+        }
+    }
+
+    // What is kept of an attempt that failed is believed only as far as the next owner's digests say that it is right.
+    private bool MayAskAgain(CheckpointEngineException lost)
+        => _options is { AskForMetas: not null, Verify: true, Destination: JoinDestinationKind.Memory or JoinDestinationKind.Directory or JoinDestinationKind.Null } && _arriving is null
+            && lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout or CheckpointError.Superseded or CheckpointError.Refused;
+
+    // The metas of now; those of before too, if their owner can be reached again.
+    private async Task<CheckpointMetas> AskAgainAsync(CheckpointMetas known, CheckpointEngineException lost, CancellationToken cancellationToken)
+    {
+        long start = Stopwatch.GetTimestamp();
+        while (true)
+        {
+            try
+            {
+                CheckpointMetas now = (await _options.AskForMetas!(cancellationToken).ConfigureAwait(false)).WithoutEmptyOwners();
+                if (lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout || !now.HasSameOwners(known))
+                {
+                    return now;
+                }
+            }
+            catch (CheckpointEngineException)
+            {
+                // Not up again, or not yet done with its update.
+            }
+            if (Stopwatch.GetElapsedTime(start) >= _options.AskTimeout)
+            {
+                System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(lost);
+            }
+            await Task.Delay(s_askPause, cancellationToken).ConfigureAwait(false);
+        }
+    }
+
+    private async Task<JoinOutcome> RunAsync(CheckpointMetas metas, JoinPhaseClock clock, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
+    {
         while (true)
         {
             TransferPlan plan = MakePlan(metas);
@@ -113,59 +167,10 @@ internal sealed partial class JoinOperation : IDisposable
         }
     }
 
-    private static string NameOf(TransferPlan plan, int owner) => $"rank {plan.Metas.Owners[owner].Rank} at {plan.Metas.Owners[owner].P2pStoreAddress}";
-
     private void Warn(string remark)
     {
         _warnings.Add(remark);
         LogRemark(_options.CheckpointName, remark);
-    }
-
-    /// <summary>Connects to the owners, and reads nothing; one that cannot be reached says why.</summary>
-    internal async Task<IReadOnlyList<OwnerPlane>> ProbeAsync(CancellationToken cancellationToken)
-    {
-        TransferPlan plan = MakePlan(_metas.WithoutEmptyOwners());
-        using var gate = new SemaphoreSlim(ParallelConnects, ParallelConnects);
-        return await Task.WhenAll(Enumerable.Range(0, plan.Metas.Owners.Length).Where(owner => plan.OwnerBytes[owner] != 0).Select(ProbeOneAsync)).ConfigureAwait(false);
-
-        async Task<OwnerPlane> ProbeOneAsync(int owner)
-        {
-            await gate.WaitAsync(cancellationToken).ConfigureAwait(false);
-            try
-            {
-                using OwnerLink link = await OpenAsync(plan, null, owner, cancellationToken).ConfigureAwait(false);
-                return link.Plane;
-            }
-            catch (CheckpointEngineException failure)
-            {
-                return new OwnerPlane(plan.Metas.Owners[owner].Rank, plan.Metas.Owners[owner].P2pStoreAddress ?? "", "none", false, failure.Message);
-            }
-            finally
-            {
-                gate.Release();
-            }
-        }
-    }
-
-    private async Task<OwnerLink> OpenAsync(TransferPlan plan, ReplicaTable? table, int owner, CancellationToken cancellationToken)
-    {
-        TimeSpan stallTimeout = table is not null && _options.StallTimeout > OwnerReplicas.StallTimeout ? OwnerReplicas.StallTimeout : _options.StallTimeout;
-        OwnerLink link = await OwnerLink.ConnectAsync(plan.Metas.Owners[owner], _token, _options.Transport, stallTimeout, cancellationToken).ConfigureAwait(false);
-        try
-        {
-            (ulong Address, ulong LengthBytes)[] runs = table is not null ? [.. table.RunsOf(owner)] : [.. plan.Ranges.ToArray().Where(range => range.Owner == owner).Select(range => (range.RemoteAddress, (ulong)range.LengthBytes))];
-            await link.BeginAsync(runs[0].Address, cancellationToken).ConfigureAwait(false);
-            bool attach = table is null && _options is { Destination: JoinDestinationKind.Memory, Copy: false };
-            await link.OpenLocalAsync(runs, _options.Transport, attach, _options.AttachFiles, _token, _localPeers, stallTimeout, cancellationToken).ConfigureAwait(false);
-            await link.OpenRdmaAsync(runs, _options.Transport, _rdma, stallTimeout, _logger, cancellationToken).ConfigureAwait(false);
-            await link.OpenMooncakeAsync(runs, _options.Transport, _mooncake, stallTimeout, cancellationToken).ConfigureAwait(false);
-            return link;
-        }
-        catch
-        {
-            link.Dispose();
-            throw;
-        }
     }
 
     private TransferPlan MakePlan(CheckpointMetas metas)
@@ -198,6 +203,7 @@ internal sealed partial class JoinOperation : IDisposable
     {
         _rdma.Dispose();
         _mooncake.Dispose();
+        _kept?.Dispose();
     }
 
     private static OwnerPlane[] PlanesOf(OwnerLink?[] links) => [.. links.OfType<OwnerLink>().Select(link => link.Plane)];
@@ -217,6 +223,7 @@ internal sealed partial class JoinOperation : IDisposable
         Task fetch = verifier?.FetchAsync(fetchStop.Token) ?? Task.CompletedTask;
         Task<IReadOnlyList<SideFile>> sideFiles = FetchSideFilesAsync(plan, replicas, links, fetch, fetchStop.Token);
         IJoinDestination? destination = null;
+        IJoinDestination? kept = null;
         async Task EndAsync(int owner)
         {
             if (links[owner] is not OwnerLink link || replicas?.WhyGone(owner) is not null)
@@ -352,6 +359,10 @@ internal sealed partial class JoinOperation : IDisposable
         catch (Exception failure)
         {
             (destination as MemoryDestination)?.Arriving?.End(failure);
+            if (failure is CheckpointEngineException lost && MayAskAgain(lost))
+            {
+                kept = destination is MemoryDestination or DirectoryDestination ? destination : null;
+            }
             throw;
         }
         finally
@@ -360,13 +371,22 @@ internal sealed partial class JoinOperation : IDisposable
             await Task.WhenAll(fetch, sideFiles).ContinueWith(static ended => _ = ended.Exception, TaskScheduler.Default).ConfigureAwait(false);
             _rdma.Dispose();            // before what it holds registered
             _mooncake.Unregister();
-            destination?.Dispose();
+            if (kept is not null)
+            {
+                _mooncake.Dispose();
+                (_kept, _rdma, _mooncake) = (kept, _makeRdma(), _makeMooncake());
+            }
+            else
+            {
+                destination?.Dispose();
+            }
         }
     }
 
     // What was found in the partial directory is in its place already, and goes before an earlier version.
     private IJoinSeed? MakeSeed(TransferPlan plan, IJoinDestination destination)
         => destination is DirectoryDestination { HasFound: true } found ? found
+            : destination is MemoryDestination { GoesOn: true } before ? before
             : _earlier is not null && destination is MemoryDestination or DirectoryDestination ? new HeldSeed(plan, _earlier.Checkpoint)
             : null;
 
@@ -405,96 +425,33 @@ internal sealed partial class JoinOperation : IDisposable
         }
     }
 
+    // Memory is gone on with as it is; a directory is opened anew, and its shards looked through.
+    private MemoryDestination? TakeKept(TransferPlan plan, OwnerLink?[] links)
+    {
+        IJoinDestination? kept = _kept;
+        _kept = null;
+        if (kept is MemoryDestination memory && memory.TryGoOn(plan, links))
+        {
+            return memory;
+        }
+        (kept as DirectoryDestination)?.Keep();
+        kept?.Dispose();
+        return null;
+    }
+
     private IJoinDestination MakeDestination(TransferPlan plan, OwnerLink?[] links, DigestVerifier? verifier) => _options.Destination switch
     {
-        JoinDestinationKind.Memory => new MemoryDestination(plan, links, _hold),
+        JoinDestinationKind.Memory => TakeKept(plan, links) ?? new MemoryDestination(plan, links, _hold),
         JoinDestinationKind.Tensors => _tensors!,
         JoinDestinationKind.Buckets => new BucketDestination(_buckets!, _options.OnBucket!, verifier, _options.RequireVerify),
         JoinDestinationKind.Null => new NullDestination(),
-        _ => new DirectoryDestination(plan, _options.DirectoryPath ?? throw new InvalidOperationException("JoinOptions.DirectoryPath is not set"), _options.KeepPartial),
+        _ => MakeDirectory(plan, links),
     };
 
-    // One that cannot be reached is an error, unless another stands in for it: then it is noted.
-    private async Task ConnectAsync(TransferPlan plan, ReplicaTable? table, OwnerLink?[] links, Exception?[] failures, CancellationToken cancellationToken)
+    private DirectoryDestination MakeDirectory(TransferPlan plan, OwnerLink?[] links)
     {
-        using var gate = new SemaphoreSlim(ParallelConnects, ParallelConnects);
-        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        await Task.WhenAll(Enumerable.Range(0, links.Length).Where(owner => plan.OwnerBytes[owner] != 0 || table?.RunsOf(owner).Count > 0).Select(ConnectOneAsync)).ConfigureAwait(false);
-        for (int owner = 0; owner < failures.Length; owner++)
-        {
-            // Not if those that could stand in for it cannot be reached either.
-            if (failures[owner] is Exception failure && !Array.Exists(table!.StandInsOf(owner).ToArray(), other => failures[other] is null))
-            {
-                System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(failure);
-            }
-        }
-
-        async Task ConnectOneAsync(int owner)
-        {
-            await gate.WaitAsync(stop.Token).ConfigureAwait(false);
-            try
-            {
-                links[owner] = await OpenAsync(plan, table, owner, stop.Token).ConfigureAwait(false);
-            }
-            catch (CheckpointEngineException failure) when (table is not null && table.StandInsOf(owner).Length != 0)
-            {
-                failures[owner] = failure;
-            }
-            catch
-            {
-                await stop.CancelAsync().ConfigureAwait(false);
-                throw;
-            }
-            finally
-            {
-                gate.Release();
-            }
-        }
-    }
-
-    private async Task<IReadOnlyList<SideFile>> FetchSideFilesAsync(TransferPlan plan, OwnerReplicas? replicas, OwnerLink?[] links, Task after, CancellationToken cancellationToken)
-    {
-        if (_options.WeightsOnly || _options.Destination is not (JoinDestinationKind.Memory or JoinDestinationKind.Directory))
-        {
-            return [];
-        }
-        await after.ConfigureAwait(false);          // one conversation with each owner: digests are what lanes wait for
-        var files = new SortedDictionary<string, SideFile>(StringComparer.Ordinal);
-        bool asked = false;
-        for (int owner = 0; owner < links.Length; owner++)
-        {
-            if (links[owner] is not { Peer: PeerClient peer } || plan.OwnerBytes[owner] == 0 || replicas?.IsLive(owner) == false)
-            {
-                continue;
-            }
-            try
-            {
-                foreach (SideFile file in await peer.GetSideFilesAsync(FirstAddress(plan, owner), cancellationToken).ConfigureAwait(false))
-                {
-                    files.TryAdd(file.Name, file);
-                }
-                asked = true;
-            }
-            catch (CheckpointEngineException failure) when (replicas?.TryDrop(owner, failure) == true)
-            {
-                // The others have them too.
-            }
-        }
-        if (!asked && _options.Destination == JoinDestinationKind.Directory)
-        {
-            _warnings.Add("no side files (config, tokenizer): none of the owners is a CheckpointEngine, and Mooncake has no way to ask for them");
-        }
-        return [.. files.Values];
-    }
-
-    private static ulong FirstAddress(TransferPlan plan, int owner)
-    {
-        int range = 0;
-        while (plan.Ranges[range].Owner != owner)
-        {
-            range++;
-        }
-        return plan.Ranges[range].RemoteAddress;
+        TakeKept(plan, links);
+        return new DirectoryDestination(plan, _options.DirectoryPath ?? throw new InvalidOperationException("JoinOptions.DirectoryPath is not set"), _options.KeepPartial);
     }
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "join {Checkpoint}: {Remark}")]

@@ -6,10 +6,10 @@ using CheckpointEngine.Transfer.Local;
 namespace CheckpointEngine.Join;
 
 /// <summary>Memory laid out as the owners' buffers are, in which bytes are received in their place; or the memory of owners on this host itself.</summary>
-internal sealed class MemoryDestination : IJoinDestination
+internal sealed class MemoryDestination : IJoinDestination, IJoinSeed
 {
-    private readonly TransferPlan _plan;
-    private readonly OwnerLink?[] _links;
+    private TransferPlan _plan;
+    private OwnerLink?[] _links;
     private MemoryBuffer?[]? _buffers;         // null for one whose memory is the owner's
 
     /// <summary>Allocates what is not attached to.</summary>
@@ -39,6 +39,44 @@ internal sealed class MemoryDestination : IJoinDestination
             Dispose();
             throw;
         }
+    }
+
+    /// <summary>Whether it has what another attempt left in it.</summary>
+    internal bool GoesOn { get; private set; }
+
+    public bool IsInPlace => true;
+
+    /// <summary>Nothing is to be filled in: it is there.</summary>
+    public bool TryRead(in ReadUnit unit, Span<byte> bytes) => AddressOf(unit) != 0;
+
+    /// <summary>Takes another plan of the same tensors at the same places, from other owners.</summary>
+    /// <returns>False when they lie elsewhere, or are attached to now.</returns>
+    internal bool TryGoOn(TransferPlan plan, OwnerLink?[] links)
+    {
+        if (_buffers is null || !Array.TrueForAll(_buffers, static buffer => buffer is not null) || Array.Exists(links, static link => link is { IsAttached: true })
+            || plan.Buffers.Length != _plan.Buffers.Length || plan.Tensors.Count != _plan.Tensors.Count)
+        {
+            return false;
+        }
+        for (int i = 0; i < plan.Buffers.Length; i++)
+        {
+            PlannedBuffer next = plan.Buffers[i];
+            PlannedBuffer before = _plan.Buffers[i];
+            if (next.SizeBytes != before.SizeBytes || next.FirstTensor != before.FirstTensor || next.TensorCount != before.TensorCount)
+            {
+                return false;
+            }
+        }
+        for (int tensor = 0; tensor < plan.Tensors.Count; tensor++)
+        {
+            if (plan.Tensors.GetOffset(tensor) != _plan.Tensors.GetOffset(tensor) || plan.Tensors.GetByteLength(tensor) != _plan.Tensors.GetByteLength(tensor)
+                || !plan.Tensors.GetNameUtf8(tensor).SequenceEqual(_plan.Tensors.GetNameUtf8(tensor)))
+            {
+                return false;
+            }
+        }
+        (_plan, _links, GoesOn) = (plan, links, true);
+        return true;
     }
 
     /// <summary>Told of every unit that is in its place; null when nobody waits for tensors.</summary>

@@ -20,7 +20,7 @@ internal sealed class PublishedDirectory : IDisposable
     private const string LockSuffix = ".ce-lock";
 
     private readonly string _place;
-    private readonly bool _keepPartial;
+    private bool _keepPartial;
     private readonly FileStream _lock;
     private bool _published;
 
@@ -65,6 +65,9 @@ internal sealed class PublishedDirectory : IDisposable
 
     /// <summary>Where files are written until <see cref="Publish"/>.</summary>
     internal string PartialPath { get; }
+
+    /// <summary>Leaves the partial directory when it is not published.</summary>
+    internal void KeepPartial() => _keepPartial = true;
 
     /// <summary>Puts the directory in its place.</summary>
     /// <returns>Null when that was one step; else a remark that it was not.</returns>

@@ -157,6 +157,11 @@ public sealed class CheckpointMetas
         return builder.Build();
     }
 
+    /// <summary>Whether these tell of the same generations of the same owners.</summary>
+    internal bool HasSameOwners(CheckpointMetas other)
+        => _owners.Length == other._owners.Length && _owners.Zip(other._owners).All(static pair => pair.First.P2pStoreAddress == pair.Second.P2pStoreAddress
+            && pair.First.Epoch == pair.Second.Epoch && pair.First.Generation == pair.Second.Generation && pair.First.Buffers.SequenceEqual(pair.Second.Buffers));
+
     /// <summary>These metas without some owners and what only they hold.</summary>
     internal CheckpointMetas Without(Predicate<int> isLeftOut)
     {

@@ -254,7 +254,7 @@ public sealed class FaultTests
     }
 
     private static Engine StartEndlessJoin(Holder holder, params string[] more)
-        => Engine.Start(["join", "--metas-url", holder.MetasUrl, "--transport", "tcp", "--repeat", "1000000", .. more]);
+        => Engine.Start(["join", "--metas-url", holder.MetasUrl, "--transport", "tcp", "--repeat", "1000000", "--retry-timeout", "0", .. more]);
 
     // A line of progress that tells bytes: between two rounds it may be that of the check.
     private static Task<string> InTransferAsync(Engine join)

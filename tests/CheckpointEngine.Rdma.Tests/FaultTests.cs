@@ -167,7 +167,7 @@ public sealed class FaultTests
 
     private static ChildProcess Join(Holder holder, string transport, int[] devices)
         => ChildProcess.Start(Repository.Command, "join", "--metas-url", holder.MetasUrl, "--to", "null", "--transport", transport,
-            "--devices", RdmaLab.Names(devices), "--require-verify", "--json");
+            "--devices", RdmaLab.Names(devices), "--require-verify", "--retry-timeout", "0", "--json");
 
     private static string[] PairsOf(JsonElement report) => [.. report.GetProperty("pairs").EnumerateObject().Select(pair => pair.Name)];
 

@@ -61,7 +61,7 @@ public sealed class SeedTests
             }
             else
             {
-                File.WriteAllBytes(there, File.ReadAllBytes(shard)[..^1]);
+                File.WriteAllBytes(there, [.. File.ReadAllBytes(shard), 0]);
             }
         }
 

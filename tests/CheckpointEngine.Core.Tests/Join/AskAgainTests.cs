@@ -1,0 +1,186 @@
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Transfer;
+
+namespace CheckpointEngine.Tests;
+
+/// <summary>An owner that is lost while it is read, and found again by its metas URL: started anew, with the same content or another.</summary>
+public sealed class AskAgainTests
+{
+    private static readonly int[] s_lengths = [.. Enumerable.Repeat(4 << 20, 9), 12345];      // t0 to t9: by name they lie in the same order
+
+    private static CancellationToken Cancel => TestContext.Current.CancellationToken;
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task Join_OwnerDiesAndIsThereAgain_ReadsOnlyTheRest(bool toDirectory)
+    {
+        int answers = 0;
+        FakeOwner? made = null;
+        await using var port = new ScriptedPort((stream, _, token) => FakeOwner.ServeAsync(stream, () => made!, _ => Interlocked.Increment(ref answers) <= 5 ? Task.CompletedTask : throw new IOException("gone"), token));
+        await using var owner = made = new FakeOwner(s_lengths, dataPort: port.EndPoint, digest: root => root);
+        using var content = new Content(owner.Tensors);
+        await using var successor = new ParameterServer(new ParameterServerOptions { Hold = HoldMode.Anonymous });
+        await successor.StartAsync(Cancel);
+        await successor.RegisterAsync("model", [content.Path], Cancel);
+        int asked = 0;
+        JoinOptions options = Options(toDirectory ? content.Path + ".copy" : null, _ => Task.FromResult(++asked == 1
+            ? throw new CheckpointEngineException(CheckpointError.Unreachable, "still starting")
+            : successor.GetMetas("model").Metas));
+
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        JoinReport report = await joiner.JoinAsync(owner.Metas, options, null, Cancel);
+
+        Assert.Equal(2, asked);
+        Assert.True(report.Verified);
+        Assert.InRange(report.ReusedBytes, 4 << 20, report.Bytes - 1);
+        Assert.InRange(report.Transports["tcp"], 1, report.Bytes - report.ReusedBytes + (1 << 20));
+        Assert.StartsWith("went on with the metas of now: ", Assert.Single(report.Warnings, warning => !warning.StartsWith("no side files", StringComparison.Ordinal)), StringComparison.Ordinal);
+        if (toDirectory)
+        {
+            SmallCheckpoint.AssertEqual(owner.Tensors, await joiner.RegisterAsync("copy", [content.Path + ".copy"], Cancel));
+        }
+        else
+        {
+            SmallCheckpoint.AssertEqual(owner.Tensors, joiner.FindCheckpoint("copy")!);
+        }
+    }
+
+    [Fact]
+    public async Task Join_OwnerIsThereAgainWithOtherContent_HasThatAloneAndNothingOfTheFirst()
+    {
+        int answers = 0;
+        FakeOwner? made = null;
+        await using var port = new ScriptedPort((stream, _, token) => FakeOwner.ServeAsync(stream, () => made!, _ => Interlocked.Increment(ref answers) <= 5 ? Task.CompletedTask : throw new IOException("gone"), token));
+        await using var owner = made = new FakeOwner(s_lengths, dataPort: port.EndPoint, digest: root => root);
+        var others = owner.Tensors.ToDictionary(tensor => tensor.Key, tensor => tensor.Value.Select(value => (byte)(value ^ 1)).ToArray());
+        using var content = new Content(others);
+        await using var successor = new ParameterServer(new ParameterServerOptions { Hold = HoldMode.Anonymous });
+        await successor.StartAsync(Cancel);
+        await successor.RegisterAsync("model", [content.Path], Cancel);
+
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        JoinReport report = await joiner.JoinAsync(owner.Metas, Options(null, _ => Task.FromResult(successor.GetMetas("model").Metas)), null, Cancel);
+
+        Assert.True(report.Verified);
+        Assert.Equal(0, report.ReusedBytes);
+        SmallCheckpoint.AssertEqual(others, joiner.FindCheckpoint("copy")!);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task Join_NobodyIsThereAgain_FailsWithTheFirstReasonAndLeavesNothing(bool toDirectory)
+    {
+        FakeOwner? made = null;
+        await using var port = new ScriptedPort((stream, _, token) => FakeOwner.ServeAsync(stream, () => made!, static _ => throw new IOException("gone"), token));
+        await using var owner = made = new FakeOwner([4 << 20], dataPort: port.EndPoint, digest: root => root);
+        DirectoryInfo temp = Directory.CreateTempSubdirectory("ce-test-");
+        try
+        {
+            JoinOptions options = Options(toDirectory ? Path.Combine(temp.FullName, "copy") : null, _ => throw new CheckpointEngineException(CheckpointError.Unreachable, "nobody"));
+            options.AskTimeout = TimeSpan.FromMilliseconds(300);
+
+            await using var joiner = new ParameterServer(new ParameterServerOptions());
+            var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(owner.Metas, options, null, Cancel));
+
+            Assert.Contains("the connection broke", failure.Message, StringComparison.Ordinal);
+            Assert.Empty(temp.EnumerateFileSystemInfos());
+        }
+        finally
+        {
+            temp.Delete(recursive: true);
+        }
+    }
+
+    [Fact]
+    public async Task Join_SupersededTwiceMeanwhile_HasTheLastGeneration()
+    {
+        using MemoryBuffer memory = MemoryBuffer.AllocateAnonymous(4 << 20);
+        using var tensors = new CallerTensors();
+        tensors.Add("a", TensorDtype.U8, [4 << 20], memory.Address);
+        await using var holder = new ParameterServer(new ParameterServerOptions());
+        await holder.StartAsync(Cancel);
+        holder.RegisterTensors("live", tensors);
+        CheckpointMetas stale = holder.GetMetas("live").Metas;
+        byte version = 0;
+        async Task<CheckpointMetas> NextAsync()
+        {
+            CheckpointMetas told = holder.GetMetas("live").Metas;
+            if (version < 2)                    // what is told is superseded at once
+            {
+                await holder.BeginUpdateAsync("live");
+                memory.GetSpan(0, 4 << 20).Fill(++version);
+                holder.CommitUpdate("live");
+            }
+            return told;
+        }
+        _ = await NextAsync();
+
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        JoinReport report = await joiner.JoinAsync(stale, Options(null, _ => NextAsync()), null, Cancel);
+
+        Assert.True(report.Verified);
+        Assert.Equal(2, report.Warnings.Count);
+        Assert.Equal(-1, joiner.FindCheckpoint("copy")!.GetTensorBytes("a").IndexOfAnyExcept((byte)2));
+    }
+
+    [Fact]
+    public async Task Join_SupersededWithoutEnd_GivesUp()
+    {
+        using MemoryBuffer memory = MemoryBuffer.AllocateAnonymous(4096);
+        using var tensors = new CallerTensors();
+        tensors.Add("a", TensorDtype.U8, [4096], memory.Address);
+        await using var holder = new ParameterServer(new ParameterServerOptions());
+        await holder.StartAsync(Cancel);
+        holder.RegisterTensors("live", tensors);
+        async Task<CheckpointMetas> NextAsync(CancellationToken _)
+        {
+            CheckpointMetas told = holder.GetMetas("live").Metas;
+            await holder.BeginUpdateAsync("live");
+            holder.CommitUpdate("live");
+            return told;
+        }
+
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        CheckpointMetas stale = await NextAsync(Cancel);
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(stale, Options(null, NextAsync), null, Cancel));
+
+        Assert.Equal(CheckpointError.Superseded, failure.Error);
+        Assert.Empty(joiner.CheckpointNames);
+    }
+
+    private static JoinOptions Options(string? directory, Func<CancellationToken, Task<CheckpointMetas>> ask) => new()
+    {
+        Transport = TransportChoice.Tcp,
+        CheckpointName = "copy",
+        Lanes = 1,
+        Destination = directory is null ? JoinDestinationKind.Memory : JoinDestinationKind.Directory,
+        DirectoryPath = directory,
+        AskForMetas = ask,
+    };
+
+    // The tensors of a fake owner as a file, which packed into anonymous memory lies as they do.
+    private sealed class Content : IDisposable
+    {
+        private readonly string _parent = Directory.CreateTempSubdirectory("ce-test-").FullName;
+
+        internal Content(Dictionary<string, byte[]> tensors)
+        {
+            Directory.CreateDirectory(Path);
+            using var builder = new TensorTableBuilder();
+            foreach ((string name, byte[] content) in tensors)
+            {
+                builder.Add(System.Text.Encoding.UTF8.GetBytes(name), TensorDtype.U8, [content.Length], content.Length, 0);
+            }
+            TensorTable table = builder.Build();
+            using FileStream file = File.Create(System.IO.Path.Combine(Path, "model.safetensors"));
+            SafetensorsWriter.Write(file, table, [.. Enumerable.Range(0, table.Count)], (tensor, stream) => stream.Write(tensors[table.GetName(tensor)]));
+        }
+
+        internal string Path => System.IO.Path.Combine(_parent, "model");
+
+        public void Dispose() => Directory.Delete(_parent, recursive: true);
+    }
+}
