@@ -79,6 +79,8 @@ public sealed partial class ParameterServer
                 ? reference.Entry.Checkpoint.SideFiles
                 : null;
 
+        public byte[]? LaneKey => server.LaneKey;
+
         public ReadLease? TryLease(ulong address)
             => server._registry.TryFind(address, 1, out RegisteredRange? range) && range.Owner is HeldBufferReference { Entry: HeldEntry entry }
                 ? entry.TryLease(() => server.GenerationOf(entry.Checkpoint.Name))

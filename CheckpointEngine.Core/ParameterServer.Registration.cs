@@ -147,7 +147,7 @@ public sealed partial class ParameterServer
     private async Task TakeOutOfReachAsync(HeldEntry entry)
     {
         await Task.Yield();                                 // away from the lock
-        await entry.Uses.CloseAsync(Options.DrainTimeout).ConfigureAwait(false);
+        await LetReadersEndAsync(entry).ConfigureAwait(false);
         if (_engine is not null)
         {
             await _engine.UnregisterAsync(entry.Ranges, range => _localPeers?.CutHoldersOf(range)).ConfigureAwait(false);
@@ -354,10 +354,18 @@ public sealed partial class ParameterServer
         }
     }
 
+    // Those with a lease are waited for; those without one nobody knows of.
+    private async Task LetReadersEndAsync(HeldEntry entry)
+    {
+        Task grace = Options.GraceTime > TimeSpan.Zero && entry.Ranges.Count != 0 ? Task.Delay(Options.GraceTime) : Task.CompletedTask;
+        await entry.Uses.CloseAsync(Options.DrainTimeout).ConfigureAwait(false);
+        await grace.ConfigureAwait(false);
+    }
+
     private async Task FreeAsync(HeldEntry entry)
     {
         await entry.Changing.ConfigureAwait(false);
-        await entry.Uses.CloseAsync(Options.DrainTimeout).ConfigureAwait(false);
+        await LetReadersEndAsync(entry).ConfigureAwait(false);
         if (_engine is not null)
         {
             await _engine.UnregisterAsync(entry.Ranges, range => _localPeers?.CutHoldersOf(range)).ConfigureAwait(false);

@@ -44,6 +44,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(options);
         Options = options;
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine");
+        LaneKey = options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(LeaseAnswer.LaneKeyBytes) : null;
         _pool = options.SharedPool ? new MemoryPool() : null;
     }
 
@@ -77,6 +78,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
     /// <remarks>A random GUID is the kernel's random bytes; RandomNumberGenerator would load OpenSSL before it is needed, 2.5 ms of a server's start.</remarks>
     internal string Epoch { get; } = Guid.NewGuid().ToString("N");
 
+    /// <summary>What proves, on a data connection, that its peer has a lease; null when none is required.</summary>
+    internal byte[]? LaneKey { get; }
+
     /// <summary>The generation that is held under a name; 0 when none is, or it is being changed.</summary>
     internal long GenerationOf(string name)
     {
@@ -104,6 +108,10 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             throw new InvalidOperationException("the address to announce is 'any', which no peer can connect to; give one of this host's own addresses");
         }
+        if (Options.RequireLease && Options.PlainPeers is { } plain && plain != PlainPeers.None)
+        {
+            throw new InvalidOperationException("a lease is required, and peers are to read without one: either RequireLease or PlainPeers");
+        }
         if (Options.LocalSocket is { } socket && !LocalSocketName.IsValid(socket))
         {
             throw new InvalidOperationException($"'{socket}' is no address of a Unix socket: an absolute path or @name, at most 107 bytes");
@@ -123,7 +131,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
                 _localPeers = new PeerListener(localSocket, responder, Options.Token, peerLogger, new PeerListenerOptions { LocalPeers = Options.LocalPeers });
             }
             _mooncake = Options.Transport == TransportChoice.Mooncake ? await StartMooncakeAsync(cancellationToken).ConfigureAwait(false) : null;
-            _engine = new TransferEngine(Options, _registry, PeerName, localSocket, OpenRdmaForServing(), _mooncake);
+            _engine = new TransferEngine(Options, LaneKey is null ? Options.Token : AccessToken.FromKey(LaneKey), _registry, PeerName, localSocket, OpenRdmaForServing(), _mooncake);
         }
         catch
         {
@@ -403,7 +411,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
             return null;
         }
         string? whyNone = Options.AllowedPlainPeers == PlainPeers.None
-            ? "only who has the token may read, and RDMA knows none yet; name who may read without it (--plain-peers), or take another transport"
+            ? "only who has the token, or a lease, may read, and RDMA knows neither yet; name who may read without it (--plain-peers), or take another transport"
             : null;
         if ((whyNone is not null || TryOpenRdma(out whyNone) is null) && Options.Transport == TransportChoice.Rdma)
         {

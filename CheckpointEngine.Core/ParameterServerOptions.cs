@@ -52,7 +52,16 @@ public sealed class ParameterServerOptions
     /// <summary>Who may read without our handshake. Default: everybody when no token is set, nobody when one is.</summary>
     public PlainPeers? PlainPeers { get; set; }
 
-    internal PlainPeers AllowedPlainPeers => PlainPeers ?? (Token is null ? PlainPeers.All : PlainPeers.None);
+    /// <summary>
+    /// Let nobody read over the network without a lease, which keeps what it is for from being freed or changed. Plain Mooncake peers know none, so none of them
+    /// may read, and RDMA knows none yet. Default false.
+    /// </summary>
+    public bool RequireLease { get; set; }
+
+    /// <summary>How long what is taken away or changed stays readable where it is, for readers that have no lease; default none. <see cref="DrainTimeout"/> is for those that have one.</summary>
+    public TimeSpan GraceTime { get; set; }
+
+    internal PlainPeers AllowedPlainPeers => RequireLease ? PlainPeers.None : PlainPeers ?? (Token is null ? PlainPeers.All : PlainPeers.None);
 
     /// <summary>Where processes of this host ask for the memory itself: a path, which pods can share, or <c>@name</c>; null (the default) takes a name of its own without a file.</summary>
     public string? LocalSocket { get; set; }

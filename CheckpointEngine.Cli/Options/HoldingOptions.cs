@@ -55,6 +55,11 @@ internal sealed class HoldingOptions
         HelpName = "none|all|CIDR,…",
     };
 
+    private readonly Option<bool> _requireLease = new("--require-lease") { Description = "Let nobody read over the network without a lease: plain Mooncake peers, and RDMA, are refused" };
+
+    private readonly Option<TimeSpan?> _graceTime = OptionRules.Seconds("--grace-time",
+        "How long what is taken away stays readable where it is, for plain Mooncake peers, which have no lease; default 0", zeroAllowed: true);
+
     private readonly Option<TimeSpan?> _drainTimeout = OptionRules.Seconds("--drain-timeout",
         "How long joins under way are waited for before what they read is taken away, replaced or freed at the end; default 30", zeroAllowed: true);
 
@@ -73,7 +78,7 @@ internal sealed class HoldingOptions
     public HoldingOptions(Command command)
     {
         TransportGroup = new OptionGroup("Transfer", [_transport, _devices, _mooncakeLibrary, _attachFiles, _localPeers]);
-        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket, _drainTimeout]);
+        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket, _drainTimeout, _graceTime, _requireLease]);
         FilesGroup = new OptionGroup("Files", [_consume, _sharedPool]);
         command.Validators.Add(result =>
         {
@@ -84,6 +89,10 @@ internal sealed class HoldingOptions
             if (result.GetValue(_sharedPool) && result.GetValue(_hold) is "map" or "memfd" && result.IsGiven(_hold))
             {
                 result.AddError("--shared-pool keeps anonymous memory: leave --hold out, or say --hold anon");
+            }
+            if (result.GetValue(_requireLease) && (result.IsGiven(_plainPeers) || result.IsGiven(_graceTime)))
+            {
+                result.AddError("--require-lease refuses those that --plain-peers and --grace-time are for");
             }
             if (result.GetValue(_localSocket) is { } socket && !ParameterServerOptions.IsLocalSocket(socket))
             {
@@ -156,6 +165,8 @@ internal sealed class HoldingOptions
         LocalSocket = parsed.GetValue(_localSocket),
         LocalPeers = parsed.GetValue(_localPeers) is { } users ? LocalPeers.Parse(users) : LocalPeers.Own,
         AttachFiles = AttachFiles(parsed),
+        RequireLease = parsed.GetValue(_requireLease),
+        GraceTime = parsed.GetValue(_graceTime) ?? TimeSpan.Zero,
         DrainTimeout = parsed.GetValue(_drainTimeout) ?? TimeSpan.FromSeconds(30),
         LoggerFactory = logging,
     };

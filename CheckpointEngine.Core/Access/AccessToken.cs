@@ -13,6 +13,9 @@ public sealed class AccessToken
 
     private AccessToken(byte[] secret) => _secret = secret;
 
+    /// <summary>Takes a key that one of our own processes told.</summary>
+    internal static AccessToken FromKey(ReadOnlySpan<byte> key) => new(key.ToArray());
+
     /// <summary>Takes a token from text; white space around it does not count.</summary>
     /// <exception cref="ArgumentException">Empty, or longer than 4,096 bytes.</exception>
     public static AccessToken FromText(string text)

@@ -25,11 +25,15 @@ internal sealed class OwnerLease : IDisposable
         _owner = owner;
         _address = address;
         Generation = taken.Generation;
+        LaneKey = taken.LaneKey;
         _renewing = RenewAsync(TimeSpan.FromMilliseconds(Math.Max(1, taken.LifetimeMs / RenewalsInLifetime)));
     }
 
     /// <summary>The generation that it is for.</summary>
     internal long Generation { get; }
+
+    /// <summary>What data connections prove instead of the token; null when the owner does not ask for it.</summary>
+    internal byte[]? LaneKey { get; }
 
     /// <summary>Takes it.</summary>
     /// <param name="peer">The conversation with the owner.</param>

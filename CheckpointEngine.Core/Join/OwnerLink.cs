@@ -25,7 +25,7 @@ internal sealed class OwnerLink : IDisposable
     // An answer over rdma is for an asker that says it speaks it.
     private static readonly byte[] s_asksForRdma = "{\"protocol\":\"rdma\"}\n"u8.ToArray();
 
-    private readonly TcpLaneTarget? _target;      // null: the owner's data port is none that we speak to
+    private TcpLaneTarget? _target;      // null: the owner's data port is none that we speak to
     private readonly SegmentDescriptor _descriptor;
     private readonly EndpointName _opened;
     private readonly string _localSocket;
@@ -65,6 +65,10 @@ internal sealed class OwnerLink : IDisposable
         if (Peer is not null)
         {
             Lease = await OwnerLease.TakeAsync(Peer, Owner, Name, address, cancellationToken).ConfigureAwait(false);
+            if (Lease.LaneKey is byte[] key && _target is { IsOurs: true })
+            {
+                _target = _target with { Token = AccessToken.FromKey(key) };
+            }
         }
     }
 

@@ -34,6 +34,9 @@ internal interface IPeerResponder
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Refused"/>: nothing is held there, or it is being updated.</exception>
     HeldMemory AcquireMemory(ulong address, ulong lengthBytes, PeerCredentials peer);
 
+    /// <summary>What proves, on a data connection, that its peer has a lease; null when none is required.</summary>
+    byte[]? LaneKey => null;
+
     /// <summary>A lease on the checkpoint that <paramref name="address"/> belongs to; null when there is none, or it is about to be changed or taken away.</summary>
     ReadLease? TryLease(ulong address);
 }

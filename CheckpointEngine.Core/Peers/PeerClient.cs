@@ -330,7 +330,7 @@ internal sealed class PeerClient : IDisposable
     {
         byte[] request = new byte[8];
         BinaryPrimitives.WriteUInt64LittleEndian(request, address);
-        byte[] payload = await AskAsync(type, request, LeaseAnswer.Size, what, cancellationToken).ConfigureAwait(false);
+        byte[] payload = await AskAsync(type, request, LeaseAnswer.MaxSize, what, cancellationToken).ConfigureAwait(false);
         return LeaseAnswer.TryDecode(payload, out LeaseAnswer answer) ? answer : Violated<LeaseAnswer>("its lease is malformed");
     }
 

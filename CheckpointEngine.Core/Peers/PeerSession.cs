@@ -316,8 +316,8 @@ internal sealed class PeerSession : IDisposable
                 _leases.Add(address, lease = taken);
             }
         }
-        byte[] answer = new byte[LeaseAnswer.Size];
-        (lease?.Answer(_options.LeaseLifetime) ?? default).Encode(answer);
+        LeaseAnswer told = lease?.Answer(_options.LeaseLifetime) ?? default;
+        byte[] answer = (told.Generation == 0 ? told : told with { LaneKey = _responder.LaneKey }).ToBytes();
         if (lease is not null && type == PeerMessage.Release)
         {
             _leases.Remove(address);

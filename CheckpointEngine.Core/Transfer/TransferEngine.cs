@@ -31,20 +31,21 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
 
     /// <summary>Binds its ports and listens at once.</summary>
     /// <param name="options">Address, port, token and who may read plainly.</param>
+    /// <param name="laneToken">What our own lanes must prove; null for nothing.</param>
     /// <param name="registry">What peers may read.</param>
     /// <param name="peerName">Where the peer service of this process is, as peers are told.</param>
     /// <param name="localSocket">Where it is for processes of this host; empty for nowhere.</param>
     /// <param name="rdma">The RDMA devices to be read over; null for none. The caller's, who disposes it later.</param>
     /// <param name="mooncake">Mooncake's library, which then serves in place of our own data port; null for none. The caller's, who disposes it later.</param>
     /// <exception cref="CheckpointEngineException">An address or port cannot be had.</exception>
-    internal TransferEngine(ParameterServerOptions options, MemoryRegistry registry, EndpointName peerName, string localSocket, RdmaPlane? rdma, MooncakeEngine? mooncake)
+    internal TransferEngine(ParameterServerOptions options, AccessToken? laneToken, MemoryRegistry registry, EndpointName peerName, string localSocket, RdmaPlane? rdma, MooncakeEngine? mooncake)
     {
         Registry = registry;
         _options = options;
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer");
         _plainPeers = options.AllowedPlainPeers;
         var anyPort = new IPEndPoint(options.Address, 0);
-        _data = mooncake is not null ? null : new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = options.Token, PlainPeers = _plainPeers }, _logger);
+        _data = mooncake is not null ? null : new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = laneToken, PlainPeers = _plainPeers }, _logger);
         _announcement = Announce(false);
         _announcementOfRdma = Announce(true);
         if (mooncake is not null)

@@ -1,11 +1,13 @@
 using System.Buffers;
 using System.Net;
+using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Join;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
+using CheckpointEngine.Transfer.Tcp;
 using Microsoft.Extensions.Logging.Abstractions;
 
 namespace CheckpointEngine.Tests;
@@ -223,6 +225,58 @@ public sealed class LeaseTests
         Assert.Equal(holder.Epoch, read.Epoch);
         Assert.Equal((told.Epoch, told.Generation), (read.Epoch, read.Generation));
         Assert.NotEqual(0, read.Generation);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task RequireLease_WhoHasOneReads_PlainPeersDoNot(bool token)
+    {
+        using var files = SmallCheckpoint.OfManySizes();
+        AccessToken? secret = token ? AccessToken.FromText("secret") : null;
+        await using var holder = new ParameterServer(new ParameterServerOptions { RequireLease = true, Token = secret });
+        await holder.StartAsync(Cancel);
+        await holder.RegisterAsync("model", [files.Path], Cancel);
+        CheckpointMetas metas = holder.GetMetas("model").Metas;
+
+        await using var joiner = new ParameterServer(new ParameterServerOptions { Token = secret });
+        JoinReport report = await joiner.JoinAsync(metas, new JoinOptions { Transport = TransportChoice.Tcp, CheckpointName = "copy", RequireVerify = true }, null, Cancel);
+        Assert.Equal(["tcp"], report.Transports.Keys);
+        SmallCheckpoint.AssertEqual(files.Tensors, joiner.FindCheckpoint("copy")!);
+
+        SegmentDescriptor told = await HandshakeClient.FetchDescriptorAsync(EndpointName.Parse(holder.P2pStoreAddress), default, HandshakeClientOptions.Default, Cancel);
+        Assert.Empty(told.Buffers);             // who is refused is told no address either
+        MetasBuffer buffer = metas.Owners[0].Buffers[0];
+        using var plain = new TcpReadLane(new TcpLaneTarget([new IPEndPoint(IPAddress.Loopback, told.TcpDataPort)], "the owner", told.TcpProtoVersion, IsOurs: false, null, TimeSpan.FromSeconds(5), TimeSpan.FromSeconds(5)));
+        plain.Connect();
+        using MemoryBuffer memory = MemoryBuffer.AllocateAnonymous(4096);
+        plain.Submit(new ReadRequest(buffer.Address, memory.Address, 1024, 0));
+        Assert.NotEqual(ReadStatus.Done, plain.Wait(null).Status);
+    }
+
+    [Fact]
+    public async Task RequireLease_AndPlainPeers_IsAContradiction()
+    {
+        await using var holder = new ParameterServer(new ParameterServerOptions { RequireLease = true, PlainPeers = PlainPeers.All });
+        await Assert.ThrowsAsync<InvalidOperationException>(() => holder.StartAsync(Cancel));
+    }
+
+    [Fact]
+    public async Task GraceTime_WhatIsTakenAway_StaysReadableForIt()
+    {
+        using var files = SmallCheckpoint.OfManySizes();
+        await using var holder = new ParameterServer(new ParameterServerOptions { GraceTime = TimeSpan.FromMilliseconds(700) });
+        await holder.StartAsync(Cancel);
+        await holder.RegisterAsync("model", [files.Path], Cancel);
+        var clock = System.Diagnostics.Stopwatch.StartNew();
+
+        Task<bool> gone = holder.UnregisterAsync("model", Cancel);
+
+        Assert.Empty(holder.CheckpointNames);
+        Assert.NotEqual(0, holder.Registry.Ranges.Length);
+        await gone;
+        Assert.True(clock.ElapsedMilliseconds >= 690, $"{clock.ElapsedMilliseconds} ms");
+        Assert.Equal(0, holder.Registry.Ranges.Length);
     }
 
     private static JoinOptions InBuckets(Action<JoinBucket> onBucket) => new()
