@@ -15,7 +15,7 @@ public sealed partial class ParameterServer
     /// <returns>The checkpoint; owned by the server, valid until it is unregistered.</returns>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
     public Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken)
-        => RegisterAsync(name, paths, null, cancellationToken);
+        => RegisterAsync(name, paths, null, null, cancellationToken);
 
     /// <summary>As <see cref="RegisterAsync(string, IReadOnlyList{string}, CancellationToken)"/>, and tells how far a copy is.</summary>
     /// <param name="name">1 to 255 bytes as UTF-8.</param>
@@ -23,10 +23,21 @@ public sealed partial class ParameterServer
     /// <param name="progress">Told about twenty times a second, from a thread of the pool; files that are mapped in place are told once, when they are.</param>
     /// <param name="cancellationToken">Ends a copy; nothing is left.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
-    public async Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, IProgress<LoadProgress>? progress = null, CancellationToken cancellationToken = default)
+    public Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, IProgress<LoadProgress>? progress, CancellationToken cancellationToken)
+        => RegisterAsync(name, paths, progress, null, cancellationToken);
+
+    /// <summary>As <see cref="RegisterAsync(string, IReadOnlyList{string}, CancellationToken)"/>, with options of its own.</summary>
+    /// <param name="name">1 to 255 bytes as UTF-8.</param>
+    /// <param name="paths">One path with its side files, or several .safetensors files.</param>
+    /// <param name="progress">As above; null: nobody is told.</param>
+    /// <param name="options">What is otherwise than the server's options say; null: nothing.</param>
+    /// <param name="cancellationToken">Ends a copy; nothing is left.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
+    public async Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, IProgress<LoadProgress>? progress = null, RegistrationOptions? options = null, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(paths);
         ArgumentOutOfRangeException.ThrowIfZero(paths.Count, nameof(paths));
+        MemoryPool? pool = options?.SharedPool ?? Options.SharedPool ? _pool : null;
         Reserve(name);
         try
         {
@@ -34,7 +45,7 @@ public sealed partial class ParameterServer
             HeldCheckpoint held;
             try
             {
-                held = await LoadAsync(_pool is null ? Options.Hold : HoldMode.Anonymous).ConfigureAwait(false);
+                held = await LoadAsync(pool is null ? Options.Hold : HoldMode.Anonymous).ConfigureAwait(false);
             }
             catch (CheckpointEngineException refused) when (Options.Hold != HoldMode.Anonymous
                 && (Options.Transport == TransportChoice.Rdma ? refused.NativeCode == Interop.Libc.EFAULT : _mooncake is not null && refused.Error == CheckpointError.NotSupported))
@@ -56,8 +67,8 @@ public sealed partial class ParameterServer
         {
             CheckpointDigests? digests = null;
             HeldCheckpoint loaded = await Task.Run(
-                () => CheckpointLoader.Load(name, paths, hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests, _registry, _pool), cancellationToken).ConfigureAwait(false);
-            await PublishAsync(loaded, digests, _pool).ConfigureAwait(false);
+                () => CheckpointLoader.Load(name, paths, hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests, _registry, pool), cancellationToken).ConfigureAwait(false);
+            await PublishAsync(loaded, digests, pool).ConfigureAwait(false);
             return loaded;
         }
     }
@@ -194,9 +205,16 @@ public sealed partial class ParameterServer
         LogUpdated(name);
     }
 
-    /// <summary>Takes a checkpoint away: nobody new reads it, those under way are waited for (<see cref="ParameterServerOptions.DrainTimeout"/>), its memory is freed. What other owners are known to hold is forgotten.</summary>
+    /// <summary>Takes a checkpoint away: nobody new reads it, those under way are waited for (<see cref="ParameterServerOptions.DrainTimeout"/>), its memory is freed, or kept where it is of the shared pool. What other owners are known to hold is forgotten.</summary>
     /// <returns>False when there was none of that name.</returns>
-    public async Task<bool> UnregisterAsync(string name, CancellationToken cancellationToken = default)
+    public Task<bool> UnregisterAsync(string name, CancellationToken cancellationToken) => UnregisterAsync(name, freeSharedPool: false, cancellationToken);
+
+    /// <summary>As <see cref="UnregisterAsync(string, CancellationToken)"/>.</summary>
+    /// <param name="name">The checkpoint.</param>
+    /// <param name="freeSharedPool">When it is of the shared pool: its memory is freed, and so is what the pool keeps of others (upstream's <c>force</c>).</param>
+    /// <param name="cancellationToken">Looked at before anything is done.</param>
+    /// <returns>False when there was none of that name.</returns>
+    public async Task<bool> UnregisterAsync(string name, bool freeSharedPool = false, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(name);
         cancellationToken.ThrowIfCancellationRequested();
@@ -218,6 +236,7 @@ public sealed partial class ParameterServer
         }
         if (record.Held is HeldEntry entry)
         {
+            entry.FreesPool = freeSharedPool;
             await FreeAsync(entry).ConfigureAwait(false);      // not cancellable: half a checkpoint is no state
             LogUnregistered(name);
         }

@@ -26,7 +26,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private readonly Dictionary<string, CheckpointRecord> _records = new(StringComparer.Ordinal);
     private readonly ILogger _logger;
     private readonly MemoryRegistry _registry = new();
-    private readonly MemoryPool? _pool;
+    private readonly MemoryPool _pool = new();
     private PeerListener? _peers;
     private PeerListener? _localPeers;
     private TransferEngine? _engine;
@@ -42,7 +42,6 @@ public sealed partial class ParameterServer : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(options);
         Options = options;
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine");
-        _pool = options.SharedPool ? new MemoryPool() : null;
     }
 
     /// <summary>The options it was made with.</summary>
@@ -279,7 +278,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
         await StopPeersAsync().ConfigureAwait(false);      // first: a conversation may be hashing what is to be freed
         await Task.WhenAll(entries.Select(FreeAsync)).ConfigureAwait(false);
-        _pool?.Dispose();
+        _pool.Dispose();
         if (_engine is not null)
         {
             await _engine.DisposeAsync().ConfigureAwait(false);

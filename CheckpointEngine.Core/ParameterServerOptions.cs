@@ -36,7 +36,8 @@ public sealed class ParameterServerOptions
 
     /// <summary>
     /// Keep the memory of the checkpoint that was unregistered last for the next one (upstream's <c>use_shared_memory_pool</c>): a new version of the same
-    /// layout is copied into memory that is touched and locked already. Files are then copied into anonymous memory, whatever <see cref="Hold"/> says. Default false.
+    /// layout is copied into memory that is touched and locked already. Files are then copied into anonymous memory, whatever <see cref="Hold"/> says. Default false. A registration may
+    /// say otherwise (<see cref="RegistrationOptions.SharedPool"/>).
     /// </summary>
     public bool SharedPool { get; set; }
 
@@ -70,7 +71,7 @@ public sealed class ParameterServerOptions
     /// <summary>Offer mapped files for attaching even if others than this user may write them.</summary>
     public bool AttachFiles { get; set; }
 
-    /// <summary>How long <see cref="ParameterServer.UnregisterAsync"/> and <see cref="ParameterServer.DisposeAsync"/> wait for reads that are under way before they cut them; default 30 s.</summary>
+    /// <summary>How long <see cref="ParameterServer.UnregisterAsync(string, CancellationToken)"/> and <see cref="ParameterServer.DisposeAsync"/> wait for reads that are under way before they cut them; default 30 s.</summary>
     public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);
 
     /// <summary>Where the server logs; default nowhere.</summary>

@@ -20,6 +20,8 @@ internal sealed class FakeStore : ICheckpointStore
 
     internal ConcurrentQueue<IReadOnlyList<string>> Registered { get; } = [];
 
+    internal RegistrationOptions? RegisteredWith { get; private set; }
+
     internal InferenceUpdateOptions? Updated { get; private set; }
 
     internal CheckpointMetas? Loaded { get; private set; }
@@ -44,9 +46,10 @@ internal sealed class FakeStore : ICheckpointStore
         return this;
     }
 
-    public async Task RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken)
+    public async Task RegisterAsync(string name, IReadOnlyList<string> paths, RegistrationOptions options, CancellationToken cancellationToken)
     {
         Record($"register {name}");
+        RegisteredWith = options;
         Registered.Enqueue(paths);
         if (OnRegister is not null)
         {
@@ -54,9 +57,9 @@ internal sealed class FakeStore : ICheckpointStore
         }
     }
 
-    public Task UnregisterAsync(string name)
+    public Task UnregisterAsync(string name, bool freeSharedPool)
     {
-        Record($"unregister {name}");
+        Record($"unregister {name}{(freeSharedPool ? " and its pool" : "")}");
         World.TryRemove(name, out _);
         return Task.CompletedTask;
     }
