@@ -43,6 +43,9 @@ internal sealed class HeldEntry : IAsyncDisposable
     /// <summary>Whether the begin of an update is through: no read is under way. Under the lock of the server.</summary>
     internal bool IsOutOfReach { get; set; }
 
+    /// <summary>Whether its memory, and what the pool has, is freed in the end and not kept.</summary>
+    internal bool FreesPool { get; set; }
+
     /// <summary>Those that need it as it is: peers with a lease, and updates of inference servers from this process.</summary>
     internal UseGate Uses { get; } = new();
 
@@ -194,7 +197,14 @@ internal sealed class HeldEntry : IAsyncDisposable
     {
         await _stop.CancelAsync().ConfigureAwait(false);
         await _hashing.ConfigureAwait(false);
-        _pool?.Keep(Checkpoint.TakeMemory());
+        if (FreesPool)
+        {
+            _pool?.Trim();
+        }
+        else
+        {
+            _pool?.Keep(Checkpoint.TakeMemory());
+        }
         Checkpoint.Dispose();
         _stop.Dispose();
         Uses.Dispose();

@@ -15,7 +15,7 @@ public sealed partial class ParameterServer
     /// <returns>The checkpoint; owned by the server, valid until it is unregistered.</returns>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
     public Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, CancellationToken cancellationToken)
-        => RegisterAsync(name, paths, null, cancellationToken);
+        => RegisterAsync(name, paths, null, null, cancellationToken);
 
     /// <summary>As <see cref="RegisterAsync(string, IReadOnlyList{string}, CancellationToken)"/>, and tells how far a copy is.</summary>
     /// <param name="name">1 to 255 bytes as UTF-8.</param>
@@ -23,21 +23,29 @@ public sealed partial class ParameterServer
     /// <param name="progress">Told about twenty times a second, from a thread of the pool; files that are mapped in place are told once, when they are.</param>
     /// <param name="cancellationToken">Ends a copy; nothing is left.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
-    public Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, IProgress<LoadProgress>? progress = null, CancellationToken cancellationToken = default)
-        => RegisterAsync(name, paths, replace: false, progress, cancellationToken);
+    public Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, IProgress<LoadProgress>? progress, CancellationToken cancellationToken)
+        => RegisterAsync(name, paths, progress, null, cancellationToken);
 
-    private async Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, bool replace, IProgress<LoadProgress>? progress, CancellationToken cancellationToken)
+    /// <summary>As <see cref="RegisterAsync(string, IReadOnlyList{string}, CancellationToken)"/>, with options of its own.</summary>
+    /// <param name="name">1 to 255 bytes as UTF-8.</param>
+    /// <param name="paths">One path with its side files, or several .safetensors files.</param>
+    /// <param name="progress">As above; null: nobody is told.</param>
+    /// <param name="options">What is otherwise than the server's options say; null: nothing.</param>
+    /// <param name="cancellationToken">Ends a copy; nothing is left.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.AlreadyExists"/>; or what was wrong with the files.</exception>
+    public async Task<HeldCheckpoint> RegisterAsync(string name, IReadOnlyList<string> paths, IProgress<LoadProgress>? progress = null, RegistrationOptions? options = null, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(paths);
         ArgumentOutOfRangeException.ThrowIfZero(paths.Count, nameof(paths));
-        Reserve(name, replace);
+        MemoryPool? pool = options?.SharedPool ?? Options.SharedPool ? _pool : null;
+        Reserve(name, options?.Replace == true);
         try
         {
             using ConsumedFiles? consumed = Options.Consume ? new ConsumedFiles(paths) : null;
             HeldCheckpoint held;
             try
             {
-                held = await LoadAsync(_pool is null ? Options.Hold : HoldMode.Anonymous).ConfigureAwait(false);
+                held = await LoadAsync(pool is null ? Options.Hold : HoldMode.Anonymous).ConfigureAwait(false);
             }
             catch (CheckpointEngineException refused) when (Options.Hold != HoldMode.Anonymous
                 && (Options.Transport == TransportChoice.Rdma ? refused.NativeCode == Interop.Libc.EFAULT : _mooncake is not null && refused.Error == CheckpointError.NotSupported))
@@ -59,24 +67,11 @@ public sealed partial class ParameterServer
         {
             CheckpointDigests? digests = null;
             HeldCheckpoint loaded = await Task.Run(
-                () => CheckpointLoader.Load(name, paths, hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests, _registry, _pool), cancellationToken).ConfigureAwait(false);
-            await PublishAsync(loaded, digests, _pool, replace).ConfigureAwait(false);
+                () => CheckpointLoader.Load(name, paths, hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests, _registry, pool), cancellationToken).ConfigureAwait(false);
+            await PublishAsync(loaded, digests, pool, options?.Replace == true).ConfigureAwait(false);
             return loaded;
         }
     }
-
-    /// <summary>
-    /// Holds the checkpoint of <paramref name="paths"/> as the next generation of <paramref name="name"/>, which may be held already, or not yet. Who asks for the
-    /// metas is told of the old one until all of the new one is there, and of the new one from then on; joins of the old one go on, and its memory is freed when they
-    /// are done or <see cref="ParameterServerOptions.DrainTimeout"/> has passed. There must be memory for both.
-    /// </summary>
-    /// <param name="name">1 to 255 bytes as UTF-8.</param>
-    /// <param name="paths">One path with its side files, or several .safetensors files.</param>
-    /// <param name="progress">As for <see cref="RegisterAsync(string, IReadOnlyList{string}, IProgress{LoadProgress}, CancellationToken)"/>.</param>
-    /// <param name="cancellationToken">Ends a copy; the old one stays.</param>
-    /// <exception cref="CheckpointEngineException">What was wrong with the files; the old one stays. <see cref="CheckpointError.AlreadyExists"/>: another registration of that name is on its way.</exception>
-    public Task<HeldCheckpoint> ReplaceAsync(string name, IReadOnlyList<string> paths, IProgress<LoadProgress>? progress = null, CancellationToken cancellationToken = default)
-        => RegisterAsync(name, paths, replace: true, progress, cancellationToken);
 
     /// <summary>Holds the caller's own tensors in place under <paramref name="name"/> and registers them; nothing is copied. All or nothing.</summary>
     /// <param name="name">1 to 255 bytes as UTF-8.</param>
@@ -211,9 +206,16 @@ public sealed partial class ParameterServer
         LogUpdated(name);
     }
 
-    /// <summary>Takes a checkpoint away: nobody new reads it, those under way are waited for (<see cref="ParameterServerOptions.DrainTimeout"/>), its memory is freed. What other owners are known to hold is forgotten.</summary>
+    /// <summary>Takes a checkpoint away: nobody new reads it, those under way are waited for (<see cref="ParameterServerOptions.DrainTimeout"/>), its memory is freed, or kept where it is of the shared pool. What other owners are known to hold is forgotten.</summary>
     /// <returns>False when there was none of that name.</returns>
-    public async Task<bool> UnregisterAsync(string name, CancellationToken cancellationToken = default)
+    public Task<bool> UnregisterAsync(string name, CancellationToken cancellationToken) => UnregisterAsync(name, freeSharedPool: false, cancellationToken);
+
+    /// <summary>As <see cref="UnregisterAsync(string, CancellationToken)"/>.</summary>
+    /// <param name="name">The checkpoint.</param>
+    /// <param name="freeSharedPool">When it is of the shared pool: its memory is freed, and so is what the pool keeps of others (upstream's <c>force</c>).</param>
+    /// <param name="cancellationToken">Looked at before anything is done.</param>
+    /// <returns>False when there was none of that name.</returns>
+    public async Task<bool> UnregisterAsync(string name, bool freeSharedPool = false, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(name);
         cancellationToken.ThrowIfCancellationRequested();
@@ -236,6 +238,7 @@ public sealed partial class ParameterServer
         TellChange();
         if (record.Held is HeldEntry entry)
         {
+            entry.FreesPool = freeSharedPool;
             await FreeAsync(entry).ConfigureAwait(false);      // not cancellable: half a checkpoint is no state
             LogUnregistered(name);
         }

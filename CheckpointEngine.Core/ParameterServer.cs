@@ -26,7 +26,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private readonly Dictionary<string, CheckpointRecord> _records = new(StringComparer.Ordinal);
     private readonly ILogger _logger;
     private readonly MemoryRegistry _registry = new();
-    private readonly MemoryPool? _pool;
+    private readonly MemoryPool _pool = new();
     private readonly HashSet<Task> _retiring = [];       // freeing what was replaced; under the lock
     private PeerListener? _peers;
     private PeerListener? _localPeers;
@@ -45,7 +45,6 @@ public sealed partial class ParameterServer : IAsyncDisposable
         Options = options;
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine");
         LaneKey = options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(LeaseAnswer.LaneKeyBytes) : null;
-        _pool = options.SharedPool ? new MemoryPool() : null;
     }
 
     /// <summary>The options it was made with.</summary>
@@ -349,7 +348,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         await Task.WhenAll(entries.Select(entry => entry.Uses.CloseAsync(Options.DrainTimeout))).ConfigureAwait(false);      // joins under way may end
         await StopPeersAsync().ConfigureAwait(false);      // before anything is freed: a conversation may be hashing it
         await Task.WhenAll([.. retiring, .. entries.Select(FreeAsync)]).ConfigureAwait(false);
-        _pool?.Dispose();
+        _pool.Dispose();
         if (_engine is not null)
         {
             await _engine.DisposeAsync().ConfigureAwait(false);

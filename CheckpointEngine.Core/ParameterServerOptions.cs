@@ -36,7 +36,8 @@ public sealed class ParameterServerOptions
 
     /// <summary>
     /// Keep the memory of the checkpoint that was unregistered last for the next one (upstream's <c>use_shared_memory_pool</c>): a new version of the same
-    /// layout is copied into memory that is touched and locked already. Files are then copied into anonymous memory, whatever <see cref="Hold"/> says. Default false.
+    /// layout is copied into memory that is touched and locked already. Files are then copied into anonymous memory, whatever <see cref="Hold"/> says. Default false. A registration may
+    /// say otherwise (<see cref="RegistrationOptions.SharedPool"/>).
     /// </summary>
     public bool SharedPool { get; set; }
 
@@ -80,7 +81,7 @@ public sealed class ParameterServerOptions
     public bool AttachFiles { get; set; }
 
     /// <summary>
-    /// How long what takes memory away or changes it (<see cref="ParameterServer.UnregisterAsync"/>, <see cref="ParameterServer.BeginUpdateAsync"/>, <see cref="ParameterServer.DisposeAsync"/>)
+    /// How long what takes memory away or changes it (<see cref="ParameterServer.UnregisterAsync(string, CancellationToken)"/>, <see cref="ParameterServer.BeginUpdateAsync"/>, <see cref="ParameterServer.DisposeAsync"/>)
     /// waits for joins that have a lease on it, and then for reads that are under way, before it revokes and cuts them; default 30 s.
     /// </summary>
     public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);

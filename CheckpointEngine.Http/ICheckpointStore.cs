@@ -9,9 +9,9 @@ internal interface ICheckpointStore
 {
     IReadOnlyList<string> CheckpointNames { get; }
 
-    Task RegisterAsync(string name, IReadOnlyList<string> paths, bool replace, CancellationToken cancellationToken);
+    Task RegisterAsync(string name, IReadOnlyList<string> paths, RegistrationOptions options, CancellationToken cancellationToken);
 
-    Task UnregisterAsync(string name);
+    Task UnregisterAsync(string name, bool freeSharedPool);
 
     /// <summary>The side files of a checkpoint held here; null when it is not.</summary>
     IReadOnlyList<SideFile>? FindSideFiles(string name);

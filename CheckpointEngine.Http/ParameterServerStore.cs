@@ -9,11 +9,11 @@ internal sealed class ParameterServerStore(ParameterServer server) : ICheckpoint
 {
     public IReadOnlyList<string> CheckpointNames => server.CheckpointNames;
 
-    public Task RegisterAsync(string name, IReadOnlyList<string> paths, bool replace, CancellationToken cancellationToken)
-        => replace ? server.ReplaceAsync(name, paths, null, cancellationToken) : server.RegisterAsync(name, paths, cancellationToken);
+    public Task RegisterAsync(string name, IReadOnlyList<string> paths, RegistrationOptions options, CancellationToken cancellationToken)
+        => server.RegisterAsync(name, paths, null, options, cancellationToken);
 
     // Not cancelled with its request: once begun it goes to its end, whoever still listens.
-    public Task UnregisterAsync(string name) => server.UnregisterAsync(name);
+    public Task UnregisterAsync(string name, bool freeSharedPool) => server.UnregisterAsync(name, freeSharedPool);
 
     public IReadOnlyList<SideFile>? FindSideFiles(string name) => server.FindCheckpoint(name)?.SideFiles;
 

@@ -15,7 +15,7 @@ internal sealed class HostUpdateBuffer : IUpdateBuffer
     private const int MostThreads = 4;
 
     private readonly CopyCrew _crew = new(MostThreads);
-    private bool _disposed;
+    private Thread? _freeing;
 
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/>.</exception>
     internal HostUpdateBuffer(long halfBytes)
@@ -41,15 +41,21 @@ internal sealed class HostUpdateBuffer : IUpdateBuffer
 
     public double Synchronize() => _crew.Wait();
 
+    // The kernel takes a quarter of a second for each GiB of such memory, and the server waits for the last message behind it.
+    public void BeginDispose()
+    {
+        if (_freeing is null)
+        {
+            _crew.Dispose();
+            _freeing = new Thread(_memory.Dispose) { IsBackground = true, Name = "checkpoint-engine update memory" };
+            _freeing.Start();
+        }
+    }
+
     public void Dispose()
     {
-        if (_disposed)
-        {
-            return;
-        }
-        _disposed = true;
-        _crew.Dispose();
-        _memory.Dispose();
+        BeginDispose();
+        _freeing!.Join();
     }
 }
 

@@ -27,6 +27,9 @@ internal interface IUpdateBuffer : IDisposable
     /// <summary>Waits until all that was started is in its place and visible to workers.</summary>
     /// <returns>Seconds from the start to the end of the copy.</returns>
     double Synchronize();
+
+    /// <summary>Gives the memory back, beside what the caller does next where that takes long; nothing is copied any more. Dispose waits for its end.</summary>
+    void BeginDispose() => Dispose();
 }
 
 /// <summary>A tensor's way into a half.</summary>

@@ -210,7 +210,7 @@ internal sealed class UpdatePipeline
         Add(workers, _finishSeconds);
         foreach (IUpdateBuffer buffer in buffers)
         {
-            buffer.Dispose();       // workers have let go of it, and what the server does with the weights may need the memory
+            buffer.BeginDispose();      // workers have let go of it, and what the server does with the weights may need the memory
         }
         bool isNew = _options.WorkerProtocol == WorkerProtocol.V04;
         if (!endedEarly && (isNew || !WaitFor(server, s_patienceForEnd, cancellationToken)))

@@ -35,7 +35,7 @@ internal sealed class CheckpointEndpoints(ICheckpointStore store, AllowedPaths a
         }
         try
         {
-            await store.RegisterAsync(name, paths, request.Replace, context.RequestAborted).ConfigureAwait(false);
+            await store.RegisterAsync(name, paths, new RegistrationOptions { SharedPool = request.UseSharedMemoryPool, Replace = request.Replace }, context.RequestAborted).ConfigureAwait(false);
         }
         catch (CheckpointEngineException bad) when (bad.Error is CheckpointError.NotFound or CheckpointError.InvalidData or CheckpointError.WrongShape)
         {
@@ -47,7 +47,13 @@ internal sealed class CheckpointEndpoints(ICheckpointStore store, AllowedPaths a
 
     private async Task UnregisterAsync(HttpContext context)
     {
-        await store.UnregisterAsync(CheckpointNames.FromPath(context, segmentsBehind: 0)).ConfigureAwait(false);
+        bool force = context.Request.Query["force"].ToString() switch
+        {
+            "" or "false" => false,
+            "true" => true,
+            string other => throw new HttpProblemException(StatusCodes.Status400BadRequest, $"force={other}: true, which frees the memory of the shared pool, or false"),
+        };
+        await store.UnregisterAsync(CheckpointNames.FromPath(context, segmentsBehind: 0), force).ConfigureAwait(false);
         context.Response.ContentLength = 0;
     }
 

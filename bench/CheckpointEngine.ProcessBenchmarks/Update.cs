@@ -26,50 +26,46 @@ internal static partial class Update
 
         Run(bench, join);        // then the holder knows all digests, and the worker has its memory
         Run(bench, update);
-        Stage joins = new("join"), updates = new("update"), pipelines = new("pipeline");
-        Stage[] stages = [joins, updates, pipelines];
+        var seconds = new Dictionary<string, List<double>> { ["join"] = [], ["update"] = [], ["pipeline"] = [] };
+        var busy = new List<double>();
         var between = new List<double>();
         for (int pass = 0; pass < bench.Options.Passes; pass++)
         {
             Action[] steps =
             [
-                () => joins.Add(Processor(() => Run(bench, join), out JsonElement report), report.GetProperty("seconds").GetDouble()),
+                () => seconds["join"].Add(Run(bench, join).GetProperty("seconds").GetDouble()),
                 () =>
                 {
-                    double registering = Processor(() => { new HolderProcess(bench, checkpoint, "--hold", "anon", "--digest", "none").Dispose(); return default; }, out _);
-                    updates.Add(Processor(() => Run(bench, update), out JsonElement report) - registering, report.GetProperty("seconds").GetDouble());
+                    JsonElement report = Run(bench, update);
+                    seconds["update"].Add(report.GetProperty("seconds").GetDouble());
                     between.AddRange(server.MillisecondsBetweenBuckets(report));
                 },
-                () => pipelines.Add(Processor(() => Run(bench, [.. join, .. endpoint]), out JsonElement report), report.GetProperty("total_seconds").GetDouble()),
+                () =>
+                {
+                    double before = ProcessorSeconds(holder, server);
+                    double total = Run(bench, [.. join, .. endpoint]).GetProperty("total_seconds").GetDouble();
+                    seconds["pipeline"].Add(total);
+                    busy.Add((ProcessorSeconds(holder, server) - before) / Environment.ProcessorCount / total);
+                },
             ];
             // Every other pass backwards, so that nothing always comes behind the same thing.
             foreach (Action step in pass % 2 == 0 ? steps : steps.Reverse())
             {
                 step();
             }
-            Console.WriteLine($"pass {pass + 1}: {string.Join("  ", stages.Select(stage => $"{stage.Name} {stage.Seconds[pass]:0.000} s ({stage.Processor[pass]:0.000} s of processors)"))}");
+            Console.WriteLine($"pass {pass + 1}: {string.Join("  ", seconds.Select(one => $"{one.Key} {one.Value[pass]:0.000} s"))}, which kept {busy[pass] * Environment.ProcessorCount:0.00} cores busy");
         }
 
-        foreach (Stage stage in stages)
+        foreach ((string name, List<double> all) in seconds)
         {
-            scoreboard.Note(stage.Name, $"{Statistics.Median(stage.Seconds):0.000} s", $"median of {stage.Seconds.Count}, {Statistics.Range(stage.Seconds, "0.000")}");
-            scoreboard.Note(stage.Name + ", processor time", $"{Statistics.Median(stage.Processor):0.000} s", Statistics.Range(stage.Processor, "0.000"));
+            scoreboard.Note(name, $"{Statistics.Median(all):0.000} s", $"median of {all.Count}, {Statistics.Range(all, "0.000")}");
         }
-        double[] slower = [.. joins.Seconds.Zip(updates.Seconds, Math.Max)];
-        double[] cores = [.. joins.Processor.Zip(updates.Processor, static (a, b) => (a + b) / Environment.ProcessorCount)];
-        double[] ofSlower = [.. slower.Zip(pipelines.Seconds, (stage, pipeline) => stage / pipeline)];
-        double[] ofLimit = [.. slower.Zip(cores, Math.Max).Zip(pipelines.Seconds, (limit, pipeline) => limit / pipeline)];
-        scoreboard.Note("slower stage / pipeline", $"{Statistics.Median(ofSlower):0.00}", Statistics.Range(ofSlower, "0.00"));
-        scoreboard.AtLeast($"slower stage, or both stages' processor time on {Environment.ProcessorCount} cores / pipeline", Statistics.Median(ofLimit), LeastOfSlowerStage, Statistics.Range(ofLimit, "0.00"));
+        double[] ratios = [.. seconds["join"].Zip(seconds["update"], Math.Max).Zip(seconds["pipeline"], static (slower, pipeline) => slower / pipeline)];
+        scoreboard.Note("slower stage / pipeline", $"{Statistics.Median(ratios):0.00}", Statistics.Range(ratios, "0.00"));
+        scoreboard.Note("cores that the pipeline kept busy / all", $"{Statistics.Median(busy):0.00}", $"{Environment.ProcessorCount} cores, {Statistics.Range(busy, "0.00")}");
+        scoreboard.AtLeast("the larger of both", Statistics.Median(ratios.Zip(busy, Math.Max)), LeastOfSlowerStage, "the slower stage or the cores are the limit");
         scoreboard.Below("between two buckets, beyond copy and load", Statistics.Median(between), MostMillisecondsBetweenBuckets, "ms", $"median of {between.Count}");
         return Task.CompletedTask;
-
-        double Processor(Func<JsonElement> work, out JsonElement report)
-        {
-            double before = ProcessorSeconds(holder, server);
-            report = work();
-            return ProcessorSeconds(holder, server) - before;
-        }
     }
 
     private static JsonElement Run(Workbench bench, string[] arguments)
@@ -98,20 +94,6 @@ internal static partial class Update
 
     [LibraryImport("libc", SetLastError = true)]
     private static unsafe partial int getrusage(int who, long* usage);
-
-    /// <summary>What was measured, by pass.</summary>
-    private sealed record Stage(string Name)
-    {
-        internal List<double> Seconds { get; } = [];
-
-        internal List<double> Processor { get; } = [];
-
-        internal void Add(double processor, double seconds)
-        {
-            Seconds.Add(seconds);
-            Processor.Add(processor);
-        }
-    }
 
     /// <summary>Stands for an inference server: bench/update/worker.py.</summary>
     private sealed class Server : IDisposable

@@ -57,6 +57,36 @@ public sealed class SharedPoolTests
     }
 
     [Fact]
+    public async Task Register_SaidOfTheRegistration_IsKeptForThoseThatSaySo()
+    {
+        using SmallCheckpoint files = Version(100);
+        var pooled = new RegistrationOptions { SharedPool = true };
+        await using var holder = new ParameterServer(new ParameterServerOptions());
+        MemoryBuffer memory = (await holder.RegisterAsync("m", [files.Path], null, pooled, TestContext.Current.CancellationToken)).Buffers[0].Memory;
+        Assert.Equal(MemoryBufferKind.Anonymous, memory.Kind);
+        await holder.UnregisterAsync("m", TestContext.Current.CancellationToken);
+        Assert.False(memory.Region.IsClosed);
+        Assert.Equal(MemoryBufferKind.MappedFile, (await holder.RegisterAsync("mapped", [files.Path], TestContext.Current.CancellationToken)).Buffers[0].Memory.Kind);
+        HeldCheckpoint next = await holder.RegisterAsync("next", [files.Path], null, pooled, TestContext.Current.CancellationToken);
+        Assert.Same(memory, next.Buffers[0].Memory);
+        SmallCheckpoint.AssertEqual(files.Tensors, next);
+    }
+
+    [Fact]
+    public async Task Unregister_ByForce_FreesItsMemoryAndWhatWasKept()
+    {
+        using SmallCheckpoint files = Version(100);
+        await using var holder = new ParameterServer(new ParameterServerOptions { SharedPool = true });
+        MemoryBuffer one = (await holder.RegisterAsync("one", [files.Path], TestContext.Current.CancellationToken)).Buffers[0].Memory;
+        MemoryBuffer two = (await holder.RegisterAsync("two", [files.Path], TestContext.Current.CancellationToken)).Buffers[0].Memory;
+        await holder.UnregisterAsync("one", TestContext.Current.CancellationToken);
+        Assert.False(one.Region.IsClosed);
+        Assert.True(await holder.UnregisterAsync("two", freeSharedPool: true, TestContext.Current.CancellationToken));
+        Assert.True(one.Region.IsClosed);
+        Assert.True(two.Region.IsClosed);
+    }
+
+    [Fact]
     public async Task Dispose_WithMemoryKept_FreesIt()
     {
         using SmallCheckpoint files = Version(100);

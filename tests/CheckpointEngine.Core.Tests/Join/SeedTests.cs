@@ -147,7 +147,7 @@ public sealed class SeedTests
             {
                 if (!replaced)
                 {
-                    holder.ReplaceAsync("model", [next.Path], null, Cancel).Wait(Cancel);
+                    holder.RegisterAsync("model", [next.Path], null, new RegistrationOptions { Replace = true }, Cancel).Wait(Cancel);
                     replaced = true;
                 }
                 for (int i = 0; i < bucket.TensorCount; i++)
@@ -174,7 +174,7 @@ public sealed class SeedTests
         HeldCheckpoint held = await holder.RegisterAsync("model", [old.Path], Cancel);
         string tag = holder.GetMetas("model").EntityTag;
 
-        await Assert.ThrowsAsync<CheckpointEngineException>(() => holder.ReplaceAsync("model", ["/no/such/place"], null, Cancel));
+        await Assert.ThrowsAsync<CheckpointEngineException>(() => holder.RegisterAsync("model", ["/no/such/place"], null, new RegistrationOptions { Replace = true }, Cancel));
 
         Assert.Same(held, holder.FindCheckpoint("model"));
         Assert.Equal(tag, holder.GetMetas("model").EntityTag);

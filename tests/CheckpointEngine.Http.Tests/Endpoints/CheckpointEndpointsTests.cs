@@ -87,6 +87,40 @@ public sealed class CheckpointEndpointsTests : IDisposable
         Assert.Equal([real, real], Assert.Single(server.Store.Registered));
     }
 
+    [Theory]
+    [InlineData("", null)]
+    [InlineData(",\"use_shared_memory_pool\":null", null)]
+    [InlineData(",\"use_shared_memory_pool\":true", true)]
+    [InlineData(",\"use_shared_memory_pool\":false", false)]
+    public async Task Register_WithOrWithoutThePool_PassesWhatWasSaid(string member, bool? said)
+    {
+        await using TestServer server = await StartAllowingAsync(_directory.FullName);
+        using var content = new StringContent($$"""{"files":["{{Create("model.safetensors")}}"]{{member}}}""");
+        using HttpResponseMessage reply = await server.SendAsync(HttpMethod.Post, "/v1/checkpoints/m/files", content);
+        await reply.AssertEmptyOkAsync();
+        Assert.Equal(said, server.Store.RegisteredWith!.SharedPool);
+    }
+
+    [Theory]
+    [InlineData("?force=true", "unregister m and its pool")]
+    [InlineData("?force=false", "unregister m")]
+    [InlineData("?force=1", null)]
+    public async Task Delete_ByForce_FreesThePool(string query, string? call)
+    {
+        await using TestServer server = await TestServer.StartAsync();
+        using HttpResponseMessage reply = await server.SendAsync(HttpMethod.Delete, "/v1/checkpoints/m" + query);
+        if (call is null)
+        {
+            await reply.AssertProblemAsync(HttpStatusCode.BadRequest, "force=1");
+            Assert.Empty(server.Store.Calls);
+        }
+        else
+        {
+            await reply.AssertEmptyOkAsync();
+            Assert.Equal([call], server.Store.Calls);
+        }
+    }
+
     [Fact]
     public async Task Register_WithoutAllowedPaths_Is403AndNamesTheFlag()
     {

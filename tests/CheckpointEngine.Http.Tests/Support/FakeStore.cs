@@ -20,6 +20,8 @@ internal sealed class FakeStore : ICheckpointStore
 
     internal ConcurrentQueue<IReadOnlyList<string>> Registered { get; } = [];
 
+    internal RegistrationOptions? RegisteredWith { get; private set; }
+
     internal InferenceUpdateOptions? Updated { get; private set; }
 
     internal CheckpointMetas? Loaded { get; private set; }
@@ -44,9 +46,10 @@ internal sealed class FakeStore : ICheckpointStore
         return this;
     }
 
-    public async Task RegisterAsync(string name, IReadOnlyList<string> paths, bool replace, CancellationToken cancellationToken)
+    public async Task RegisterAsync(string name, IReadOnlyList<string> paths, RegistrationOptions options, CancellationToken cancellationToken)
     {
-        Record($"{(replace ? "replace" : "register")} {name}");
+        Record($"{(options.Replace ? "replace" : "register")} {name}");
+        RegisteredWith = options;
         Registered.Enqueue(paths);
         if (OnRegister is not null)
         {
@@ -68,9 +71,9 @@ internal sealed class FakeStore : ICheckpointStore
         throw new InvalidOperationException();
     }
 
-    public Task UnregisterAsync(string name)
+    public Task UnregisterAsync(string name, bool freeSharedPool)
     {
-        Record($"unregister {name}");
+        Record($"unregister {name}{(freeSharedPool ? " and its pool" : "")}");
         World.TryRemove(name, out _);
         return Task.CompletedTask;
     }
