@@ -31,7 +31,7 @@ internal static class JoinPrinter
         {
             var document = new JoinJson(report.Checkpoint, report.Bytes, report.Tensors, Round(seconds), Round(gibPerSecond), report.Verified,
                 report.UnverifiedReason, report.Transports, report.RdmaPairs.Count == 0 ? null : report.RdmaPairs, report.AttachedBytes == 0 ? null : report.AttachedBytes,
-                report.ReusedBytes == 0 ? null : report.ReusedBytes, [.. report.Planes.Select(PlaneJson.Of)], Convert(phases), repeated ? [.. rounds.Select(Convert)] : null,
+                report.ReusedBytes == 0 ? null : report.ReusedBytes, report.RetriedBytes == 0 ? null : report.RetriedBytes, [.. report.Planes.Select(PlaneJson.Of)], Convert(phases), repeated ? [.. rounds.Select(Convert)] : null,
                 update is null ? null : UpdatePrinter.Document(update), update is null ? null : Round(metasSeconds + update.TotalSeconds));
             Console.Out.WriteLine(JsonSerializer.Serialize(document, OutputJson.Default.JoinJson));
             Console.Out.Flush();

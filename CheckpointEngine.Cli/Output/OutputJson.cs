@@ -33,6 +33,7 @@ internal sealed record JoinJson(
     IReadOnlyDictionary<string, long>? Pairs,
     long? AttachedBytes,
     long? ReusedBytes,
+    long? RetriedBytes,
     IReadOnlyList<PlaneJson> Owners,
     PhasesJson Phases,
     IReadOnlyList<RoundJson>? Rounds,

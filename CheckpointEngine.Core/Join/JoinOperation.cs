@@ -246,6 +246,7 @@ internal sealed partial class JoinOperation : IDisposable
             var pairs = new Dictionary<string, long>();
             string? unverified = _options.Verify ? null : "disabled";
             long reused = 0;
+            long retried = 0;
             JoinPhases phases = default;
             for (int round = 0; round < Math.Max(1, _options.Repeat); round++)
             {
@@ -285,6 +286,7 @@ internal sealed partial class JoinOperation : IDisposable
                 await RunUntilFetchFailsAsync(run, fetch, destination as BucketDestination, progress, cancellationToken).ConfigureAwait(false);
                 transports = run.BytesByTransport;
                 pairs = run.BytesByPair;
+                retried += run.LostBytes;
                 double transfer = clock.Mark();
 
                 progress?.Report(new JoinProgress(plan.DataBytes, plan.DataBytes, 0, "verify"));
@@ -350,18 +352,24 @@ internal sealed partial class JoinOperation : IDisposable
                 RdmaPairs = pairs,
                 AttachedBytes = attachedBytes,
                 ReusedBytes = reused,
+                RetriedBytes = retried,
                 Planes = PlanesOf(links),
                 Phases = phases,
                 Rounds = rounds,
                 Warnings = _warnings,
             });
         }
-        catch (Exception failure)
+        catch (Exception failed)
         {
+            Exception failure = failed is CheckpointEngineException { Error: CheckpointError.DigestMismatch } ? await WhySupersededAsync(links, replicas).ConfigureAwait(false) ?? failed : failed;
             (destination as MemoryDestination)?.Arriving?.End(failure);
             if (failure is CheckpointEngineException lost && MayAskAgain(lost))
             {
                 kept = destination is MemoryDestination or DirectoryDestination ? destination : null;
+            }
+            if (failure != failed)
+            {
+                throw failure;
             }
             throw;
         }
@@ -389,6 +397,19 @@ internal sealed partial class JoinOperation : IDisposable
             : destination is MemoryDestination { GoesOn: true } before ? before
             : _earlier is not null && destination is MemoryDestination or DirectoryDestination ? new HeldSeed(plan, _earlier.Checkpoint)
             : null;
+
+    // Other bytes than those that were vouched for may be those of the next generation, at the same place.
+    private static async Task<Exception?> WhySupersededAsync(OwnerLink?[] links, OwnerReplicas? replicas)
+    {
+        for (int owner = 0; owner < links.Length; owner++)
+        {
+            if (links[owner]?.Lease is OwnerLease lease && replicas?.IsLive(owner) != false && await lease.WhyLostAsync().ConfigureAwait(false) is { Error: CheckpointError.Superseded } lost)
+            {
+                return lost;
+            }
+        }
+        return null;
+    }
 
     private void RegisterWithDevices(IJoinDestination destination, OwnerLink?[] links)
     {

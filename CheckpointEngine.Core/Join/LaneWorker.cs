@@ -324,6 +324,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
             {
                 _slots[i].InFlight = false;
                 _slots[i].From.GiveBack(_slots[i].Unit);
+                _run.GaveBack(_slots[i].Unit.LengthBytes);
             }
         }
         _run.RoomCame();            // another lane may sleep for want of just these

@@ -70,6 +70,21 @@ internal sealed class OwnerLease : IDisposable
         }
     }
 
+    /// <summary>Asks whether it is alive.</summary>
+    /// <returns>Null when it is; else why not, which may be that the owner does not answer.</returns>
+    internal async Task<CheckpointEngineException?> WhyLostAsync()
+    {
+        try
+        {
+            ThrowIfRevoked(await _peer.LeaseAsync(_address, CancellationToken.None).ConfigureAwait(false));
+            return null;
+        }
+        catch (CheckpointEngineException lost)
+        {
+            return lost;
+        }
+    }
+
     /// <summary>Gives it back.</summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Superseded"/>: it was revoked before.</exception>
     internal async Task ReleaseAsync(CancellationToken cancellationToken)

@@ -37,6 +37,7 @@ internal sealed class TransferRun
     private readonly HashSet<LaneWorker> _workers = [];
     private readonly TaskCompletionSource _done = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly PaddedCounter _bytesDone = new();
+    private readonly PaddedCounter _bytesLost = new();
     private Exception? _failure;
     private int _targetLanes;
     private int _activeWorkers;        // those that are not retiring
@@ -368,6 +369,12 @@ internal sealed class TransferRun
             Monitor.PulseAll(_room);
         }
     }
+
+    /// <summary>Bytes that were asked for and did not come.</summary>
+    internal long LostBytes => _bytesLost.Value;
+
+    /// <summary>Counts a unit that was asked for, and will be asked for again.</summary>
+    internal void GaveBack(int bytes) => _bytesLost.Add(bytes);
 
     /// <summary>Counts a unit that is in its place.</summary>
     internal void Completed(int bytes) => _bytesDone.Add(bytes);

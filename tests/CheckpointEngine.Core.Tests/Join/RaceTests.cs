@@ -1,0 +1,100 @@
+using System.Globalization;
+using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Metas;
+using CheckpointEngine.Transfer;
+
+namespace CheckpointEngine.Tests;
+
+/// <summary>
+/// Joins that race with the replacing of what they read: each has one version's bytes or says that it has not. CHECKPOINT_ENGINE_RACE_JOINS says how many there are of
+/// each kind; without it a hundred.
+/// </summary>
+public sealed class RaceTests
+{
+    private const int Versions = 4;
+    private const int Tensors = 24;
+    private const int Each = 192 << 10;
+
+    private static readonly int s_joins = int.Parse(Environment.GetEnvironmentVariable("CHECKPOINT_ENGINE_RACE_JOINS") ?? "100", CultureInfo.InvariantCulture);
+
+    private static CancellationToken Cancel => TestContext.Current.CancellationToken;
+
+    [Theory]
+    [InlineData(TransportChoice.Tcp, true, HoldMode.Memfd)]
+    [InlineData(TransportChoice.Tcp, false, HoldMode.Anonymous)]         // no digest helps: the leases alone
+    [InlineData(TransportChoice.Local, true, HoldMode.Memfd)]
+    [InlineData(TransportChoice.Local, false, HoldMode.Memfd)]
+    [InlineData(TransportChoice.Local, false, HoldMode.Anonymous)]       // read out of the holder's memory
+    public async Task Join_WhileItIsReplaced_IsOfOneVersion(TransportChoice transport, bool verify, HoldMode hold)
+    {
+        using var versions = new VersionFiles();
+        await using var holder = new ParameterServer(new ParameterServerOptions { Hold = hold, DrainTimeout = TimeSpan.FromMilliseconds(2) });      // some are waited for, some revoked
+        await holder.StartAsync(Cancel);
+        await holder.RegisterAsync("live", [versions[0]], Cancel);
+        int whole = 0;
+        int refused = 0;
+        using var done = new CancellationTokenSource();
+        Task replacing = Task.Run(async () =>
+        {
+            for (int version = 1; !done.IsCancellationRequested; version = (version + 1) % Versions)
+            {
+                await holder.RegisterAsync("live", [versions[version]], null, new RegistrationOptions { Replace = true }, Cancel);
+            }
+        }, Cancel);
+        await Task.WhenAll(Enumerable.Range(0, 2).Select(number => Task.Run(async () =>
+        {
+            await using var joiner = new ParameterServer(new ParameterServerOptions());
+            while (Volatile.Read(ref whole) < s_joins)
+            {
+                try
+                {
+                    await joiner.JoinAsync(holder.GetMetas("live").Metas, new JoinOptions { CheckpointName = "copy", Transport = transport, Verify = verify, RequireVerify = verify, Copy = number == 0 }, null, Cancel);
+                }
+                catch (CheckpointEngineException failure) when (failure.Error is CheckpointError.Superseded or CheckpointError.Refused or CheckpointError.Unreachable)
+                {
+                    Interlocked.Increment(ref refused);
+                    continue;
+                }
+                HeldCheckpoint copy = joiner.FindCheckpoint("copy")!;
+                byte version = copy.GetTensorBytes("t00")[0];
+                for (int tensor = 0; tensor < Tensors; tensor++)
+                {
+                    Assert.Equal(-1, copy.GetTensorBytes($"t{tensor:d2}").IndexOfAnyExcept(version));
+                }
+                Interlocked.Increment(ref whole);
+                await joiner.UnregisterAsync("copy", Cancel);
+            }
+        }, Cancel)));
+        await done.CancelAsync();
+        await replacing;
+        TestContext.Current.TestOutputHelper?.WriteLine($"{whole} joins whole, {refused} told that they were not");
+        Assert.True(whole >= s_joins);
+    }
+
+    // Each version's tensors are filled with its number.
+    private sealed class VersionFiles : IDisposable
+    {
+        private readonly string _folder = Directory.CreateTempSubdirectory("ce-test-").FullName;
+
+        internal VersionFiles()
+        {
+            using var builder = new TensorTableBuilder();
+            for (int tensor = 0; tensor < Tensors; tensor++)
+            {
+                builder.Add(System.Text.Encoding.UTF8.GetBytes($"t{tensor:d2}"), TensorDtype.U8, [Each], Each, 0);
+            }
+            TensorTable table = builder.Build();
+            byte[] content = new byte[Each];
+            for (int version = 0; version < Versions; version++)
+            {
+                Array.Fill(content, (byte)(version + 1));
+                using FileStream file = File.Create(this[version]);
+                SafetensorsWriter.Write(file, table, [.. Enumerable.Range(0, Tensors)], (_, stream) => stream.Write(content));
+            }
+        }
+
+        internal string this[int version] => Path.Combine(_folder, $"version-{version}.safetensors");
+
+        public void Dispose() => Directory.Delete(_folder, recursive: true);
+    }
+}
