@@ -22,11 +22,6 @@ internal sealed partial class JoinOperation : IDisposable
 {
     private const string SharedMapping = "shared-mapping";
 
-    // Each time an owner was lost and found again, or another generation was there: who changes faster than it can be read is not joined.
-    private const int MostAttempts = 5;
-
-    private static readonly TimeSpan s_askPause = TimeSpan.FromMilliseconds(250);
-
     private readonly CheckpointMetas _metas;
     private readonly JoinOptions _options;
     private readonly AccessToken? _token;
@@ -86,37 +81,6 @@ internal sealed partial class JoinOperation : IDisposable
                 metas = await AskAgainAsync(metas, lost, cancellationToken).ConfigureAwait(false);
                 Warn($"went on with the metas of now: {lost.Message}");
             }
-        }
-    }
-
-    // What is kept of an attempt that failed is believed only as far as the next owner's digests say that it is right.
-    private bool MayAskAgain(CheckpointEngineException lost)
-        => _options is { AskForMetas: not null, Verify: true, Destination: JoinDestinationKind.Memory or JoinDestinationKind.Directory or JoinDestinationKind.Null } && _arriving is null
-            && lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout or CheckpointError.Superseded or CheckpointError.Refused;
-
-    // The metas of now; those of before too, if their owner can be reached again.
-    private async Task<CheckpointMetas> AskAgainAsync(CheckpointMetas known, CheckpointEngineException lost, CancellationToken cancellationToken)
-    {
-        long start = Stopwatch.GetTimestamp();
-        while (true)
-        {
-            try
-            {
-                CheckpointMetas now = (await _options.AskForMetas!(cancellationToken).ConfigureAwait(false)).WithoutEmptyOwners();
-                if (lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout || !now.HasSameOwners(known))
-                {
-                    return now;
-                }
-            }
-            catch (CheckpointEngineException)
-            {
-                // Not up again, or not yet done with its update.
-            }
-            if (Stopwatch.GetElapsedTime(start) >= _options.AskTimeout)
-            {
-                System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(lost);
-            }
-            await Task.Delay(s_askPause, cancellationToken).ConfigureAwait(false);
         }
     }
 
@@ -391,42 +355,6 @@ internal sealed partial class JoinOperation : IDisposable
         }
     }
 
-    // What was found in the partial directory is in its place already, and goes before an earlier version.
-    private IJoinSeed? MakeSeed(TransferPlan plan, IJoinDestination destination)
-        => destination is DirectoryDestination { HasFound: true } found ? found
-            : destination is MemoryDestination { GoesOn: true } before ? before
-            : _earlier is not null && destination is MemoryDestination or DirectoryDestination ? new HeldSeed(plan, _earlier.Checkpoint)
-            : null;
-
-    // Other bytes than those that were vouched for may be those of the next generation, at the same place.
-    private static async Task<Exception?> WhySupersededAsync(OwnerLink?[] links, OwnerReplicas? replicas)
-    {
-        for (int owner = 0; owner < links.Length; owner++)
-        {
-            if (links[owner]?.Lease is OwnerLease lease && replicas?.IsLive(owner) != false && await lease.WhyLostAsync().ConfigureAwait(false) is { Error: CheckpointError.Superseded } lost)
-            {
-                return lost;
-            }
-        }
-        return null;
-    }
-
-    private void RegisterWithDevices(IJoinDestination destination, OwnerLink?[] links)
-    {
-        try
-        {
-            _rdma.Register(destination);
-        }
-        catch (CheckpointEngineException reason)
-        {
-            foreach (OwnerLink? link in links)
-            {
-                link?.LeaveRdma(reason);
-            }
-            _warnings.Add($"not over RDMA: {reason.Message}");
-        }
-    }
-
     // A fetch that fails (wrong digests in the metas, an owner that is gone) must not wait for gigabytes to arrive first.
     private static async Task RunUntilFetchFailsAsync(TransferRun run, Task fetch, BucketDestination? buckets, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
@@ -444,35 +372,6 @@ internal sealed partial class JoinOperation : IDisposable
             await consumed.ConfigureAwait(false);       // a handler may be at work, and what it has is about to be freed
             throw;
         }
-    }
-
-    // Memory is gone on with as it is; a directory is opened anew, and its shards looked through.
-    private MemoryDestination? TakeKept(TransferPlan plan, OwnerLink?[] links)
-    {
-        IJoinDestination? kept = _kept;
-        _kept = null;
-        if (kept is MemoryDestination memory && memory.TryGoOn(plan, links))
-        {
-            return memory;
-        }
-        (kept as DirectoryDestination)?.Keep();
-        kept?.Dispose();
-        return null;
-    }
-
-    private IJoinDestination MakeDestination(TransferPlan plan, OwnerLink?[] links, DigestVerifier? verifier) => _options.Destination switch
-    {
-        JoinDestinationKind.Memory => TakeKept(plan, links) ?? new MemoryDestination(plan, links, _hold),
-        JoinDestinationKind.Tensors => _tensors!,
-        JoinDestinationKind.Buckets => new BucketDestination(_buckets!, _options.OnBucket!, verifier, _options.RequireVerify),
-        JoinDestinationKind.Null => new NullDestination(),
-        _ => MakeDirectory(plan, links),
-    };
-
-    private DirectoryDestination MakeDirectory(TransferPlan plan, OwnerLink?[] links)
-    {
-        TakeKept(plan, links);
-        return new DirectoryDestination(plan, _options.DirectoryPath ?? throw new InvalidOperationException("JoinOptions.DirectoryPath is not set"), _options.KeepPartial);
     }
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "join {Checkpoint}: {Remark}")]

@@ -1,0 +1,57 @@
+using System.Diagnostics;
+using CheckpointEngine.Metas;
+
+namespace CheckpointEngine.Join;
+
+// When an owner is lost, or holds another generation: who is asked, and what is gone on with.
+internal sealed partial class JoinOperation
+{
+    // Each time an owner was lost and found again, or another generation was there: who changes faster than it can be read is not joined.
+    private const int MostAttempts = 5;
+
+    private static readonly TimeSpan s_askPause = TimeSpan.FromMilliseconds(250);
+
+    // What is kept of an attempt that failed is believed only as far as the next owner's digests say that it is right.
+    private bool MayAskAgain(CheckpointEngineException lost)
+        => _options is { AskForMetas: not null, Verify: true, Destination: JoinDestinationKind.Memory or JoinDestinationKind.Directory or JoinDestinationKind.Null } && _arriving is null
+            && lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout or CheckpointError.Superseded or CheckpointError.Refused;
+
+    // The metas of now; those of before too, if their owner can be reached again.
+    private async Task<CheckpointMetas> AskAgainAsync(CheckpointMetas known, CheckpointEngineException lost, CancellationToken cancellationToken)
+    {
+        long start = Stopwatch.GetTimestamp();
+        while (true)
+        {
+            try
+            {
+                CheckpointMetas now = (await _options.AskForMetas!(cancellationToken).ConfigureAwait(false)).WithoutEmptyOwners();
+                if (lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout || !now.HasSameOwners(known))
+                {
+                    return now;
+                }
+            }
+            catch (CheckpointEngineException)
+            {
+                // Not up again, or not yet done with its update.
+            }
+            if (Stopwatch.GetElapsedTime(start) >= _options.AskTimeout)
+            {
+                System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(lost);
+            }
+            await Task.Delay(s_askPause, cancellationToken).ConfigureAwait(false);
+        }
+    }
+
+    // Other bytes than those that were vouched for may be those of the next generation, at the same place.
+    private static async Task<Exception?> WhySupersededAsync(OwnerLink?[] links, OwnerReplicas? replicas)
+    {
+        for (int owner = 0; owner < links.Length; owner++)
+        {
+            if (links[owner]?.Lease is OwnerLease lease && replicas?.IsLive(owner) != false && await lease.WhyLostAsync().ConfigureAwait(false) is { Error: CheckpointError.Superseded } lost)
+            {
+                return lost;
+            }
+        }
+        return null;
+    }
+}
