@@ -387,6 +387,7 @@ CE_API ce_status ce_server_register_files(ce_server *server, const char *name, c
 /* As ce_server_register_files, as the next generation of a name that may be held already, by whatever means. Who asks for the metas is told of the
  * old one until all of the new one is there; joins of the old one go on, and its memory is freed when they are done or drain_timeout_ms is over, so
  * there must be memory for both. When it fails, the old one stays. Blocks for a copy, and not for those joins.
+ * Ownership: tensors of the caller that are replaced must stay until ce_server_destroy has returned.
  * Errors:    as ce_server_register_files; CE_E_ALREADY_EXISTS: another call is about to hold that name.
  * Since:     0.3 */
 CE_API ce_status ce_server_replace_files(ce_server *server, const char *name, const char *const *paths, size_t count, ce_cancel *cancel);
@@ -562,7 +563,7 @@ typedef struct ce_join_options {
     uint64_t retry_timeout_ms;         /* with metas_url: how long it is asked again when an owner is lost or has gone on to its next generation, and the join
                                         * goes on with what it has. CE_TO_MEMORY, CE_TO_DIRECTORY, CE_TO_NULL, with digests. 0: 10 s; CE_FOREVER; CE_NEVER */
     uint32_t replace;                  /* CE_TO_MEMORY: not 0: replace what is held under checkpoint_name, which is served until all of the new one is here and
-                                        * checked, and freed when its readers are done. 0: the name must be free */
+                                        * checked, and freed as by ce_server_replace_files. 0: the name must be free */
     uint32_t reserved2;                /* 0 */
 } ce_join_options;
 

@@ -1039,7 +1039,8 @@ public:
 
     /* As register_files, as the next generation of a name that may be held already: who asks is told of the old one until all of the new one is there.
      * Joins of the old one go on, and its memory is freed when they are done or drain_timeout is over. When it fails, the old one stays.
-     * Ownership, threads: as register_files.   Errors: as ce_server_replace_files. */
+     * Ownership: as register_files; tensors of the caller that are replaced must stay until the destructor has returned.
+     * Threads:   any.   Errors: as ce_server_replace_files. */
     void replace_files(const std::string &name, const std::vector<std::string> &paths, const Cancel *cancel = nullptr) const {
         std::vector<const char *> pointers = detail::c_strings(paths);
         detail::check(CHECKPOINT_ENGINE_CALL(ce_server_replace_files)(handle_.get(), detail::c_name(name), pointers.data(), pointers.size(),

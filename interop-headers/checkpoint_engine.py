@@ -1344,6 +1344,7 @@ class ParameterServer:
         options.rdma_devices = _utf8_or_none(rdma_devices, "rdma_devices")
         self._token = token
         self._kept: Dict[str, List[Any]] = {}       # by checkpoint: objects whose memory is registered in place
+        self._replaced: List[Any] = []              # the same of those that were replaced, and may be read still
         self._lock = threading.Lock()
         self._handle = _Handle("ce_server_destroy")
         _check(_lib().ce_server_create(byref(options), self._handle.out()))
@@ -1372,6 +1373,7 @@ class ParameterServer:
                 self._handle.pointer.value = pointer
             elif status != _E_HANDLE:
                 self._kept.clear()
+                self._replaced.clear()
             if status not in (_OK, _E_HANDLE):
                 raise _error(status)
 
@@ -1380,7 +1382,7 @@ class ParameterServer:
     def _abandon(self) -> None:
         pointer = self._handle.take()
         if pointer is not None and not _forked and _lib().ce_server_destroy(pointer) == _E_STATE:
-            _destroy_elsewhere("ce_server_destroy", pointer, self._kept)
+            _destroy_elsewhere("ce_server_destroy", pointer, (self._kept, self._replaced))
 
     def __del__(self) -> None:
         if hasattr(self, "_handle"):
@@ -1427,9 +1429,17 @@ class ParameterServer:
 
         def register() -> None:
             function = library.ce_server_replace_files if replace else library.ce_server_register_files
+            if replace:
+                self._keep_replaced(name)
             _check(function(pointer, key, array, len(encoded), cancel.pointer))
 
         _interruptible(register, cancel, None if replace else lambda: library.ce_server_unregister(pointer, key))
+
+    def _keep_replaced(self, name: str) -> None:
+        """Nobody tells when the last reader of what is replaced is done: it is kept as long as the server."""
+        with self._lock:
+            if name in self._kept:
+                self._replaced.append(self._kept[name])
 
     def register_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
         """Holds the caller's own tensors in place under a name: nothing is copied, what is in them is what joiners read.
@@ -1816,6 +1826,8 @@ class Join:
 
         if server is None:
             self._own_server = server = ParameterServer(listen=False, token=token)
+        if replace:
+            server._keep_replaced(self._name)
         self._server: Optional[ParameterServer] = server      # a server that is dropped would end its joins
         self._handle = _Handle("ce_join_destroy")
         _check(library.ce_join_start(server._open(), byref(options), self._handle.out()))
