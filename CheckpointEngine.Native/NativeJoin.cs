@@ -108,7 +108,8 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
             _progress.BytesDone = (ulong)value.BytesDone;
             _progress.BytesTotal = (ulong)value.BytesTotal;
             _progress.Lanes = (uint)value.Lanes;
-            _progress.Phase = (uint)Math.Max(0, Array.IndexOf(s_phases, value.Phase));
+            string phase = value.Phase == "reuse" ? "transfer" : value.Phase;         // taking what is here already
+            _progress.Phase = (uint)Math.Max(0, Array.IndexOf(s_phases, phase));
         }
     }
 

@@ -577,7 +577,7 @@ typedef struct ce_join_options {
 CE_API ce_status ce_join_start(ce_server *server, const ce_join_options *options, ce_join **join);
 
 enum { CE_JOIN_RUNNING = 0, CE_JOIN_DONE = 1, CE_JOIN_FAILED = 2, CE_JOIN_CANCELLED = 3 };
-enum { CE_PHASE_METAS = 0, CE_PHASE_PLAN = 1, CE_PHASE_TRANSFER = 2, CE_PHASE_VERIFY = 3, CE_PHASE_WRITE = 4, CE_PHASE_ENDED = 5 };
+enum { CE_PHASE_METAS = 0, CE_PHASE_PLAN = 1, CE_PHASE_TRANSFER = 2, CE_PHASE_VERIFY = 3, CE_PHASE_WRITE = 4, CE_PHASE_ENDED = 5 };   /* TRANSFER: what is here already is taken in it, too */
 
 typedef struct ce_join_progress {
     size_t struct_size;

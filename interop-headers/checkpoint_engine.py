@@ -1256,7 +1256,10 @@ def follow(url: str, token: Optional[str] = None, timeout: Optional[float] = Non
     """The metas of a URL, and again whenever it tells others, without end: a generator for what follows a trainer. ::
 
         for metas in ce.follow("ce://10.0.0.5:40123/actor"):
-            ce.join(metas, server=server, checkpoint_name="actor", replace=True, earlier_checkpoint="actor")
+            try:
+                ce.join(metas, server=server, checkpoint_name="actor", replace=True, earlier_checkpoint="actor")
+            except ce.SupersededError:
+                pass        # by the version that comes next
 
     What is told while the loop is busy is not lost: the newest version comes next. Arguments as in `Metas.fetch`; the URL is no file. When the holder
     cannot be reached, is busy, or does not have the checkpoint, it is asked again every second; on_error is called with each such error, and ends it by

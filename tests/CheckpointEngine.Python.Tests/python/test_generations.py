@@ -6,16 +6,18 @@ import time
 import unittest
 import weakref
 
-from support import PATIENCE, Case, Serve, ce, plain, write_model, write_safetensors
+from support import PATIENCE, Case, Serve, ce, plain, small_model, write_safetensors
 
 
 class GenerationCase(Case):
     def setUp(self):
         super().setUp()
-        self.first = write_model(self.folder / "first")
+        self.first = small_model()
+        self.first["large"] = ("U8", (12 << 20,), bytes(range(256)) * (12 << 12))       # what is reused comes in pieces of a few MiB
         self.second = {**self.first, "model.norm.weight": ("F32", (7,), b"new!" * 7)}
-        (self.folder / "second").mkdir()
-        write_safetensors(self.folder / "second" / "model.safetensors", self.second)
+        for name, model in (("first", self.first), ("second", self.second)):
+            (self.folder / name).mkdir()
+            write_safetensors(self.folder / name / "model.safetensors", model)
         self.joiner = self.server(listen=False)
 
     def dead_url(self):
