@@ -12,23 +12,26 @@ internal static unsafe partial class Exports
     private const int FirstJoinOptionsBytes = 160;
     private const int FirstJoinReportBytes = 96;
 
+    private const ulong Never = ulong.MaxValue - 1;      // CE_NEVER
+
     [UnmanagedCallersOnly(EntryPoint = "ce_join_start", CallConvs = [typeof(CallConvCdecl)])]
     public static int JoinStart(nint server, CeJoinOptions* options, nint* join)
     {
         CheckpointEngine.Checkpoints.CallerTensors? tensors = null;
+        MetasSource? source = null;
         try
         {
             Begin(join, "join");
             NativeServer found = Handles.Get<NativeServer>(server);
             Call.NotNull(options, "ce_join_options");
             CeJoinOptions given = Call.Options(options, "ce_join_options", FirstJoinOptionsBytes);
-            Func<CancellationToken, Task<CheckpointMetas>> fetch = Source(given, found.Server);
+            source = Source(given, found.Server);
             JoinDestinationKind destination = Choose(given.Destination, "destination",
                 JoinDestinationKind.Memory, JoinDestinationKind.Tensors, JoinDestinationKind.Buckets, JoinDestinationKind.Directory, JoinDestinationKind.Null);
             uint verify = Choose(given.Verify, "verify", 0U, 1U, 2U);
-            if (given.Lanes > 1024 || given.Reserved != 0)
+            if (given.Lanes > 1024 || (given.Reserved | given.Reserved2) != 0)
             {
-                throw new CallException(Status.Argument, $"lanes is {given.Lanes}, at most 1024; reserved is {given.Reserved}, and must be 0");
+                throw new CallException(Status.Argument, $"lanes is {given.Lanes}, at most 1024; reserved is {given.Reserved}, reserved2 {given.Reserved2}, and both must be 0");
             }
             BucketCallback? callback = null;
             if (destination == JoinDestinationKind.Buckets)
@@ -52,6 +55,8 @@ internal static unsafe partial class Exports
                 Copy = given.Copy != 0,
                 AttachFiles = given.AttachFiles != 0,
                 Lanes = (int)given.Lanes,
+                Replace = given.Replace != 0,
+                EarlierCheckpoint = Call.OptionalText(given.EarlierCheckpoint, "earlier_checkpoint"),
             };
             if (given.BucketBytes != 0)
             {
@@ -65,9 +70,17 @@ internal static unsafe partial class Exports
             {
                 parsed.StallTimeout = TimeSpan.FromMilliseconds(Math.Min(given.StallTimeoutMs, int.MaxValue));
             }
+            if (given.RetryTimeoutMs != 0)
+            {
+                parsed.AskTimeout = given.RetryTimeoutMs > int.MaxValue ? TimeSpan.MaxValue : TimeSpan.FromMilliseconds(given.RetryTimeoutMs);
+            }
+            if (source.MayChange && given.RetryTimeoutMs != Never)
+            {
+                parsed.AskForMetas = source.FetchAsync;
+            }
             tensors?.ThrowIfUnfit();
-            var started = new NativeJoin(found, fetch, parsed, callback);
-            tensors = null;         // the join's from here on
+            var started = new NativeJoin(found, source, parsed, callback);
+            (tensors, source) = (null, null);       // the join's from here on
             try
             {
                 *join = Handles.Add(started);
@@ -83,6 +96,7 @@ internal static unsafe partial class Exports
         catch (Exception failure)
         {
             tensors?.Dispose();
+            source?.Dispose();
             return Call.Fail(failure);
         }
     }
@@ -160,6 +174,7 @@ internal static unsafe partial class Exports
                 Verified = made.Verified ? 1U : 0,
                 Buckets = (uint)made.Buckets,
                 AttachedBytes = (ulong)made.AttachedBytes,
+                ReusedBytes = (ulong)made.ReusedBytes,
             }, report, "ce_join_report", FirstJoinReportBytes);
             return Ok;
         }
@@ -175,7 +190,7 @@ internal static unsafe partial class Exports
         try
         {
             Call.Enter();
-            return Call.Give(string.Join('\n', Handles.Get<NativeJoin>(join).Report.Warnings.Select(line => line.ReplaceLineEndings(" "))), buffer, size);
+            return Call.Give(string.Join('\n', Handles.Get<NativeJoin>(join).Warnings.Select(line => line.ReplaceLineEndings(" "))), buffer, size);
         }
         catch (Exception failure)
         {
@@ -244,20 +259,21 @@ internal static unsafe partial class Exports
         return NativeJoin.InCallbackOf != found ? found : throw new CallException(Status.State, "a callback cannot wait for its own join: return first (another number than 0 ends it)");
     }
 
-    // Metas that are there, or a URL that they are fetched from when the join runs.
-    private static Func<CancellationToken, Task<CheckpointMetas>> Source(in CeJoinOptions given, ParameterServer server)
+    // Metas that are there, or URLs that they are fetched from when the join runs.
+    private static MetasSource Source(in CeJoinOptions given, ParameterServer server)
     {
         string? url = Call.OptionalText(given.MetasUrl, "metas_url");
         if (url is null == (given.Metas == 0))
         {
             throw new CallException(Status.Argument, "give one of metas_url and metas");
         }
+        string[] replicas = Texts(given.ReplicaUrls, given.ReplicaCount, "replica_urls");
         if (url is null)
         {
-            CheckpointMetas metas = Handles.Get<NativeMetas>(given.Metas).Metas;
-            return _ => Task.FromResult(metas);
+            return replicas.Length == 0
+                ? new MetasSource(Handles.Get<NativeMetas>(given.Metas).Metas)
+                : throw new CallException(Status.Argument, "replica_urls go with a metas_url, not with metas");
         }
-        MetasClientOptions client = FetchOptions(given.Fetch, server.Options.Token);
-        return token => MetasSource.FetchAsync(url, client, token);
+        return new MetasSource([url, .. replicas], FetchOptions(given.Fetch, server.Options.Token));
     }
 }

@@ -38,9 +38,38 @@ internal static unsafe partial class Exports
             Begin(metas, "metas");
             string target = Call.Text(url, "url");
             CancellationToken token = NativeCancel.Token(cancel);
-            MetasClientOptions client = FetchOptions(options, null);
-            CheckpointMetas fetched = Task.Run(() => MetasSource.FetchAsync(target, client, token), token).GetAwaiter().GetResult();
+            using var source = new MetasSource([target], FetchOptions(options, null));
+            CheckpointMetas fetched = Task.Run(() => source.FetchAsync(token), token).GetAwaiter().GetResult();
             *metas = Handles.Add(new NativeMetas(fetched));
+            return Ok;
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_metas_follow", CallConvs = [typeof(CallConvCdecl)])]
+    public static int MetasFollow(byte* url, CeFetchOptions* options, nint known, ulong waitMs, nint cancel, nint* metas)
+    {
+        try
+        {
+            Begin(metas, "metas");
+            string target = Call.Text(url, "url");
+            string? entityTag = known == 0 ? null
+                : Handles.Get<NativeMetas>(known).EntityTag ?? throw new CallException(Status.Argument, "the metas that are known did not come from ce_metas_follow");
+            if (target.StartsWith("file:", StringComparison.OrdinalIgnoreCase))
+            {
+                throw new CallException(Status.Argument, $"'{target}' is a file, and nobody tells when it changes");
+            }
+            CancellationToken token = NativeCancel.Token(cancel);
+            using var source = new MetasSource([target], FetchOptions(options, null));
+            PublishedMetas? told = Task.Run(() => source.FollowAsync(entityTag, waitMs, token), token).GetAwaiter().GetResult();
+            if (told is null)
+            {
+                return Call.Fail(Status.Pending, $"{target} tells the same metas still");
+            }
+            *metas = Handles.Add(new NativeMetas(told.Metas, told.EntityTag));
             return Ok;
         }
         catch (Exception failure)

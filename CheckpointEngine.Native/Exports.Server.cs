@@ -13,6 +13,7 @@ internal static unsafe partial class Exports
     private const uint JoinOnly = 1;
     private const uint Consume = 2;
     private const uint SharedPool = 4;
+    private const uint RequireLease = 8;
 
     // Of version 0.2.
     private const int FirstServerOptionsBytes = 64;
@@ -24,7 +25,7 @@ internal static unsafe partial class Exports
         {
             Begin(server, "server");
             CeServerOptions given = Call.Options(options, "ce_server_options", FirstServerOptionsBytes);
-            if ((given.Flags & ~(JoinOnly | Consume | SharedPool)) != 0)
+            if ((given.Flags & ~(JoinOnly | Consume | SharedPool | RequireLease)) != 0)
             {
                 throw new CallException(Status.Argument, $"flags 0x{given.Flags:x} has bits that mean nothing");
             }
@@ -42,6 +43,8 @@ internal static unsafe partial class Exports
                 LocalPeers = Call.OptionalText(given.LocalPeers, "local_peers") is string users ? LocalPeers.Parse(users) : LocalPeers.Own,
                 Consume = (given.Flags & Consume) != 0,
                 SharedPool = (given.Flags & SharedPool) != 0,
+                RequireLease = (given.Flags & RequireLease) != 0,
+                GraceTime = TimeSpan.FromMilliseconds(Math.Min(given.GraceTimeMs, int.MaxValue)),
                 AttachFiles = given.AttachFiles != 0,
                 RdmaDevices = Call.OptionalText(given.RdmaDevices, "rdma_devices"),
                 Transport = Choose(given.Transport, "transport", TransportChoice.Auto, TransportChoice.Tcp, TransportChoice.Local, TransportChoice.Rdma, TransportChoice.Mooncake),
@@ -137,15 +140,21 @@ internal static unsafe partial class Exports
     {
         try
         {
-            Call.Enter();
-            ParameterServer found = Server(server);
-            string text = Call.Text(name, "name");
-            string[] files = Texts(paths, count, "paths");
-            if (files.Length == 0)
-            {
-                throw new CallException(Status.Argument, "there are no paths");
-            }
-            found.RegisterAsync(text, files, NativeCancel.Token(cancel)).GetAwaiter().GetResult();
+            RegisterFiles(server, name, paths, count, replace: false, cancel);
+            return Ok;
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_replace_files", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerReplaceFiles(nint server, byte* name, byte** paths, nuint count, nint cancel)
+    {
+        try
+        {
+            RegisterFiles(server, name, paths, count, replace: true, cancel);
             return Ok;
         }
         catch (Exception failure)
@@ -263,6 +272,19 @@ internal static unsafe partial class Exports
         {
             return Call.Fail(failure);
         }
+    }
+
+    private static void RegisterFiles(nint server, byte* name, byte** paths, nuint count, bool replace, nint cancel)
+    {
+        Call.Enter();
+        ParameterServer found = Server(server);
+        string text = Call.Text(name, "name");
+        string[] files = Texts(paths, count, "paths");
+        if (files.Length == 0)
+        {
+            throw new CallException(Status.Argument, "there are no paths");
+        }
+        found.RegisterAsync(text, files, options: new RegistrationOptions { Replace = replace }, cancellationToken: NativeCancel.Token(cancel)).GetAwaiter().GetResult();
     }
 
     private static ParameterServer Server(nint handle) => Handles.Get<NativeServer>(handle).Server;

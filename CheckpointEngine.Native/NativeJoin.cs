@@ -14,6 +14,7 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
     private static NativeJoin? t_inCallbackOf;
 
     private readonly NativeServer _server;
+    private readonly MetasSource _source;
     private readonly CallerTensors? _tensors;
     private readonly BucketCallback? _callback;
     private readonly CancellationTokenSource _cancel = new();
@@ -27,19 +28,20 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
 
     /// <summary>Starts it.</summary>
     /// <param name="server">Where it runs.</param>
-    /// <param name="fetch">Brings the metas.</param>
+    /// <param name="source">Brings the metas; becomes the join's.</param>
     /// <param name="options">What to read and where to put it; its tensors and callback become the join's.</param>
     /// <param name="callback">The consumer of buckets; null for another destination.</param>
-    internal NativeJoin(NativeServer server, Func<CancellationToken, Task<CheckpointMetas>> fetch, JoinOptions options, BucketCallback? callback)
+    internal NativeJoin(NativeServer server, MetasSource source, JoinOptions options, BucketCallback? callback)
     {
         _server = server;
+        _source = source;
         _tensors = options.Tensors;
         _callback = callback;
         Name = options.CheckpointName;
         IsHeld = options.Destination == JoinDestinationKind.Memory;
         callback?.Join = this;
         server.Enlist(this);
-        _ended = Task.Run(() => RunAsync(fetch, options));
+        _ended = Task.Run(() => RunAsync(options));
     }
 
     internal string Name { get; }
@@ -73,6 +75,10 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
     /// <exception cref="InvalidOperationException">It has not ended well.</exception>
     internal JoinReport Report => _report ?? throw new InvalidOperationException(_ended.IsCompleted ? $"the join has failed: {_text}" : "the join has not ended yet: ce_join_wait first");
 
+    /// <summary>Its remarks for the user, those about its metas first.</summary>
+    /// <exception cref="InvalidOperationException">It has not ended well.</exception>
+    internal IEnumerable<string> Warnings => [.. _source.Notes, .. Report.Warnings];
+
     internal void Cancel() => _cancel.Cancel();
 
     /// <summary>Waits until it has ended; false when the time is over before that.</summary>
@@ -102,7 +108,8 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
             _progress.BytesDone = (ulong)value.BytesDone;
             _progress.BytesTotal = (ulong)value.BytesTotal;
             _progress.Lanes = (uint)value.Lanes;
-            _progress.Phase = (uint)Math.Max(0, Array.IndexOf(s_phases, value.Phase));
+            string phase = value.Phase == "reuse" ? "transfer" : value.Phase;         // taking what is here already
+            _progress.Phase = (uint)Math.Max(0, Array.IndexOf(s_phases, phase));
         }
     }
 
@@ -114,12 +121,12 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
         }
     }
 
-    private async Task RunAsync(Func<CancellationToken, Task<CheckpointMetas>> fetch, JoinOptions options)
+    private async Task RunAsync(JoinOptions options)
     {
         try
         {
             long start = System.Diagnostics.Stopwatch.GetTimestamp();
-            CheckpointMetas metas = await FetchInTimeAsync(fetch, options.Timeout).ConfigureAwait(false);
+            CheckpointMetas metas = await FetchInTimeAsync(options.Timeout).ConfigureAwait(false);
             TimeSpan fetching = System.Diagnostics.Stopwatch.GetElapsedTime(start);
             _metasSeconds = fetching.TotalSeconds;
             if (options.Timeout != Timeout.InfiniteTimeSpan)
@@ -134,6 +141,7 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
             (_status, _text) = Call.Describe(failure);
         }
         _tensors?.Dispose();
+        _source.Dispose();
         _callback?.Free();
         lock (_lock)
         {
@@ -145,13 +153,13 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
     }
 
     // The time for the whole join counts from here.
-    private async Task<CheckpointMetas> FetchInTimeAsync(Func<CancellationToken, Task<CheckpointMetas>> fetch, TimeSpan timeout)
+    private async Task<CheckpointMetas> FetchInTimeAsync(TimeSpan timeout)
     {
         using var deadline = CancellationTokenSource.CreateLinkedTokenSource(_cancel.Token);
         deadline.CancelAfter(timeout);
         try
         {
-            return await fetch(deadline.Token).ConfigureAwait(false);
+            return await _source.FetchAsync(deadline.Token).ConfigureAwait(false);
         }
         catch (OperationCanceledException) when (deadline.IsCancellationRequested && !_cancel.IsCancellationRequested)
         {

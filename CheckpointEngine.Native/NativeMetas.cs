@@ -5,7 +5,7 @@ using CheckpointEngine.Metas;
 namespace CheckpointEngine.Native;
 
 /// <summary>What a ce_metas stands for: metas, and the documents that were made of them.</summary>
-internal sealed unsafe class NativeMetas(CheckpointMetas metas) : IDisposable
+internal sealed unsafe class NativeMetas(CheckpointMetas metas, string? entityTag = null) : IDisposable
 {
     private readonly Lock _lock = new();
     private readonly nint[] _documents = new nint[2];     // by format; outside the managed heap, since the caller keeps addresses
@@ -16,6 +16,9 @@ internal sealed unsafe class NativeMetas(CheckpointMetas metas) : IDisposable
     ~NativeMetas() => Free();
 
     internal CheckpointMetas Metas => metas;
+
+    /// <summary>By which who told them knows whether there are others; null when nobody was asked.</summary>
+    internal string? EntityTag => entityTag;
 
     internal int RankOf(int tensor) => (_rankOfTensor ??= MakeRanks())[tensor];
 

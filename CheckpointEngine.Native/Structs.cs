@@ -72,6 +72,7 @@ internal unsafe struct CeServerOptions
     internal uint Transport;
     internal uint AttachFiles;
     internal byte* RdmaDevices;
+    internal ulong GraceTimeMs;
 }
 
 [StructLayout(LayoutKind.Sequential)]
@@ -104,6 +105,12 @@ internal unsafe struct CeJoinOptions
     // Since 0.3.
     internal uint Copy;
     internal uint AttachFiles;
+    internal byte** ReplicaUrls;
+    internal nuint ReplicaCount;
+    internal byte* EarlierCheckpoint;
+    internal ulong RetryTimeoutMs;
+    internal uint Replace;
+    internal uint Reserved2;
 }
 
 [StructLayout(LayoutKind.Sequential)]
@@ -137,6 +144,7 @@ internal unsafe struct CeJoinReport
 
     // Since 0.3.
     internal ulong AttachedBytes;
+    internal ulong ReusedBytes;
 }
 
 [StructLayout(LayoutKind.Sequential)]

@@ -232,6 +232,15 @@ typedef struct ce_fetch_options {
  * Since:     0.2 */
 CE_API ce_status ce_metas_fetch(const char *url, const ce_fetch_options *options, ce_cancel *cancel, ce_metas **metas);
 
+/* Fetches metas as ce_metas_fetch does; with those that are known, waits until the URL tells others: a new generation, another owner. Blocks.
+ * options:   may be NULL; timeout_ms is for the answer, beside wait_ms.
+ * known:     what an earlier ce_metas_follow of this URL gave; NULL: none, what there is comes at once.
+ * wait_ms:   the longest wait, in whole seconds, rounded up; 0 asks and does not wait; CE_FOREVER.
+ * Returns:   CE_OK: these are others. CE_E_PENDING: the same still.
+ * Errors:    as ce_metas_fetch; CE_E_ARGUMENT: a file, or known came from elsewhere; CE_E_NOT_SUPPORTED: what answers does not tell of changes.
+ * Since:     0.3 */
+CE_API ce_status ce_metas_follow(const char *url, const ce_fetch_options *options, ce_metas *known, uint64_t wait_ms, ce_cancel *cancel, ce_metas **metas);
+
 /* The metas as a document.
  * format:    CE_METAS_JSON or CE_METAS_PICKLE.
  * Ownership: *data belongs to the metas and lives until ce_metas_destroy; it is made once for each format.
@@ -311,7 +320,9 @@ typedef struct ce_server ce_server;
 enum {
     CE_SERVER_JOIN_ONLY = 1,  /* flags: do not listen; such a server only joins, and what it holds nobody can read */
     CE_SERVER_CONSUME = 2,    /* remove the weight files of a checkpoint, which lie in /dev/shm, once it is held; since 0.3 */
-    CE_SERVER_SHARED_POOL = 4 /* keep the memory of what was unregistered last for the next checkpoint of its layout, anonymous whatever hold says; since 0.3 */
+    CE_SERVER_SHARED_POOL = 4, /* keep the memory of what was unregistered last for the next checkpoint of its layout, anonymous whatever hold says; since 0.3 */
+    CE_SERVER_REQUIRE_LEASE = 8 /* nobody reads over the network without a lease, which keeps what it is for from being freed or changed: no plain Mooncake
+                                 * peer, and nobody over RDMA; since 0.3 */
 };
 
 enum { CE_HOLD_MAP = 0, CE_HOLD_MEMFD = 1, CE_HOLD_ANON = 2 };      /* files: mapped in place, copied to a memfd, copied to anonymous memory */
@@ -342,6 +353,7 @@ typedef struct ce_server_options {
     uint32_t attach_files;        /* not 0: offer mapped files for attaching even if others than this user may write them */
     const char *rdma_devices;     /* which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; NULL: PS_P2P_STORE_RDMA_DEVICES, else NCCL_IB_HCA, else
                                    * all that are up */
+    uint64_t grace_time_ms;       /* how long what is taken away or changed stays readable where it is, for readers without a lease; 0: not at all */
 } ce_server_options;
 
 /* Makes a server and, unless CE_SERVER_JOIN_ONLY, lets it listen.
@@ -371,6 +383,14 @@ CE_API ce_status ce_server_p2p_address(ce_server *server, char *buffer, size_t *
  * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_ALREADY_EXISTS, CE_E_NOT_FOUND, CE_E_INVALID_DATA, CE_E_IO, CE_E_OUT_OF_MEMORY, CE_E_CANCELLED.
  * Since:     0.2 */
 CE_API ce_status ce_server_register_files(ce_server *server, const char *name, const char *const *paths, size_t count, ce_cancel *cancel);
+
+/* As ce_server_register_files, as the next generation of a name that may be held already, by whatever means. Who asks for the metas is told of the
+ * old one until all of the new one is there; joins of the old one go on, and its memory is freed when they are done or drain_timeout_ms is over, so
+ * there must be memory for both. When it fails, the old one stays. Blocks for a copy, and not for those joins.
+ * Ownership: tensors of the caller that are replaced must stay until ce_server_destroy has returned.
+ * Errors:    as ce_server_register_files; CE_E_ALREADY_EXISTS: another call is about to hold that name.
+ * Since:     0.3 */
+CE_API ce_status ce_server_replace_files(ce_server *server, const char *name, const char *const *paths, size_t count, ce_cancel *cancel);
 
 /* Holds the caller's own tensors in place under a name: nothing is copied. They may overlap (tied weights).
  * Ownership: the memory stays the caller's; it must stay mapped, and unchanged outside ce_server_begin_update and commit, until
@@ -535,7 +555,19 @@ typedef struct ce_join_options {
     uint32_t copy;                 /* CE_TO_MEMORY: not 0: copy what could be attached to. 0: memory that owners of this host offer is mapped where it
                                     * is and not copied; a write to such a tensor is SIGSEGV, and it is verified only with CE_VERIFY_REQUIRE */
     uint32_t attach_files;         /* not 0: attach to files that others than their owner may write, too */
+    const char *const *replica_urls;   /* further URLs of the same checkpoint, beside metas_url: their owners are replicas, which share the work, and of which
+                                        * some may die. Those whose metas cannot be had are left out: see ce_join_warnings */
+    size_t replica_count;
+    const char *earlier_checkpoint;    /* CE_TO_MEMORY, CE_TO_DIRECTORY: a version that this server holds under that name; what the owners' digests say is
+                                        * the same is copied from it instead of read. NULL, or not held: none */
+    uint64_t retry_timeout_ms;         /* with metas_url: how long it is asked again when an owner is lost or has gone on to its next generation, and the join
+                                        * goes on with what it has. CE_TO_MEMORY, CE_TO_DIRECTORY, CE_TO_NULL, with digests. 0: 10 s; CE_FOREVER; CE_NEVER */
+    uint32_t replace;                  /* CE_TO_MEMORY: not 0: replace what is held under checkpoint_name, which is served until all of the new one is here and
+                                        * checked, and freed as by ce_server_replace_files. 0: the name must be free */
+    uint32_t reserved2;                /* 0 */
 } ce_join_options;
+
+#define CE_NEVER (UINT64_MAX - 1)      /* retry_timeout_ms: a join whose owner is lost fails */
 
 /* Starts a join and returns. It goes on by itself; a server that is destroyed ends its joins.
  * Ownership: destroy it with ce_join_destroy. With CE_TO_TENSORS their memory must stay until the join has ended or ce_join_destroy returned; the
@@ -545,7 +577,7 @@ typedef struct ce_join_options {
 CE_API ce_status ce_join_start(ce_server *server, const ce_join_options *options, ce_join **join);
 
 enum { CE_JOIN_RUNNING = 0, CE_JOIN_DONE = 1, CE_JOIN_FAILED = 2, CE_JOIN_CANCELLED = 3 };
-enum { CE_PHASE_METAS = 0, CE_PHASE_PLAN = 1, CE_PHASE_TRANSFER = 2, CE_PHASE_VERIFY = 3, CE_PHASE_WRITE = 4, CE_PHASE_ENDED = 5 };
+enum { CE_PHASE_METAS = 0, CE_PHASE_PLAN = 1, CE_PHASE_TRANSFER = 2, CE_PHASE_VERIFY = 3, CE_PHASE_WRITE = 4, CE_PHASE_ENDED = 5 };   /* TRANSFER: what is here already is taken in it, too */
 
 typedef struct ce_join_progress {
     size_t struct_size;
@@ -592,6 +624,7 @@ typedef struct ce_join_report {
     uint32_t buckets;
     /* since 0.3 */
     uint64_t attached_bytes;         /* not copied: they are in the owners' memory, mapped read-only */
+    uint64_t reused_bytes;           /* not read, padding included: they were here already (earlier_checkpoint, or files of a join that was interrupted) */
 } ce_join_report;
 
 /* What it did.
@@ -604,7 +637,7 @@ CE_API ce_status ce_join_get_report(ce_join *join, ce_join_report *report);
  * Since:     0.3 */
 CE_API ce_status ce_join_planes(ce_join *join, char *buffer, size_t *size);
 
-/* Remarks for the user (memory that could not be locked, side files that were not there), one per line; empty when there are none.
+/* Remarks for the user (memory that could not be locked, replicas that were left out), one per line; empty when there are none.
  * Errors:    as ce_join_get_report, CE_E_BUFFER_TOO_SMALL.
  * Since:     0.2 */
 CE_API ce_status ce_join_warnings(ce_join *join, char *buffer, size_t *size);

@@ -483,6 +483,28 @@ public:
         return Metas(made);
     }
 
+    /* Waits until the URL tells other metas than those that are known, and fetches them; without such, what there is comes at once. Blocks.
+     * known:     what an earlier follow of this URL gave; may be nullptr.
+     * wait:      the longest, in whole seconds, rounded up; 0 asks and does not wait. The time for the answer is options.timeout, beside it.
+     * Returns nothing when they are the same still.
+     * Ownership: nothing is kept; cancel may be nullptr.   Threads: any.   Errors: as ce_metas_follow. */
+    template <class Rep, class Period>
+    static std::optional<Metas> follow(const std::string &url, const Metas *known, std::chrono::duration<Rep, Period> wait, const FetchOptions &options = {},
+                                       const Cancel *cancel = nullptr) {
+        ce_fetch_options c = detail::c_fetch_options(options);
+        ce_metas *made = nullptr;
+        if (known != nullptr && known->get() == nullptr) {
+            throw Error(CE_E_HANDLE, "the metas that are known were moved from");
+        }
+        ce_status status = CHECKPOINT_ENGINE_CALL(ce_metas_follow)(detail::c_name(url), &c, known == nullptr ? nullptr : known->get(),
+                                                                   detail::milliseconds(wait), cancel == nullptr ? nullptr : cancel->get(), &made);
+        if (status == CE_E_PENDING) {
+            return std::nullopt;
+        }
+        detail::check(status);
+        return Metas(made);
+    }
+
     /* Itself as a JSON document.
      * Ownership: lives as long as the metas.   Threads: any.   Errors: CE_E_HANDLE. */
     std::string_view json() const {
@@ -680,6 +702,10 @@ struct JoinOptions {
     bool weights_only = false;                           /* leave side files where they are */
     bool copy = false;                                   /* Memory: copy what could be attached to; a write to an attached tensor is SIGSEGV */
     bool attach_files = false;                           /* attach to files that others than their owner may write, too */
+    std::vector<std::string> replica_urls;               /* further URLs of the same checkpoint, beside metas_url: of these owners some may die */
+    std::string earlier_checkpoint;                      /* Memory, Directory: a version held here; what has not changed is copied from it, not read */
+    std::optional<std::chrono::milliseconds> retry_timeout;   /* with metas_url: how long it is asked again when an owner is lost; none: 10 s, 0: not at all */
+    bool replace = false;                                /* Memory: replace what is held under checkpoint_name, once all of the new one is here */
 };
 
 enum class JoinState : std::uint32_t { Running = CE_JOIN_RUNNING, Done = CE_JOIN_DONE, Failed = CE_JOIN_FAILED, Cancelled = CE_JOIN_CANCELLED };
@@ -717,6 +743,7 @@ struct JoinReport {
     double verify_seconds = 0;
     double write_seconds = 0;
     std::uint64_t attached_bytes = 0;      /* not copied: they are in the owners' memory, mapped read-only */
+    std::uint64_t reused_bytes = 0;        /* not read, padding included: they were here already */
 };
 
 /* A join on its way.
@@ -790,6 +817,7 @@ public:
         report.verify_seconds = c.verify_seconds;
         report.write_seconds = c.write_seconds;
         report.attached_bytes = c.attached_bytes;
+        report.reused_bytes = c.reused_bytes;
         return report;
     }
 
@@ -898,6 +926,8 @@ struct ServerOptions {
     std::string rdma_devices;                       /* which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; empty: what the environment says */
     bool consume = false;                           /* remove the weight files of a checkpoint, which lie in /dev/shm, once it is held */
     bool shared_pool = false;                       /* keep the memory of what was unregistered last for the next checkpoint of its layout */
+    bool require_lease = false;                     /* nobody reads over the network without a lease: no plain Mooncake peer, nobody over RDMA */
+    std::chrono::milliseconds grace_time{0};        /* how long what is taken away stays readable for readers without a lease; 0: not at all */
 
     /* One that only joins. */
     static ServerOptions join_only() {
@@ -967,7 +997,8 @@ public:
         c.plain_peers = detail::c_string(options.plain_peers);
         c.drain_timeout_ms = detail::milliseconds(options.drain_timeout);
         c.flags = (options.listen ? 0U : static_cast<std::uint32_t>(CE_SERVER_JOIN_ONLY)) | (options.consume ? static_cast<std::uint32_t>(CE_SERVER_CONSUME) : 0U)
-            | (options.shared_pool ? static_cast<std::uint32_t>(CE_SERVER_SHARED_POOL) : 0U);
+            | (options.shared_pool ? static_cast<std::uint32_t>(CE_SERVER_SHARED_POOL) : 0U)
+            | (options.require_lease ? static_cast<std::uint32_t>(CE_SERVER_REQUIRE_LEASE) : 0U);
         c.rank = options.rank;
         c.port = options.port;
         c.hold = static_cast<std::uint32_t>(options.hold);
@@ -978,6 +1009,7 @@ public:
         c.transport = static_cast<std::uint32_t>(options.transport);
         c.attach_files = options.attach_files ? 1U : 0U;
         c.rdma_devices = detail::c_string(options.rdma_devices);
+        c.grace_time_ms = detail::milliseconds(options.grace_time);
         ce_server *made = nullptr;
         detail::check(CHECKPOINT_ENGINE_CALL(ce_server_create)(&c, &made));
         handle_ = detail::Handle<ce_server>(made);
@@ -1003,6 +1035,16 @@ public:
         std::vector<const char *> pointers = detail::c_strings(paths);
         detail::check(CHECKPOINT_ENGINE_CALL(ce_server_register_files)(handle_.get(), detail::c_name(name), pointers.data(), pointers.size(),
                                                                         cancel == nullptr ? nullptr : cancel->get()));
+    }
+
+    /* As register_files, as the next generation of a name that may be held already: who asks is told of the old one until all of the new one is there.
+     * Joins of the old one go on, and its memory is freed when they are done or drain_timeout is over. When it fails, the old one stays.
+     * Ownership: as register_files; tensors of the caller that are replaced must stay until the destructor has returned.
+     * Threads:   any.   Errors: as ce_server_replace_files. */
+    void replace_files(const std::string &name, const std::vector<std::string> &paths, const Cancel *cancel = nullptr) const {
+        std::vector<const char *> pointers = detail::c_strings(paths);
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_replace_files)(handle_.get(), detail::c_name(name), pointers.data(), pointers.size(),
+                                                                       cancel == nullptr ? nullptr : cancel->get()));
     }
 
     /* Holds the caller's own tensors in place: nothing is copied. They may overlap (tied weights).
@@ -1107,6 +1149,7 @@ public:
     Join join(const JoinOptions &options) const {
         std::vector<const char *> include = detail::c_strings(options.include);
         std::vector<const char *> exclude = detail::c_strings(options.exclude);
+        std::vector<const char *> replicas = detail::c_strings(options.replica_urls);
         std::vector<ce_tensor> tensors = detail::c_tensors(options.tensors);
         ce_fetch_options fetch{};
         std::unique_ptr<Join::Callback> callback;
@@ -1148,6 +1191,14 @@ public:
         c.weights_only = options.weights_only ? 1U : 0U;
         c.copy = options.copy ? 1U : 0U;
         c.attach_files = options.attach_files ? 1U : 0U;
+        c.replica_urls = replicas.empty() ? nullptr : replicas.data();
+        c.replica_count = replicas.size();
+        c.earlier_checkpoint = detail::c_string(options.earlier_checkpoint);
+        if (options.retry_timeout.has_value()) {
+            std::uint64_t retry = detail::milliseconds(*options.retry_timeout);
+            c.retry_timeout_ms = retry == 0 ? CE_NEVER : retry;
+        }
+        c.replace = options.replace ? 1U : 0U;
 
         ce_join *made = nullptr;
         detail::check(CHECKPOINT_ENGINE_CALL(ce_join_start)(handle_.get(), &c, &made));

@@ -82,7 +82,7 @@ __all__ = [
     "ClosedError", "DigestMismatchError", "FileError", "ForkedError", "InternalError", "InvalidDataError", "Join", "JoinResult", "Metas",
     "NativeError", "NotFoundError", "NotSupportedError", "OutOfMemoryError", "Owner", "ParameterServer", "Progress", "ProtocolError",
     "RefusedError", "StateError", "SupersededError", "Tensor", "TensorInfo", "TimedOutError", "UnreachableError", "UpdateResult",
-    "Weight", "WrongShapeError", "join", "library_version", "start_join", "update_weights_from_ipc",
+    "Weight", "WrongShapeError", "follow", "join", "library_version", "start_join", "update_weights_from_ipc",
 ]
 
 _ABI_MAJOR = 0
@@ -258,6 +258,8 @@ _E_STATE = -3
 _E_BUFFER_TOO_SMALL = -4
 _E_PENDING = -5
 _E_CALLBACK = -7
+_NEVER = 2**64 - 2     # CE_NEVER
+_FOREVER = 2**64 - 1
 
 
 # ---- Element types -------------------------------------------------------------------------------------------------------------------------
@@ -323,7 +325,7 @@ class _CServerOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("address", c_char_p), ("token", c_char_p), ("plain_peers", c_char_p), ("drain_timeout_ms", c_uint64),
                 ("flags", c_uint32), ("rank", c_int32), ("port", c_uint32), ("hold", c_uint32), ("pin", c_uint32), ("digest", c_uint32),
                 ("local_socket", c_char_p), ("local_peers", c_char_p), ("transport", c_uint32), ("attach_files", c_uint32),
-                ("rdma_devices", c_char_p)]
+                ("rdma_devices", c_char_p), ("grace_time_ms", c_uint64)]
 
 
 class _CBucket(ctypes.Structure):
@@ -340,7 +342,8 @@ class _CJoinOptions(ctypes.Structure):
                 ("exclude_count", c_size_t), ("tensors", POINTER(_CTensor)), ("tensor_count", c_size_t), ("directory", c_char_p),
                 ("on_bucket", _BUCKET_FN), ("user", c_void_p), ("bucket_bytes", c_uint64), ("timeout_ms", c_uint64), ("stall_timeout_ms", c_uint64),
                 ("destination", c_uint32), ("verify", c_uint32), ("transport", c_uint32), ("lanes", c_uint32), ("weights_only", c_uint32),
-                ("reserved", c_uint32), ("copy", c_uint32), ("attach_files", c_uint32)]
+                ("reserved", c_uint32), ("copy", c_uint32), ("attach_files", c_uint32), ("replica_urls", POINTER(c_char_p)), ("replica_count", c_size_t),
+                ("earlier_checkpoint", c_char_p), ("retry_timeout_ms", c_uint64), ("replace", c_uint32), ("reserved2", c_uint32)]
 
 
 class _CJoinProgress(ctypes.Structure):
@@ -352,7 +355,7 @@ class _CJoinReport(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("bytes", c_uint64), ("tensors", c_uint64), ("seconds", c_double), ("metas_seconds", c_double),
                 ("plan_seconds", c_double), ("allocate_seconds", c_double), ("transfer_seconds", c_double), ("verify_seconds", c_double),
                 ("write_seconds", c_double), ("unverified_reason", c_char_p), ("verified", c_uint32), ("buckets", c_uint32),
-                ("attached_bytes", c_uint64)]
+                ("attached_bytes", c_uint64), ("reused_bytes", c_uint64)]
 
 
 class _CUpdateOptions(ctypes.Structure):
@@ -389,6 +392,7 @@ _FUNCTIONS: Dict[str, Tuple[str, Tuple[Any, ...]]] = {
     "ce_dtype_bits": ("u", (c_uint32,)),
     "ce_metas_parse": ("s", (c_void_p, c_size_t, _OUT)),
     "ce_metas_fetch": ("s", (c_char_p, POINTER(_CFetchOptions), _HANDLE, _OUT)),
+    "ce_metas_follow": ("s", (c_char_p, POINTER(_CFetchOptions), _HANDLE, c_uint64, _HANDLE, _OUT)),
     "ce_metas_write": ("s", (_HANDLE, c_uint32, _OUT, _SIZE)),
     "ce_metas_tensor_count": ("n", (_HANDLE,)),
     "ce_metas_tensor": ("s", (_HANDLE, c_uint64, POINTER(_CTensor), POINTER(c_int32))),
@@ -407,6 +411,7 @@ _FUNCTIONS: Dict[str, Tuple[str, Tuple[Any, ...]]] = {
     "ce_server_peer_url": ("s", (_HANDLE, c_char_p, _SIZE)),
     "ce_server_p2p_address": ("s", (_HANDLE, c_char_p, _SIZE)),
     "ce_server_register_files": ("s", (_HANDLE, c_char_p, POINTER(c_char_p), c_size_t, _HANDLE)),
+    "ce_server_replace_files": ("s", (_HANDLE, c_char_p, POINTER(c_char_p), c_size_t, _HANDLE)),
     "ce_server_register_tensors": ("s", (_HANDLE, c_char_p, POINTER(_CTensor), c_size_t)),
     "ce_server_begin_update": ("s", (_HANDLE, c_char_p)),
     "ce_server_commit_update": ("s", (_HANDLE, c_char_p)),
@@ -1135,6 +1140,32 @@ class Metas:
         return cls(handle)
 
     @classmethod
+    def follow(cls, url: str, known: Optional["Metas"] = None, wait: Optional[float] = None, token: Optional[str] = None, timeout: Optional[float] = None,
+               ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None) -> Optional["Metas"]:
+        """Waits until a URL (of `fetch`, but no file) tells other metas than those that are known, and fetches them. Blocks; Ctrl-C ends it.
+
+        known: what an earlier `follow` of this URL gave; None is none: what there is comes at once. wait: the longest, in whole seconds, rounded up; 0
+        asks and does not wait, None is for ever. The others are as in `fetch`; timeout is for the answer, beside wait. Returns None when they are the
+        same still. The function `follow` gives one version after the other.
+        """
+        if known is not None and not isinstance(known, Metas):
+            raise TypeError(f"known must be Metas or None, not {type(known).__name__}")
+        library, handle, cancel = _lib(), _Handle("ce_metas_destroy"), _new_cancel()
+        options = _fetch_options(token, timeout, ca_file, cert_file, key_file)
+        encoded = _utf8(url, "url")
+        wait_ms = _FOREVER if wait is None else 0 if wait == 0 else _milliseconds(wait, "wait")
+        before = None if known is None else known._handle.pointer
+
+        def ask() -> bool:
+            status = library.ce_metas_follow(encoded, byref(options), before, wait_ms, cancel.pointer, handle.out())
+            if status == _E_PENDING:
+                return False
+            _check(status)
+            return True
+
+        return cls(handle) if _interruptible(ask, cancel) else None
+
+    @classmethod
     def parse(cls, document: Union[bytes, bytearray, memoryview, str]) -> "Metas":
         """Reads metas from a document, JSON or pickle, which is found out. Pickle is parsed, never executed."""
         data = document.encode("utf-8") if isinstance(document, str) else bytes(memoryview(document))
@@ -1216,6 +1247,45 @@ def _fetch_options(token: Optional[str], timeout: Optional[float], ca_file: Opti
     return options
 
 
+_PASSING = (UnreachableError, TimedOutError, BusyError, NotFoundError)
+_PAUSE_SECONDS = 1.0
+
+
+def follow(url: str, token: Optional[str] = None, timeout: Optional[float] = None, ca_file: Optional[str] = None, cert_file: Optional[str] = None,
+           key_file: Optional[str] = None, on_error: Optional[Callable[[CheckpointEngineError], Any]] = None) -> Iterator[Metas]:
+    """The metas of a URL, and again whenever it tells others, without end: a generator for what follows a trainer. ::
+
+        for metas in ce.follow("ce://10.0.0.5:40123/actor"):
+            try:
+                ce.join(metas, server=server, checkpoint_name="actor", replace=True, earlier_checkpoint="actor")
+            except ce.SupersededError:
+                pass        # by the version that comes next
+
+    What is told while the loop is busy is not lost: the newest version comes next. Arguments as in `Metas.fetch`; the URL is no file. When the holder
+    cannot be reached, is busy, or does not have the checkpoint, it is asked again every second; on_error is called with each such error, and ends it by
+    raising. Other errors are raised. Ctrl-C leaves as KeyboardInterrupt.
+    """
+    if on_error is not None and not callable(on_error):
+        raise TypeError(f"on_error must be callable, not {type(on_error).__name__}")
+    return _follow(url, token, timeout, ca_file, cert_file, key_file, on_error)
+
+
+def _follow(url: str, token: Optional[str], timeout: Optional[float], ca_file: Optional[str], cert_file: Optional[str], key_file: Optional[str],
+            on_error: Optional[Callable[[CheckpointEngineError], Any]]) -> Iterator[Metas]:
+    known: Optional[Metas] = None
+    while True:
+        try:
+            told = Metas.follow(url, known, None, token, timeout, ca_file, cert_file, key_file)
+        except _PASSING as error:
+            if on_error is not None:
+                on_error(error)
+            time.sleep(_PAUSE_SECONDS)
+            continue
+        if told is not None:
+            known = told
+            yield told
+
+
 # ---- Server --------------------------------------------------------------------------------------------------------------------------------
 
 _HOLDS = {"map": 0, "memfd": 1, "anon": 2}
@@ -1247,6 +1317,8 @@ class ParameterServer:
     rdma_devices: which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; None is PS_P2P_STORE_RDMA_DEVICES, else NCCL_IB_HCA, else all that are up.
     consume: remove the weight files of a checkpoint, which lie in /dev/shm, once it is held. shared_pool: keep the memory of what was unregistered last for
         the next checkpoint of its layout, anonymous memory whatever hold says.
+    require_lease: nobody reads over the network without a lease, which keeps what it is for from being freed or changed: no plain Mooncake peer, and nobody
+        over RDMA. grace_time: how long what is taken away or changed stays readable for readers without a lease, in seconds; None is not at all.
 
     Close it, best by ``with``: its listeners, its joins and what it holds go then, after reads under way have ended.
     """
@@ -1254,13 +1326,15 @@ class ParameterServer:
     def __init__(self, address: Optional[str] = None, port: int = 0, rank: int = 0, token: Optional[str] = None, plain_peers: Optional[str] = None,
                  hold: str = "map", pin: str = "auto", digest: str = "xxh3", drain_timeout: Optional[float] = None, listen: bool = True,
                  local_socket: Optional[str] = None, local_peers: Optional[str] = None, transport: str = "auto", attach_files: bool = False,
-                 rdma_devices: Optional[str] = None, consume: bool = False, shared_pool: bool = False) -> None:
+                 rdma_devices: Optional[str] = None, consume: bool = False, shared_pool: bool = False, require_lease: bool = False,
+                 grace_time: Optional[float] = None) -> None:
         options = _CServerOptions(struct_size=ctypes.sizeof(_CServerOptions))
         options.address = _utf8_or_none(address, "address")
         options.token = _utf8_or_none(token, "token")
         options.plain_peers = _utf8_or_none(plain_peers, "plain_peers")
         options.drain_timeout_ms = _milliseconds(drain_timeout, "drain_timeout")
-        options.flags = (0 if listen else 1) | (2 if consume else 0) | (4 if shared_pool else 0)
+        options.flags = (0 if listen else 1) | (2 if consume else 0) | (4 if shared_pool else 0) | (8 if require_lease else 0)
+        options.grace_time_ms = _milliseconds(grace_time, "grace_time")
         options.rank = _number(rank, "rank", 2**31 - 1)
         options.port = _number(port, "port", 65535)
         options.hold = _choice(hold, "hold", _HOLDS)
@@ -1273,6 +1347,7 @@ class ParameterServer:
         options.rdma_devices = _utf8_or_none(rdma_devices, "rdma_devices")
         self._token = token
         self._kept: Dict[str, List[Any]] = {}       # by checkpoint: objects whose memory is registered in place
+        self._replaced: List[Any] = []              # the same of those that were replaced, and may be read still
         self._lock = threading.Lock()
         self._handle = _Handle("ce_server_destroy")
         _check(_lib().ce_server_create(byref(options), self._handle.out()))
@@ -1301,6 +1376,7 @@ class ParameterServer:
                 self._handle.pointer.value = pointer
             elif status != _E_HANDLE:
                 self._kept.clear()
+                self._replaced.clear()
             if status not in (_OK, _E_HANDLE):
                 raise _error(status)
 
@@ -1309,7 +1385,7 @@ class ParameterServer:
     def _abandon(self) -> None:
         pointer = self._handle.take()
         if pointer is not None and not _forked and _lib().ce_server_destroy(pointer) == _E_STATE:
-            _destroy_elsewhere("ce_server_destroy", pointer, self._kept)
+            _destroy_elsewhere("ce_server_destroy", pointer, (self._kept, self._replaced))
 
     def __del__(self) -> None:
         if hasattr(self, "_handle"):
@@ -1339,10 +1415,13 @@ class ParameterServer:
         pointer = self._open()
         return _get_text(functools.partial(_lib().ce_server_p2p_address, pointer))
 
-    def register_files(self, name: str, *paths: Union[str, "os.PathLike[str]"]) -> None:
+    def register_files(self, name: str, *paths: Union[str, "os.PathLike[str]"], replace: bool = False) -> None:
         """Holds files under a name: one directory, index or .safetensors file (with its side files), or several .safetensors files. All or nothing.
 
-        Blocks for a copy (hold "anon", "memfd"); Ctrl-C ends it, and nothing is left. Mapping takes no time.
+        replace: it is the next generation of the name, which may be held already. Who asks is told of the old one until all of the new one is there; joins
+        of the old one go on, and its memory is freed when they are done or drain_timeout is over. When it fails, the old one stays.
+
+        Blocks for a copy (hold "anon", "memfd"); Ctrl-C ends it, and nothing is left (with replace, the old one). Mapping takes no time.
         """
         if not paths:
             raise TypeError("register_files needs a path at least")
@@ -1350,8 +1429,20 @@ class ParameterServer:
         key = _utf8(name, "name")
         encoded = [_path(path, "a path") for path in paths]
         array = _strings(encoded)
-        _interruptible(lambda: _check(library.ce_server_register_files(pointer, key, array, len(encoded), cancel.pointer)), cancel,
-                       lambda: library.ce_server_unregister(pointer, key))
+
+        def register() -> None:
+            function = library.ce_server_replace_files if replace else library.ce_server_register_files
+            if replace:
+                self._keep_replaced(name)
+            _check(function(pointer, key, array, len(encoded), cancel.pointer))
+
+        _interruptible(register, cancel, None if replace else lambda: library.ce_server_unregister(pointer, key))
+
+    def _keep_replaced(self, name: str) -> None:
+        """Nobody tells when the last reader of what is replaced is done: it is kept as long as the server."""
+        with self._lock:
+            if name in self._kept:
+                self._replaced.append(self._kept[name])
 
     def register_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
         """Holds the caller's own tensors in place under a name: nothing is copied, what is in them is what joiners read.
@@ -1617,7 +1708,8 @@ class JoinResult:
     bytes: tensor data read, padding not counted. seconds: from plan to publication; fetching metas is ``phases["metas"]``, beside "plan", "allocate",
     "transfer", "verify" and "write". verified: every byte was checked against its owner's digest; else unverified_reason says why ("disabled",
     "owner-has-no-digests", "shared-mapping"). warnings: remarks for the user. attached_bytes: of bytes, those that were not copied but mapped where their
-    owner has them. planes: which way each owner's bytes came, and why not a better one. checkpoint: what was read, where it went to memory of the library.
+    owner has them. planes: which way each owner's bytes came, and why not a better one. reused_bytes: those that were not read, padding included, because
+    they were here already (earlier_checkpoint). checkpoint: what was read, where it went to memory of the library.
     """
 
     bytes: int
@@ -1631,6 +1723,7 @@ class JoinResult:
     checkpoint: Optional[Checkpoint]
     attached_bytes: int = 0
     planes: Tuple[str, ...] = ()
+    reused_bytes: int = 0
 
     @property
     def gib_per_second(self) -> float:
@@ -1652,14 +1745,14 @@ class Join:
     join has brought stays.
     """
 
-    def __init__(self, source: Union[str, "os.PathLike[str]", Metas], server: Optional[ParameterServer] = None, into: Optional[str] = None,
+    def __init__(self, source: Union[str, "os.PathLike[str]", Metas, Sequence[str]], server: Optional[ParameterServer] = None, into: Optional[str] = None,
                  tensors: Optional[Mapping[str, Any]] = None, on_bucket: Optional[Callable[[Bucket], Any]] = None, bucket_bytes: int = 0,
                  directory: Union[None, str, "os.PathLike[str]"] = None, checkpoint_name: Optional[str] = None,
                  include: Union[None, str, Sequence[str]] = None, exclude: Union[None, str, Sequence[str]] = None, verify: Union[bool, str] = True,
                  lanes: int = 0, timeout: Optional[float] = None, stall_timeout: Optional[float] = None, weights_only: bool = False,
                  progress: Optional[Callable[[Progress], Any]] = None, transport: str = "auto", token: Optional[str] = None,
                  ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None, copy: bool = False,
-                 attach_files: bool = False) -> None:
+                 attach_files: bool = False, replace: bool = False, earlier_checkpoint: Optional[str] = None, retry_timeout: Optional[float] = None) -> None:
         given = {"into": into, "tensors": tensors, "on_bucket": on_bucket, "directory": directory}
         destinations = [what for what, value in given.items() if value is not None]
         if len(destinations) > 1:
@@ -1684,6 +1777,13 @@ class Join:
         elif isinstance(source, os.PathLike):
             source = Metas.load(source)
             options.metas = source._handle.pointer
+        elif isinstance(source, (list, tuple)):
+            if not source:
+                raise ValueError("source has no URL")
+            first, *replicas = [_utf8(url, "a URL of source") for url in source]
+            options.metas_url = first
+            options.replica_urls = _strings(replicas)
+            options.replica_count = len(replicas)
         else:
             options.metas_url = _utf8(source, "source")
         if any(value is not None for value in (token, ca_file, cert_file, key_file)):
@@ -1723,9 +1823,14 @@ class Join:
         options.weights_only = 1 if weights_only else 0
         options.copy = 1 if copy else 0
         options.attach_files = 1 if attach_files else 0
+        options.replace = 1 if replace else 0
+        options.earlier_checkpoint = _utf8_or_none(earlier_checkpoint, "earlier_checkpoint")
+        options.retry_timeout_ms = _NEVER if retry_timeout == 0 else _milliseconds(retry_timeout, "retry_timeout")
 
         if server is None:
             self._own_server = server = ParameterServer(listen=False, token=token)
+        if replace:
+            server._keep_replaced(self._name)
         self._server: Optional[ParameterServer] = server      # a server that is dropped would end its joins
         self._handle = _Handle("ce_join_destroy")
         _check(library.ce_join_start(server._open(), byref(options), self._handle.out()))
@@ -1844,7 +1949,7 @@ class Join:
             bytes=int(report.bytes), tensors=int(report.tensors), seconds=float(report.seconds), phases=phases, verified=bool(report.verified),
             unverified_reason=_text(report.unverified_reason) if report.unverified_reason else None, buckets=int(report.buckets),
             warnings=tuple(line for line in warnings.splitlines() if line), checkpoint=checkpoint,
-            attached_bytes=int(report.attached_bytes), planes=tuple(line for line in planes.splitlines() if line))
+            attached_bytes=int(report.attached_bytes), planes=tuple(line for line in planes.splitlines() if line), reused_bytes=int(report.reused_bytes))
         return self._result
 
     def _fail(self, error: CheckpointEngineError) -> NoReturn:
@@ -1867,17 +1972,18 @@ def _destroy_elsewhere(function: str, pointer: int, keep: Any) -> None:
     threading.Thread(target=run, name="checkpoint_engine destroy").start()
 
 
-def start_join(source: Union[str, "os.PathLike[str]", Metas], server: Optional[ParameterServer] = None, into: Optional[str] = None,
+def start_join(source: Union[str, "os.PathLike[str]", Metas, Sequence[str]], server: Optional[ParameterServer] = None, into: Optional[str] = None,
                tensors: Optional[Mapping[str, Any]] = None, on_bucket: Optional[Callable[[Bucket], Any]] = None, bucket_bytes: int = 0,
                directory: Union[None, str, "os.PathLike[str]"] = None, checkpoint_name: Optional[str] = None,
                include: Union[None, str, Sequence[str]] = None, exclude: Union[None, str, Sequence[str]] = None, verify: Union[bool, str] = True,
                lanes: int = 0, timeout: Optional[float] = None, stall_timeout: Optional[float] = None, weights_only: bool = False,
                progress: Optional[Callable[[Progress], Any]] = None, transport: str = "auto", token: Optional[str] = None,
                ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None, copy: bool = False,
-               attach_files: bool = False) -> Join:
+               attach_files: bool = False, replace: bool = False, earlier_checkpoint: Optional[str] = None, retry_timeout: Optional[float] = None) -> Join:
     """Starts reading what others hold, and returns. `join` is this with the waiting, and has the same arguments.
 
-    source: a URL as in `Metas.fetch`, `Metas`, or a path of saved metas.
+    source: a URL as in `Metas.fetch`, a list of such URLs, `Metas`, or a path of saved metas. Several URLs are of replicas, which share the work, and of
+        which some may die; those whose metas cannot be had are left out (`JoinResult.warnings`).
     server: who joins; None makes one that only joins, for this join alone. With a server, what comes to memory is held by it under checkpoint_name
         ("join-checkpoint") and, if it listens, served on.
 
@@ -1899,29 +2005,36 @@ def start_join(source: Union[str, "os.PathLike[str]", Metas], server: Optional[P
     copy: copy what could be attached to. False maps memory that owners of this host offer, read-only, where it is (into="memory"): no byte is copied,
         and they are checked only by verify="require". attach_files: attach to files that others than their owner may write, too.
     timeout: for the whole join, in seconds; None is none. stall_timeout: the longest an owner may send nothing; None is 30.
+    retry_timeout: how long the URL is asked again when an owner is lost or has gone on to its next generation, in seconds; the join then goes on with what
+        it has (memory, directory, null, with digests). None is 10; 0: it fails.
+    replace: into memory, replace what the server holds under checkpoint_name: that is served until all of the new one is here and checked, and freed when
+        its readers are done. earlier_checkpoint: a version that the server holds under that name; what the owners' digests say is the same is copied
+        from it instead of read (`JoinResult.reused_bytes`); into memory or a directory.
     weights_only: leave side files where they are.
     progress: called with `Progress` about ten times a second by the thread that waits, and by no other; never after the wait is over.
     token: what the owners and the metas' URL demand; with a server, its own token is taken unless one for the URL is given here.
     ca_file, cert_file, key_file: as in `Metas.fetch`.
     """
     return Join(source, server, into, tensors, on_bucket, bucket_bytes, directory, checkpoint_name, include, exclude, verify, lanes, timeout,
-                stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file, copy, attach_files)
+                stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file, copy, attach_files, replace, earlier_checkpoint,
+                retry_timeout)
 
 
-def join(source: Union[str, "os.PathLike[str]", Metas], server: Optional[ParameterServer] = None, into: Optional[str] = None,
+def join(source: Union[str, "os.PathLike[str]", Metas, Sequence[str]], server: Optional[ParameterServer] = None, into: Optional[str] = None,
          tensors: Optional[Mapping[str, Any]] = None, on_bucket: Optional[Callable[[Bucket], Any]] = None, bucket_bytes: int = 0,
          directory: Union[None, str, "os.PathLike[str]"] = None, checkpoint_name: Optional[str] = None,
          include: Union[None, str, Sequence[str]] = None, exclude: Union[None, str, Sequence[str]] = None, verify: Union[bool, str] = True,
          lanes: int = 0, timeout: Optional[float] = None, stall_timeout: Optional[float] = None, weights_only: bool = False,
          progress: Optional[Callable[[Progress], Any]] = None, transport: str = "auto", token: Optional[str] = None,
          ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None, copy: bool = False,
-         attach_files: bool = False) -> JoinResult:
+         attach_files: bool = False, replace: bool = False, earlier_checkpoint: Optional[str] = None, retry_timeout: Optional[float] = None) -> JoinResult:
     """Reads what others hold: all or nothing, every byte checked. Blocks until it has ended; the arguments are those of `start_join`.
 
     Ctrl-C, and an exception in progress, cancel the join; when they leave here it is over, and nobody writes into the caller's tensors.
     """
     with Join(source, server, into, tensors, on_bucket, bucket_bytes, directory, checkpoint_name, include, exclude, verify, lanes, timeout,
-              stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file, copy, attach_files) as running:
+              stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file, copy, attach_files, replace, earlier_checkpoint,
+              retry_timeout) as running:
         return running.wait()
 
 

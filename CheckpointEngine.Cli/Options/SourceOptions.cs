@@ -46,21 +46,7 @@ internal sealed class SourceOptions
             return await MetasClient.ReadFileAsync(file, cancellationToken).ConfigureAwait(false);
         }
         using var client = new MetasClient(options);
-        string[] urls = parsed.GetRequiredValue(_url);
-        if (urls.Length == 1)
-        {
-            return await client.FetchAsync(urls[0], cancellationToken).ConfigureAwait(false);
-        }
-        Task<CheckpointMetas>[] all = [.. urls.Select(url => client.FetchAsync(url, cancellationToken))];
-        await ((Task)Task.WhenAll(all)).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-        if (!Array.Exists(all, static fetch => fetch.IsCompletedSuccessfully) || Array.Exists(all, static fetch => fetch.Exception?.InnerException is not (null or CheckpointEngineException)))
-        {
-            await Task.WhenAll(all).ConfigureAwait(false);
-        }
-        foreach (Task<CheckpointMetas> failed in all.Where(static fetch => fetch.IsFaulted))
-        {
-            Stderr.Warning($"went on without it: {failed.Exception!.InnerException!.Message}");
-        }
-        return CheckpointMetas.Combine([.. all.Where(static fetch => fetch.IsCompletedSuccessfully).Select(static fetch => fetch.Result)]);
+        return await client.FetchReplicasAsync(parsed.GetRequiredValue(_url), static failure => Stderr.Warning($"went on without it: {failure.Message}"), cancellationToken)
+            .ConfigureAwait(false);
     }
 }

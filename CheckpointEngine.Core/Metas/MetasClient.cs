@@ -43,6 +43,30 @@ public sealed class MetasClient : IDisposable
         }, cancellationToken).ConfigureAwait(false);
     }
 
+    /// <summary>Fetches the metas of replicas, all at once, and puts them together; those that cannot be had are left out.</summary>
+    /// <param name="urls">Each as for <see cref="FetchAsync"/>; one at least.</param>
+    /// <param name="leftOut">Told why, for each that is left out; null: nobody is told.</param>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <exception cref="CheckpointEngineException">None of them could be had: what was wrong with the first.</exception>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public async Task<CheckpointMetas> FetchReplicasAsync(IReadOnlyList<string> urls, Action<CheckpointEngineException>? leftOut = null, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(urls);
+        ArgumentOutOfRangeException.ThrowIfZero(urls.Count, nameof(urls));
+        Task<CheckpointMetas>[] all = [.. urls.Select(url => FetchAsync(url, cancellationToken))];
+        await ((Task)Task.WhenAll(all)).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        cancellationToken.ThrowIfCancellationRequested();
+        if (!Array.Exists(all, static fetch => fetch.IsCompletedSuccessfully) || Array.Exists(all, static fetch => fetch.Exception?.InnerException is not (null or CheckpointEngineException)))
+        {
+            await Task.WhenAll(all).ConfigureAwait(false);
+        }
+        foreach (Task<CheckpointMetas> failed in all.Where(static fetch => fetch.IsFaulted))
+        {
+            leftOut?.Invoke((CheckpointEngineException)failed.Exception!.InnerException!);
+        }
+        return CheckpointMetas.Combine([.. all.Where(static fetch => fetch.IsCompletedSuccessfully).Select(static fetch => fetch.Result)]);
+    }
+
     // Turns time and breakage into the engine's errors.
     private async Task<T> AskAsync<T>(string url, TimeSpan wait, Func<CancellationToken, Task<T>> ask, CancellationToken cancellationToken)
     {

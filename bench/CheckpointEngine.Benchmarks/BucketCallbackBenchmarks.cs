@@ -3,6 +3,7 @@ using System.Runtime.InteropServices;
 using System.Text;
 using BenchmarkDotNet.Attributes;
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Metas;
 using CheckpointEngine.Native;
 
 namespace CheckpointEngine.Benchmarks;
@@ -37,7 +38,7 @@ public unsafe class BucketCallbackBenchmarks
         }
         var server = new NativeServer(new ParameterServer(new ParameterServerOptions()));
         _callback = new BucketCallback(&Ignore, null);
-        _join = new NativeJoin(server, _ => throw new OperationCanceledException(), new JoinOptions(), null);
+        _join = new NativeJoin(server, new MetasSource(CheckpointMetas.Empty), new JoinOptions(), null);
         _join.WaitForEnd();
         _callback.Join = _join;
         _handler = static _ => { };

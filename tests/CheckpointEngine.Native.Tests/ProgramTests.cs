@@ -25,6 +25,13 @@ public sealed class ProgramTests(Programs programs)
     }
 
     [Fact]
+    public async Task Generations_ThatFollowEachOtherAndOwnersThatDie_AreNeverMixedNorLost()
+    {
+        using var temp = new TempDirectory();
+        (await Child.RunAsync(await programs.CAsync("generations"), temp.Path)).Succeeded();
+    }
+
+    [Fact]
     public async Task EightThreads_WithDestroysInBetween_NeverMeetAnythingUndefined() => (await Child.RunAsync(await programs.CAsync("threads"))).Succeeded();
 
     [Fact]

@@ -82,6 +82,7 @@ int main(void) {
     VALUE(CE_SERVER_JOIN_ONLY);
     VALUE(CE_SERVER_CONSUME);
     VALUE(CE_SERVER_SHARED_POOL);
+    VALUE(CE_SERVER_REQUIRE_LEASE);
     VALUE(CE_HOLD_MAP);
     VALUE(CE_HOLD_MEMFD);
     VALUE(CE_HOLD_ANON);
@@ -113,6 +114,7 @@ int main(void) {
     FIELD(ce_server_options, transport);
     FIELD(ce_server_options, attach_files);
     FIELD(ce_server_options, rdma_devices);
+    FIELD(ce_server_options, grace_time_ms);
     VALUE(CE_ENGINE_VLLM);
     VALUE(CE_ENGINE_SGLANG);
     VALUE(CE_ENGINE_LMDEPLOY);
@@ -194,6 +196,12 @@ int main(void) {
     FIELD(ce_join_options, reserved);
     FIELD(ce_join_options, copy);
     FIELD(ce_join_options, attach_files);
+    FIELD(ce_join_options, replica_urls);
+    FIELD(ce_join_options, replica_count);
+    FIELD(ce_join_options, earlier_checkpoint);
+    FIELD(ce_join_options, retry_timeout_ms);
+    FIELD(ce_join_options, replace);
+    FIELD(ce_join_options, reserved2);
     VALUE(CE_JOIN_RUNNING);
     VALUE(CE_JOIN_DONE);
     VALUE(CE_JOIN_FAILED);
@@ -227,5 +235,6 @@ int main(void) {
     FIELD(ce_join_report, verified);
     FIELD(ce_join_report, buckets);
     FIELD(ce_join_report, attached_bytes);
+    FIELD(ce_join_report, reused_bytes);
     return 0;
 }

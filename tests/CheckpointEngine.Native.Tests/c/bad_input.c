@@ -67,6 +67,9 @@ static void null_everywhere(struct pair *pair) {
     CHECK(out == NULL);
     out = UNTOUCHED;
     IS(CE_E_ARGUMENT, ce_metas_fetch(NULL, NULL, NULL, (ce_metas **)&out));
+    IS(CE_E_ARGUMENT, ce_metas_follow(NULL, NULL, NULL, 0, NULL, (ce_metas **)&out));
+    IS(CE_E_ARGUMENT, ce_metas_follow(pair->url, NULL, NULL, 0, NULL, NULL));
+    IS(CE_E_ARGUMENT, ce_metas_follow("file:///nowhere", NULL, NULL, 0, NULL, (ce_metas **)&out));
     CHECK(out == NULL);
     IS(CE_E_ARGUMENT, ce_metas_fetch(pair->url, NULL, NULL, NULL));
     EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_metas_write(NULL, CE_METAS_JSON, NULL, NULL));
@@ -87,6 +90,9 @@ static void null_everywhere(struct pair *pair) {
     EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_register_files(NULL, NULL, NULL, 0, NULL));
     IS(CE_E_ARGUMENT, ce_server_register_files(pair->holder, NULL, &directory, 1, NULL));
     IS(CE_E_ARGUMENT, ce_server_register_files(pair->holder, "x", NULL, 1, NULL));
+    IS(CE_E_ARGUMENT, ce_server_replace_files(pair->holder, NULL, &directory, 1, NULL));
+    IS(CE_E_ARGUMENT, ce_server_replace_files(pair->holder, "m", NULL, 1, NULL));
+    IS(CE_E_ARGUMENT, ce_server_replace_files(pair->holder, "m", &directory, 0, NULL));
     IS(CE_E_ARGUMENT, ce_server_register_files(pair->holder, "x", &directory, 0, NULL));
     const char *null_path = NULL;
     IS(CE_E_ARGUMENT, ce_server_register_files(pair->holder, "x", &null_path, 1, NULL));
@@ -208,6 +214,7 @@ static void unknown_to_all(void *handle, int cancel, int metas, int checkpoint, 
         IS(CE_E_HANDLE, ce_cancel_destroy((ce_cancel *)handle));
         IS(CE_E_HANDLE, ce_metas_fetch("file:///nowhere", NULL, (ce_cancel *)handle, (ce_metas **)&out));
         CHECK(out == NULL);
+        IS(CE_E_HANDLE, ce_metas_follow("ce://127.0.0.1:1/m", NULL, NULL, 0, (ce_cancel *)handle, (ce_metas **)&out));
     }
     if (metas) {
         CHECK(ce_metas_tensor_count((ce_metas *)handle) == 0);
@@ -215,6 +222,8 @@ static void unknown_to_all(void *handle, int cancel, int metas, int checkpoint, 
         IS(CE_E_HANDLE, ce_metas_write((ce_metas *)handle, CE_METAS_JSON, &data, &size));
         IS(CE_E_HANDLE, ce_metas_tensor((ce_metas *)handle, 0, &tensor, NULL));
         IS(CE_E_HANDLE, ce_metas_owner((ce_metas *)handle, 0, NULL, NULL, NULL));
+        IS(CE_E_HANDLE, ce_metas_follow("ce://127.0.0.1:1/m", NULL, (ce_metas *)handle, 0, NULL, (ce_metas **)&out));
+        CHECK(out == NULL);
         IS(CE_E_HANDLE, ce_metas_destroy((ce_metas *)handle));
     }
     if (checkpoint) {
@@ -230,6 +239,7 @@ static void unknown_to_all(void *handle, int cancel, int metas, int checkpoint, 
         IS(CE_E_HANDLE, ce_server_peer_url((ce_server *)handle, text, &size));
         IS(CE_E_HANDLE, ce_server_p2p_address((ce_server *)handle, text, &size));
         IS(CE_E_HANDLE, ce_server_register_files((ce_server *)handle, "x", &directory, 1, NULL));
+        IS(CE_E_HANDLE, ce_server_replace_files((ce_server *)handle, "x", &directory, 1, NULL));
         tensor = (ce_tensor){ .name = "t", .data = text, .dtype = CE_DTYPE_U8, .size_bytes = 1 };
         IS(CE_E_HANDLE, ce_server_register_tensors((ce_server *)handle, "x", &tensor, 1));
         IS(CE_E_HANDLE, ce_server_begin_update((ce_server *)handle, "m"));
@@ -668,7 +678,7 @@ static void numbers(struct pair *pair) {
     bad.plain_peers = "somebody";
     IS(CE_E_ARGUMENT, ce_server_create(&bad, &server));
     bad = good;
-    bad.flags = 8;
+    bad.flags = 16;
     IS(CE_E_ARGUMENT, ce_server_create(&bad, &server));
     bad = good;
     bad.port = 65536;
@@ -703,12 +713,36 @@ static void numbers(struct pair *pair) {
     options.reserved = 1;
     join_ends_with(pair, &options, CE_E_ARGUMENT);
     options = pair_options(pair, CE_TO_NULL);
+    options.reserved2 = 1;
+    join_ends_with(pair, &options, CE_E_ARGUMENT);
+    options = pair_options(pair, CE_TO_NULL);
     options.metas_url = NULL;
     join_ends_with(pair, &options, CE_E_ARGUMENT);                     /* neither */
     options = pair_options(pair, CE_TO_NULL);
     MUST(ce_server_metas(pair->holder, "m", &options.metas));
     join_ends_with(pair, &options, CE_E_ARGUMENT);                     /* both */
+    const char *replicas[] = { pair->url, NULL };
+    options.metas_url = NULL;
+    options.replica_urls = replicas;
+    options.replica_count = 1;
+    join_ends_with(pair, &options, CE_E_ARGUMENT);                     /* metas with replicas */
     OK(ce_metas_destroy(options.metas));
+    options.metas = NULL;
+    join_ends_with(pair, &options, CE_E_ARGUMENT);                     /* replicas of nothing */
+    options = pair_options(pair, CE_TO_NULL);
+    options.replica_count = 1;
+    join_ends_with(pair, &options, CE_E_ARGUMENT);                     /* 1 with NULL */
+    options.replica_urls = replicas;
+    options.replica_count = 2;
+    join_ends_with(pair, &options, CE_E_ARGUMENT);                     /* a NULL among them */
+    options.replica_count = (size_t)1 << 40;
+    join_ends_with(pair, &options, CE_E_ARGUMENT);
+    replicas[0] = not_utf8;
+    options.replica_count = 1;
+    join_ends_with(pair, &options, CE_E_ARGUMENT);
+    options = pair_options(pair, CE_TO_NULL);
+    options.earlier_checkpoint = not_utf8;
+    join_ends_with(pair, &options, CE_E_ARGUMENT);
     options = pair_options(pair, CE_TO_BUCKETS);
     join_ends_with(pair, &options, CE_E_ARGUMENT);                     /* no callback */
     options = pair_options(pair, CE_TO_DIRECTORY);

@@ -330,11 +330,68 @@ void server(Fixture &fixture) {
     FAILS(CE_E_REFUSED, ce::Metas::fetch(other.peer_url() + "/f"));
     with_token.token = "secret";
     CHECK(ce::Metas::fetch(other.peer_url() + "/f", with_token).size() == 5);
+    other.replace_files("f", {directory + "/copy"});
+    CHECK(other.checkpoint("f").size() == 5);
+    FAILS(CE_E_NOT_FOUND, other.replace_files("f", {directory + "/nowhere"}));
     ce::Server moved = std::move(other);
     CHECK(moved.checkpoint("f").size() == 5);
     FAILS(CE_E_HANDLE, other.peer_url());
     moved = ce::Server(ce::ServerOptions::join_only());      // the first one ends here
     FAILS(CE_E_NOT_FOUND, moved.checkpoint("f"));
+}
+
+// Versions that follow each other: replaced, reused, followed; and a replica that is gone.
+void generations(const Fixture &fixture) {
+    using namespace std::chrono_literals;
+    ce::ServerOptions leased;
+    leased.require_lease = true;
+    leased.grace_time = 1ms;
+    ce::Server holder(leased);
+    holder.register_files("f", {directory + "/copy"});
+    std::string url = holder.peer_url() + "/f";
+    std::string dead;
+    {
+        ce::Server other;
+        dead = other.peer_url() + "/f";
+    }
+    std::optional<ce::Metas> known = ce::Metas::follow(url, nullptr, 0s);
+    CHECK(known.has_value() && known->size() == 5);
+    CHECK(!ce::Metas::follow(url, &*known, 0s).has_value());
+
+    ce::JoinOptions options;
+    options.metas_url = dead;
+    options.replica_urls = {url};
+    options.checkpoint_name = "followed";
+    options.transport = ce::Transport::Tcp;
+    ce::Join join = fixture.joiner.join(options);
+    join.wait();
+    CHECK(join.warnings().find("went on without it") != std::string::npos && join.report().reused_bytes == 0);
+
+    std::future<std::optional<ce::Metas>> next = std::async(std::launch::async, [&] { return ce::Metas::follow(url, &*known, 1h); });
+    holder.replace_files("f", {directory + "/copy"});
+    std::optional<ce::Metas> now = next.get();
+    CHECK(now.has_value() && now->size() == 5);
+    options.replica_urls.clear();
+    options.metas_url = url;
+    FAILS(CE_E_ALREADY_EXISTS, fixture.joiner.join(options).wait());
+    options.replace = true;
+    options.earlier_checkpoint = "followed";
+    join = fixture.joiner.join(options);
+    join.wait();
+    CHECK(join.report().verified && join.report().reused_bytes >= join.report().bytes);      // nothing has changed
+    CHECK(join.checkpoint().find("weights").as<float>()[69999] == 70000.0F);
+
+    options.metas_url = dead;
+    options.retry_timeout = 0ms;
+    FAILS(CE_E_UNREACHABLE, fixture.joiner.join(options).wait());
+    CHECK(fixture.joiner.checkpoint("followed").size() == 5);
+    ce::Metas fetched = ce::Metas::fetch(url);
+    FAILS(CE_E_ARGUMENT, ce::Metas::follow(url, &fetched, 0s));
+    fetched = ce::Metas(nullptr);
+    FAILS(CE_E_HANDLE, ce::Metas::follow(url, &fetched, 0s));
+    ce::Cancel cancel;
+    cancel.trigger();
+    FAILS(CE_E_CANCELLED, ce::Metas::follow(url, &*now, 1h, {}, &cancel));
 }
 
 } // namespace
@@ -355,6 +412,7 @@ int main(int argc, char **argv) {
         exceptions(fixture);
         cancelling(fixture);
         server(fixture);
+        generations(fixture);
     } catch (const std::exception &error) {
         std::cerr << "unexpected: " << error.what() << std::endl;
         return 1;
