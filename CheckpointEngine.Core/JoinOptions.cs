@@ -88,7 +88,7 @@ public sealed class JoinOptions
     /// <summary>How often the same bytes are read into the same destination; more than once measures warm memory. Default 1.</summary>
     public int Repeat { get; set; } = 1;
 
-    /// <summary>Replace what is held here under <see cref="CheckpointName"/>: it is held and served until all of the new one is here and checked, and freed when its readers are done. Default false: the name must be free.</summary>
+    /// <summary>Replace what is held here under <see cref="CheckpointName"/>: it is held and served until all of the new one is here and checked, and freed when its readers are done. Into a directory: what is there is an earlier version, of which chunks that have the digests of the new one are kept instead of read (it is read from disk for that). Default false: the name must be free, and a directory is read anew.</summary>
     public bool Replace { get; set; }
 
     /// <summary>

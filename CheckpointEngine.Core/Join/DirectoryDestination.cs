@@ -17,8 +17,12 @@ internal sealed class DirectoryDestination : IJoinDestination, IJoinSeed
     private readonly bool[] _found;                  // shards that an interrupted join left
 
     /// <summary>Makes the partial directory and the shards in it, with their room set aside.</summary>
+    /// <param name="plan">The plan.</param>
+    /// <param name="path">Where the directory goes in the end.</param>
+    /// <param name="keepPartial">Leave what is there when it does not come to that.</param>
+    /// <param name="takeEarlier">Begin with the shards that are in the place, where they are laid out alike.</param>
     /// <exception cref="CheckpointEngineException">Not writable, not enough room, or a tensor that the format cannot hold.</exception>
-    internal DirectoryDestination(TransferPlan plan, string path, bool keepPartial)
+    internal DirectoryDestination(TransferPlan plan, string path, bool keepPartial, bool takeEarlier = false)
     {
         _plan = plan;
         _layouts = new SafetensorsLayout[plan.Buffers.Length];
@@ -43,6 +47,11 @@ internal sealed class DirectoryDestination : IJoinDestination, IJoinSeed
                 Guard(_names[b], () =>
                 {
                     string file = Path.Combine(_directory.PartialPath, _names[shard]);
+                    string earlier = Path.Combine(_directory.Place, _names[shard]);
+                    if (takeEarlier && !File.Exists(file) && IsLaidOutAs(earlier, _layouts[shard]))
+                    {
+                        File.Copy(earlier, file);       // the kernel's copy, where it can a clone
+                    }
                     _found[shard] = IsLaidOutAs(file, _layouts[shard]);
                     _files[shard] = _found[shard]
                         ? File.OpenHandle(file, FileMode.Open, FileAccess.ReadWrite, FileShare.Read)

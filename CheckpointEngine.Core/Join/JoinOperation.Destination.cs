@@ -54,6 +54,7 @@ internal sealed partial class JoinOperation
     private DirectoryDestination MakeDirectory(TransferPlan plan, OwnerLink?[] links)
     {
         TakeKept(plan, links);
-        return new DirectoryDestination(plan, _options.DirectoryPath ?? throw new InvalidOperationException("JoinOptions.DirectoryPath is not set"), _options.KeepPartial);
+        return new DirectoryDestination(plan, _options.DirectoryPath ?? throw new InvalidOperationException("JoinOptions.DirectoryPath is not set"), _options.KeepPartial,
+            takeEarlier: _options is { Replace: true, Verify: true });
     }
 }

@@ -63,6 +63,9 @@ internal sealed class PublishedDirectory : IDisposable
         }
     }
 
+    /// <summary>Where it goes in the end; links followed.</summary>
+    internal string Place => _place;
+
     /// <summary>Where files are written until <see cref="Publish"/>.</summary>
     internal string PartialPath { get; }
 

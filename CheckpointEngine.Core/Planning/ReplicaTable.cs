@@ -205,7 +205,7 @@ internal sealed class ReplicaTable
 
     private int[] FindStandIns(int owner)
     {
-        HashSet<int>? common = null;
+        List<int>? common = null;
         foreach (ReadRange range in _plan.Ranges)
         {
             for (int tensor = range.FirstTensor; range.Owner == owner && tensor < range.FirstTensor + range.TensorCount; tensor++)
@@ -214,24 +214,27 @@ internal sealed class ReplicaTable
                 {
                     continue;
                 }
-                var holders = _places.AsSpan(_first[tensor], _first[tensor + 1] - _first[tensor]);
                 if (common is null)
                 {
                     common = [];
-                    foreach (Place holder in holders)
+                    for (int i = _first[tensor]; i < _first[tensor + 1]; i++)
                     {
-                        common.Add(holder.Owner);
+                        if (_places[i].Owner != owner && !common.Contains(_places[i].Owner))
+                        {
+                            common.Add(_places[i].Owner);
+                        }
                     }
-                    common.Remove(owner);
                 }
-                else if (common.Count != 0)
+                for (int i = common.Count - 1; i >= 0; i--)
                 {
-                    var here = new HashSet<int>();
-                    foreach (Place holder in holders)
+                    if (!TryFind(tensor, common[i], out Place _))
                     {
-                        here.Add(holder.Owner);
+                        common.RemoveAt(i);
                     }
-                    common.IntersectWith(here);
+                }
+                if (common.Count == 0)
+                {
+                    return [];
                 }
             }
         }

@@ -108,6 +108,41 @@ public sealed class SeedTests
         }
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Join_EarlierVersionInTheDirectory_ReadsOnlyWhatChanged(bool replace)
+    {
+        using MemoryBuffer memory = MemoryBuffer.AllocateAnonymous(32 << 20);
+        new Random(3).NextBytes(memory.GetSpan(0, 32 << 20));
+        using var tensors = new CallerTensors();
+        for (int tensor = 0; tensor < 8; tensor++)
+        {
+            tensors.Add($"t{tensor}", TensorDtype.U8, [4 << 20], memory.Address + tensor * (4 << 20));
+        }
+        using var temp = new TempPlace();
+        await using ParameterServer holder = await StartAsync();
+        holder.RegisterTensors("live", tensors);
+        await using ParameterServer joiner = await StartAsync();
+        await joiner.JoinAsync(holder.GetMetas("live").Metas, Into(temp.Path), null, Cancel);
+        await holder.BeginUpdateAsync("live");
+        memory.GetSpan(5 * (4 << 20) + 7, 1)[0] ^= 1;
+        holder.CommitUpdate("live");
+
+        JoinOptions options = Into(temp.Path);
+        options.Replace = replace;
+        JoinReport report = await joiner.JoinAsync(holder.GetMetas("live").Metas, options, null, Cancel);
+
+        Assert.True(report.Verified);
+        Assert.Equal(replace ? 4 << 20 : 32 << 20, report.Transports["tcp"]);
+        Assert.Equal(replace ? 28 << 20 : 0, report.ReusedBytes);
+        HeldCheckpoint copy = await joiner.RegisterAsync("copy", [temp.Path], Cancel);
+        for (int tensor = 0; tensor < 8; tensor++)
+        {
+            Assert.True(memory.GetReadOnlySpan(tensor * (4 << 20), 4 << 20).SequenceEqual(copy.GetTensorBytes($"t{tensor}")));
+        }
+    }
+
     [Fact]
     public async Task Join_EarlierVersionOfOtherTensors_IsOfNoUseAndDoesNoHarm()
     {
