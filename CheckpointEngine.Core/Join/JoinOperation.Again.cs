@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using CheckpointEngine.Metas;
 
 namespace CheckpointEngine.Join;
@@ -19,27 +18,37 @@ internal sealed partial class JoinOperation
     // The metas of now; those of before too, if their owner can be reached again.
     private async Task<CheckpointMetas> AskAgainAsync(CheckpointMetas known, CheckpointEngineException lost, CancellationToken cancellationToken)
     {
-        long start = Stopwatch.GetTimestamp();
-        while (true)
+        using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        patience.CancelAfter(_options.AskTimeout);
+        try
         {
-            try
+            while (true)
             {
-                CheckpointMetas now = (await _options.AskForMetas!(cancellationToken).ConfigureAwait(false)).WithoutEmptyOwners();
-                if (lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout || !now.HasSameOwners(known))
+                try
                 {
-                    return now;
+                    CheckpointMetas now = (await _options.AskForMetas!(patience.Token).ConfigureAwait(false)).WithoutEmptyOwners();
+                    if (lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout || !now.HasSameOwners(known))
+                    {
+                        return now;
+                    }
+                    if (lost.Error == CheckpointError.Refused)
+                    {
+                        break;          // by who still holds it
+                    }
                 }
+                catch (CheckpointEngineException)
+                {
+                    // Not up again, or not yet done with its update.
+                }
+                await Task.Delay(s_askPause, patience.Token).ConfigureAwait(false);
             }
-            catch (CheckpointEngineException)
-            {
-                // Not up again, or not yet done with its update.
-            }
-            if (Stopwatch.GetElapsedTime(start) >= _options.AskTimeout)
-            {
-                System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(lost);
-            }
-            await Task.Delay(s_askPause, cancellationToken).ConfigureAwait(false);
         }
+        catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
+        {
+            // Its time is up.
+        }
+        System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(lost);
+        return known;
     }
 
     // Other bytes than those that were vouched for may be those of the next generation, at the same place.

@@ -1,7 +1,9 @@
 using System.Diagnostics;
 using System.Globalization;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Handshake;
 
 namespace CheckpointEngine.ProcessBenchmarks;
 
@@ -10,6 +12,8 @@ internal static class Trust
 {
     private const double MostSecondsWithoutBytes = 1;
     private const double MostBytesTwice = 0.05;
+    private const double MostMillisecondsOfALease = 1;
+    private const int Leases = 2001;
     private static readonly TimeSpan s_tick = TimeSpan.FromMilliseconds(50);       // as often as a join tells
 
     internal static async Task RunAsync(Workbench bench, Scoreboard scoreboard)
@@ -42,7 +46,30 @@ internal static class Trust
         }
         scoreboard.Below("kill -9 of one of two holders: longest time without a byte", Statistics.Median(gaps), MostSecondsWithoutBytes, "s", $"median of {gaps.Count}, {Statistics.Range(gaps, "0.00")}; told every {s_tick.TotalMilliseconds:0} ms");
         scoreboard.Below("bytes asked for twice / all", Statistics.Median(twice), MostBytesTwice, "", Statistics.Range(twice, "0.0000"));
+        scoreboard.Below("a lease taken and given back on an open conversation", await LeaseMillisecondsAsync(checkpoint), MostMillisecondsOfALease, "ms", $"median of {Leases}");
         scoreboard.Note("seconds with it / without", $"{Statistics.Median(cut.Zip(whole, static (with, without) => with / without)):0.00}");
+    }
+
+    // What a join adds for it: the conversation is there for digests anyway.
+    private static async Task<double> LeaseMillisecondsAsync(string checkpoint)
+    {
+        await using var holder = new ParameterServer(new ParameterServerOptions { Digest = Checkpoints.DigestAlgorithm.None });
+        await holder.StartAsync();
+        await holder.RegisterAsync("bench", [checkpoint]);
+        ulong address = holder.GetMetas("bench").Metas.Owners[0].Buffers[0].Address;
+        using PeerClient client = await PeerClient.ConnectAsync(EndpointName.Parse(holder.PeerUrl.AsSpan("ce://".Length)), null, TimeSpan.FromSeconds(30), CancellationToken.None);
+        var milliseconds = new List<double>();
+        for (int lease = 0; lease < 2 * Leases; lease++)
+        {
+            long start = Stopwatch.GetTimestamp();
+            await client.LeaseAsync(address, CancellationToken.None);
+            await client.ReleaseAsync(address, CancellationToken.None);
+            if (lease >= Leases)
+            {
+                milliseconds.Add(Stopwatch.GetElapsedTime(start).TotalMilliseconds);
+            }
+        }
+        return Statistics.Median(milliseconds);
     }
 
     // Kills the first holder in the third round, and measures from then on.

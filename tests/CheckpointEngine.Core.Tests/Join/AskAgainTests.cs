@@ -1,3 +1,4 @@
+using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Transfer;
@@ -92,6 +93,47 @@ public sealed class AskAgainTests
         {
             temp.Delete(recursive: true);
         }
+    }
+
+    [Fact]
+    public async Task Join_RefusedByWhoStillHoldsIt_FailsAtOnce()
+    {
+        using var content = new Content(new Dictionary<string, byte[]> { ["t0"] = new byte[4096] });
+        await using var holder = new ParameterServer(new ParameterServerOptions { PlainPeers = PlainPeers.None });       // our lanes prove nothing where there is no token
+        await holder.StartAsync(Cancel);
+        await holder.RegisterAsync("model", [content.Path], Cancel);
+        int asked = 0;
+        JoinOptions options = Options(null, _ =>
+        {
+            asked++;
+            return Task.FromResult(holder.GetMetas("model").Metas);
+        });
+        options.AskTimeout = TimeSpan.FromMinutes(5);
+
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(holder.GetMetas("model").Metas, options, null, Cancel));
+
+        Assert.Equal(CheckpointError.Refused, failure.Error);
+        Assert.Equal(1, asked);
+    }
+
+    [Fact]
+    public async Task Join_OwnerDoesNotAnswerTheQuestion_FailsWhenItsTimeIsUp()
+    {
+        FakeOwner? made = null;
+        await using var port = new ScriptedPort((stream, _, token) => FakeOwner.ServeAsync(stream, () => made!, static _ => throw new IOException("gone"), token));
+        await using var owner = made = new FakeOwner([4 << 20], dataPort: port.EndPoint, digest: root => root);
+        JoinOptions options = Options(null, async token =>
+        {
+            await Task.Delay(Timeout.Infinite, token);
+            throw new InvalidOperationException();
+        });
+        options.AskTimeout = TimeSpan.FromMilliseconds(200);
+
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(owner.Metas, options, null, Cancel));
+
+        Assert.Equal(CheckpointError.Unreachable, failure.Error);
     }
 
     [Fact]
