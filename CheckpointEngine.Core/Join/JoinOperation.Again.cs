@@ -5,7 +5,7 @@ namespace CheckpointEngine.Join;
 // When an owner is lost, or holds another generation: who is asked, and what is gone on with.
 internal sealed partial class JoinOperation
 {
-    // Each time an owner was lost and found again, or another generation was there: who changes faster than it can be read is not joined.
+    // Each time an owner was lost while it was read, or another generation was there: who changes faster than it can be read is not joined.
     private const int MostAttempts = 5;
 
     private static readonly TimeSpan s_askPause = TimeSpan.FromMilliseconds(250);
@@ -16,10 +16,10 @@ internal sealed partial class JoinOperation
             && lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout or CheckpointError.Superseded or CheckpointError.Refused;
 
     // The metas of now; those of before too, if their owner can be reached again.
-    private async Task<CheckpointMetas> AskAgainAsync(CheckpointMetas known, CheckpointEngineException lost, CancellationToken cancellationToken)
+    private async Task<CheckpointMetas> AskAgainAsync(CheckpointMetas known, CheckpointEngineException lost, TimeSpan timeLeft, CancellationToken cancellationToken)
     {
         using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        patience.CancelAfter(_options.AskTimeout);
+        patience.CancelAfter(timeLeft > TimeSpan.Zero || timeLeft == Timeout.InfiniteTimeSpan ? timeLeft : TimeSpan.Zero);
         try
         {
             while (true)
@@ -27,8 +27,13 @@ internal sealed partial class JoinOperation
                 try
                 {
                     CheckpointMetas now = (await _options.AskForMetas!(patience.Token).ConfigureAwait(false)).WithoutEmptyOwners();
-                    if (lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout || !now.HasSameOwners(known))
+                    if (!now.HasSameOwners(known))
                     {
+                        return now;
+                    }
+                    if (lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout)
+                    {
+                        await Task.Delay(s_askPause, patience.Token).ConfigureAwait(false);       // a cut that heals
                         return now;
                     }
                     if (lost.Error == CheckpointError.Refused)

@@ -36,6 +36,7 @@ internal sealed partial class JoinOperation : IDisposable
     private RdmaJoin _rdma;             // of this attempt
     private MooncakeJoin _mooncake;
     private IJoinDestination? _kept;    // of the attempt before
+    private bool _isConnected;          // this attempt has all the owners that it needs
     private readonly Action<ArrivingCheckpoint>? _arriving;
     private readonly EarlierVersion? _earlier;
     private TensorsDestination? _tensors;
@@ -70,16 +71,30 @@ internal sealed partial class JoinOperation : IDisposable
         var clock = new JoinPhaseClock();
         progress?.Report(new JoinProgress(0, 0, 0, "plan"));
         CheckpointMetas metas = _metas.WithoutEmptyOwners();
-        for (int attempt = 1; ; attempt++)
+        int attempts = 0;           // that began to read, or found another generation
+        long lostSince = 0;
+        while (true)
         {
             try
             {
+                _isConnected = false;
                 return await RunAsync(metas, clock, progress, cancellationToken).ConfigureAwait(false);
             }
-            catch (CheckpointEngineException lost) when (attempt < MostAttempts && MayAskAgain(lost))
+            catch (CheckpointEngineException lost) when (MayAskAgain(lost))
             {
-                metas = await AskAgainAsync(metas, lost, cancellationToken).ConfigureAwait(false);
-                Warn($"went on with the metas of now: {lost.Message}");
+                attempts += _isConnected ? 1 : 0;
+                lostSince = _isConnected || lostSince == 0 ? Stopwatch.GetTimestamp() : lostSince;
+                CheckpointMetas now = attempts < MostAttempts ? await AskAgainAsync(metas, lost, _options.AskTimeout - Stopwatch.GetElapsedTime(lostSince), cancellationToken).ConfigureAwait(false) : metas;
+                attempts += _isConnected || now.HasSameOwners(metas) ? 0 : 1;
+                if (attempts >= MostAttempts)
+                {
+                    throw;
+                }
+                if (_isConnected || !now.HasSameOwners(metas))
+                {
+                    Warn($"went on with the metas of now: {lost.Message}");
+                }
+                metas = now;
             }
         }
     }
@@ -108,6 +123,7 @@ internal sealed partial class JoinOperation : IDisposable
                 await ConnectAsync(plan, table, links, failures, cancellationToken).ConfigureAwait(false);
                 if (Array.TrueForAll(failures, static failure => failure is null))
                 {
+                    _isConnected = true;
                     double planSeconds = clock.Mark();
                     return await RunAsync(plan, table is null ? null : new OwnerReplicas(table, plan, links), links, planSeconds, progress, cancellationToken).ConfigureAwait(false);
                 }

@@ -123,8 +123,10 @@ internal sealed class OwnerLease : IDisposable
         {
             // The join is over, and the conversation with it.
         }
-        catch (CheckpointEngineException lost)
+        catch (CheckpointEngineException failure)
         {
+            CheckpointEngineException lost = failure.Error == CheckpointError.Superseded ? failure
+                : new CheckpointEngineException(failure.Error, $"read from {_owner}: its lease cannot be renewed: {failure.Message}; check that the owner still runs, then join again", failure.NativeCode, failure);
             Volatile.Write(ref _lost, lost);
             Volatile.Read(ref _whenLost)?.Invoke(lost);
         }

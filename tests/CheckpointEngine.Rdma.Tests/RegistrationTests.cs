@@ -30,7 +30,7 @@ public sealed class RegistrationTests
         await using ParameterServer holder = Server(TransportChoice.Rdma, AccessToken.FromText("a token that is long enough"));
         var refusal = await Assert.ThrowsAsync<CheckpointEngineException>(() => holder.StartAsync(TestContext.Current.CancellationToken));
         Assert.Equal(CheckpointError.NotSupported, refusal.Error);
-        Assert.Contains("RDMA knows none yet", refusal.Message, StringComparison.Ordinal);
+        Assert.Contains("RDMA knows neither yet", refusal.Message, StringComparison.Ordinal);
     }
 
     [LabFact]

@@ -2,6 +2,7 @@ using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Handshake;
 
 namespace CheckpointEngine.Tests;
 
@@ -93,6 +94,43 @@ public sealed class AskAgainTests
         {
             temp.Delete(recursive: true);
         }
+    }
+
+    [Fact]
+    public async Task Join_OwnerCannotBeReachedForAWhile_IsTriedUntilItCan()
+    {
+        using var content = new Content(new Dictionary<string, byte[]> { ["t0"] = new byte[4096] });
+        CheckpointMetas told;
+        int port;
+        await using (var first = new ParameterServer(new ParameterServerOptions()))
+        {
+            await first.StartAsync(Cancel);
+            await first.RegisterAsync("model", [content.Path], Cancel);
+            told = first.GetMetas("model").Metas;
+            port = EndpointName.Parse(first.P2pStoreAddress).Port;
+        }
+        ParameterServer? again = null;
+        int asked = 0;
+        JoinOptions options = Options(null, async _ =>
+        {
+            if (++asked == 8)           // more often than an owner that is read may be lost
+            {
+                again = new ParameterServer(new ParameterServerOptions { Port = port });
+                await again.StartAsync(Cancel);
+                await again.RegisterAsync("model", [content.Path], Cancel);
+                told = again.GetMetas("model").Metas;
+            }
+            return told;                // of an owner that nobody reaches, until then
+        });
+        options.AskTimeout = TimeSpan.FromMinutes(1);
+
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        JoinReport report = await joiner.JoinAsync(told, options, null, Cancel);
+
+        Assert.True(report.Verified);
+        Assert.Equal(8, asked);
+        Assert.Single(report.Warnings);
+        await again!.DisposeAsync();
     }
 
     [Fact]

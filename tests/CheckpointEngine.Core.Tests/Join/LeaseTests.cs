@@ -173,6 +173,24 @@ public sealed class LeaseTests
     }
 
     [Fact]
+    public async Task Lease_OwnerThatEndsTheConversation_IsNamedWithWhatToTry()
+    {
+        var responder = new PeerSessionTests.Responder { Lease = () => new ReadLease(3, () => 3) };
+        var listener = new PeerListener(new IPEndPoint(IPAddress.Loopback, 0), responder, null, NullLogger.Instance,
+            new PeerListenerOptions { LeaseLifetime = TimeSpan.FromMilliseconds(300) });
+        using PeerClient client = await PeerClient.ConnectAsync(EndpointName.FromEndPoint(listener.LocalEndPoint), null, TimeSpan.FromSeconds(30), Cancel);
+        using OwnerLease lease = await OwnerLease.TakeAsync(client, new MetasOwner(0, "127.0.0.1:1", "", []), "rank 0 at 127.0.0.1:1", 4096, Cancel);
+        var lost = new TaskCompletionSource<Exception>();
+        lease.WhenLost(lost.SetResult);
+
+        await listener.DisposeAsync();
+
+        string message = (await lost.Task.WaitAsync(TimeSpan.FromMinutes(1), Cancel)).Message;
+        Assert.StartsWith("read from rank 0 at 127.0.0.1:1: ", message, StringComparison.Ordinal);
+        Assert.Contains("check that the owner still runs", message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Lease_Revoked_IsToldAtTheNextRenewal()
     {
         ReadLease? given = null;

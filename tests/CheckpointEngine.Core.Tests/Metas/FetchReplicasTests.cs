@@ -19,8 +19,9 @@ public sealed class FetchReplicasTests
 
         CheckpointMetas metas = await client.FetchReplicasAsync([gone, one.PeerUrl + "/model", two.PeerUrl + "/model"], leftOut.Add, Cancel);
 
-        Assert.Equal([one.P2pStoreAddress, two.P2pStoreAddress], metas.Owners.ToArray().Select(owner => owner.P2pStoreAddress));
-        Assert.Equal([0, 1], metas.Owners.ToArray().Select(owner => owner.Rank));
+        Assert.Equal(2, metas.Owners.Length);
+        Assert.Equal((0, one.P2pStoreAddress), (metas.Owners[0].Rank, metas.Owners[0].P2pStoreAddress));
+        Assert.Equal((1, two.P2pStoreAddress), (metas.Owners[1].Rank, metas.Owners[1].P2pStoreAddress));
         Assert.Equal(CheckpointError.Unreachable, Assert.Single(leftOut).Error);
     }
 
