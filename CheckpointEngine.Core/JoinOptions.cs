@@ -82,7 +82,7 @@ public sealed class JoinOptions
     /// </summary>
     public Func<CancellationToken, Task<Metas.CheckpointMetas>>? AskForMetas { get; set; }
 
-    /// <summary>How long <see cref="AskForMetas"/> is tried until it brings something that can be gone on with; default 10 s.</summary>
+    /// <summary>How long <see cref="AskForMetas"/> is tried until it brings something that can be gone on with; default 10 s; <see cref="System.Threading.Timeout.InfiniteTimeSpan"/>: for ever.</summary>
     public TimeSpan AskTimeout { get; set; } = TimeSpan.FromSeconds(10);
 
     /// <summary>How often the same bytes are read into the same destination; more than once measures warm memory. Default 1.</summary>

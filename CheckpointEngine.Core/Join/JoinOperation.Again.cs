@@ -8,6 +8,9 @@ internal sealed partial class JoinOperation
     // Each time an owner was lost while it was read, or another generation was there: who changes faster than it can be read is not joined.
     private const int MostAttempts = 5;
 
+    // Timers take no more than 49 days.
+    private static readonly TimeSpan s_forEver = TimeSpan.FromDays(40);
+
     private static readonly TimeSpan s_askPause = TimeSpan.FromMilliseconds(250);
 
     // What is kept of an attempt that failed is believed only as far as the next owner's digests say that it is right.
@@ -19,7 +22,10 @@ internal sealed partial class JoinOperation
     private async Task<CheckpointMetas> AskAgainAsync(CheckpointMetas known, CheckpointEngineException lost, TimeSpan timeLeft, CancellationToken cancellationToken)
     {
         using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        patience.CancelAfter(timeLeft > TimeSpan.Zero || timeLeft == Timeout.InfiniteTimeSpan ? timeLeft : TimeSpan.Zero);
+        if (timeLeft < s_forEver)
+        {
+            patience.CancelAfter(timeLeft > TimeSpan.Zero ? timeLeft : TimeSpan.Zero);
+        }
         try
         {
             while (true)

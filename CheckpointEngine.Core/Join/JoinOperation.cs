@@ -84,7 +84,7 @@ internal sealed partial class JoinOperation : IDisposable
             {
                 attempts += _isConnected ? 1 : 0;
                 lostSince = _isConnected || lostSince == 0 ? Stopwatch.GetTimestamp() : lostSince;
-                CheckpointMetas now = attempts < MostAttempts ? await AskAgainAsync(metas, lost, _options.AskTimeout - Stopwatch.GetElapsedTime(lostSince), cancellationToken).ConfigureAwait(false) : metas;
+                CheckpointMetas now = attempts < MostAttempts ? await AskAgainAsync(metas, lost, AskTimeLeft(lostSince), cancellationToken).ConfigureAwait(false) : metas;
                 attempts += _isConnected || now.HasSameOwners(metas) ? 0 : 1;
                 if (attempts >= MostAttempts)
                 {
@@ -98,6 +98,9 @@ internal sealed partial class JoinOperation : IDisposable
             }
         }
     }
+
+    private TimeSpan AskTimeLeft(long lostSince)
+        => _options.AskTimeout == Timeout.InfiniteTimeSpan ? TimeSpan.MaxValue : _options.AskTimeout - Stopwatch.GetElapsedTime(lostSince);
 
     private async Task<JoinOutcome> RunAsync(CheckpointMetas metas, JoinPhaseClock clock, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {

@@ -96,8 +96,11 @@ public sealed class AskAgainTests
         }
     }
 
-    [Fact]
-    public async Task Join_OwnerCannotBeReachedForAWhile_IsTriedUntilItCan()
+    [Theory]
+    [InlineData(60_000L)]
+    [InlineData(-1L)]                               // for ever, as .NET says it,
+    [InlineData(922_337_203_685_477L)]              // and as a caller in C comes to it
+    public async Task Join_OwnerCannotBeReachedForAWhile_IsTriedUntilItCan(long askMs)
     {
         using var content = new Content(new Dictionary<string, byte[]> { ["t0"] = new byte[4096] });
         CheckpointMetas told;
@@ -122,7 +125,7 @@ public sealed class AskAgainTests
             }
             return told;                // of an owner that nobody reaches, until then
         });
-        options.AskTimeout = TimeSpan.FromMinutes(1);
+        options.AskTimeout = TimeSpan.FromMilliseconds(askMs);
 
         await using var joiner = new ParameterServer(new ParameterServerOptions());
         JoinReport report = await joiner.JoinAsync(told, options, null, Cancel);
