@@ -42,9 +42,9 @@ internal sealed partial class JoinOperation
                         await Task.Delay(s_askPause, patience.Token).ConfigureAwait(false);       // a cut that heals
                         return now;
                     }
-                    if (lost.Error == CheckpointError.Refused)
+                    if (lost.Error == CheckpointError.Refused && _isConnected)
                     {
-                        break;          // by who still holds it
+                        break;          // by who still holds it; one that does not may be told of in other metas yet
                     }
                 }
                 catch (CheckpointEngineException)
