@@ -23,7 +23,7 @@ internal sealed class CheckpointRecord
     /// <summary>Whether there is anything to tell.</summary>
     internal bool IsVisible => Held is not null || _remote is not null;
 
-    internal void SetHeld(HeldEntry entry)
+    internal void SetHeld(HeldEntry? entry)
     {
         Held = entry;
         _world = _local = null;

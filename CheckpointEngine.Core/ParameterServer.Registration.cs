@@ -219,16 +219,18 @@ public sealed partial class ParameterServer
     {
         ArgumentNullException.ThrowIfNull(name);
         cancellationToken.ThrowIfCancellationRequested();
-        CheckpointRecord? record;
+        HeldEntry? entry;
         lock (_lock)
         {
-            if (!_records.TryGetValue(name, out record) || !record.IsVisible)
+            if (!_records.TryGetValue(name, out CheckpointRecord? record) || !record.IsVisible)
             {
                 return false;
             }
+            entry = record.Held;
             if (record.IsReserved)
             {
-                record.SetRemote(null);         // what is on its way keeps its name
+                record.SetHeld(null);           // what is on its way keeps its name
+                record.SetRemote(null);
             }
             else
             {
@@ -236,7 +238,7 @@ public sealed partial class ParameterServer
             }
         }
         TellChange();
-        if (record.Held is HeldEntry entry)
+        if (entry is not null)
         {
             entry.FreesPool = freeSharedPool;
             await FreeAsync(entry).ConfigureAwait(false);      // not cancellable: half a checkpoint is no state

@@ -100,35 +100,22 @@ internal sealed partial class DigestVerifier
     /// <returns>False when they differ, or when it is not known yet what they should be.</returns>
     internal unsafe bool TryAccept(in ReadUnit unit, byte* bytes)
     {
-        ref readonly ReadRange range = ref _plan.Ranges[unit.Range];
-        if (_receivedByOwner[range.Owner] is not CheckpointDigests received)
+        int owner = _plan.Ranges[unit.Range].Owner;
+        if (_receivedByOwner[owner] is not CheckpointDigests received)
         {
             return false;
         }
-        CheckpointDigests expected = _expectedByOwner[range.Owner]!;
+        CheckpointDigests expected = _expectedByOwner[owner]!;
         Span<byte> digest = stackalloc byte[TensorDigest.MaxDigestBytes];
         digest = digest[..received.Algorithm.DigestBytes()];
-        long unitStart = range.DestinationOffset + unit.OffsetInRange;
-        long offset = unit.FirstTensorOffset;
-        for (int tensor = unit.FirstTensor; tensor < range.FirstTensor + range.TensorCount; tensor++, offset = 0)
+        foreach (UnitPart part in new UnitParts(_plan, unit))
         {
-            long start = _plan.Tensors.GetOffset(tensor) + offset - unitStart;
-            int length = (int)Math.Min(TensorDigest.ChunkBytes, _plan.Tensors.GetByteLength(tensor) - offset);
-            if (start + length > unit.LengthBytes)
-            {
-                break;
-            }
-            if (length == 0)
-            {
-                continue;
-            }
-            int chunk = (int)(offset / TensorDigest.ChunkBytes);
-            TensorDigest.Hash(received.Algorithm, new ReadOnlySpan<byte>(bytes + start, length), digest);
-            if (expected.Matches(tensor, chunk, digest) != true)
+            TensorDigest.Hash(received.Algorithm, new ReadOnlySpan<byte>(bytes + part.Start, part.LengthBytes), digest);
+            if (expected.Matches(part.Tensor, part.Chunk, digest) != true)
             {
                 return false;       // what was set before is set anew when the unit is read
             }
-            received.Set(tensor, chunk, digest);
+            received.Set(part.Tensor, part.Chunk, digest);
         }
         return true;
     }
@@ -213,21 +200,13 @@ internal sealed partial class DigestVerifier
     /// <summary>Whether it is known what all bytes of a unit should be, or never will be.</summary>
     internal bool Knows(in ReadUnit unit)
     {
-        ref readonly ReadRange range = ref _plan.Ranges[unit.Range];
-        if (_fetched || _expectedByOwner[range.Owner] is not CheckpointDigests expected)
+        if (_fetched || _expectedByOwner[_plan.Ranges[unit.Range].Owner] is not CheckpointDigests expected)
         {
             return true;
         }
-        long unitStart = range.DestinationOffset + unit.OffsetInRange;
-        long offset = unit.FirstTensorOffset;
-        for (int tensor = unit.FirstTensor; tensor < range.FirstTensor + range.TensorCount; tensor++, offset = 0)
+        foreach (UnitPart part in new UnitParts(_plan, unit))
         {
-            long start = _plan.Tensors.GetOffset(tensor) + offset - unitStart;
-            if (start >= unit.LengthBytes)
-            {
-                break;
-            }
-            if (_plan.Tensors.GetByteLength(tensor) != 0 && !expected.Has(tensor, (int)(offset / TensorDigest.ChunkBytes)))
+            if (!expected.Has(part.Tensor, part.Chunk))
             {
                 return false;
             }

@@ -1,4 +1,3 @@
-using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Planning;
 
 namespace CheckpointEngine.Join;
@@ -13,27 +12,18 @@ internal readonly record struct FileRun(int Start, int End, long FileOffset);
 /// <remarks>Allocates nothing.</remarks>
 internal struct FileRuns
 {
-    private readonly TransferPlan _plan;
     private readonly long[] _fileOffsets;
-    private readonly int _unitBytes;
-    private readonly int _endTensor;
-    private readonly long _unitStart;
-    private int _tensor;
-    private long _offset;
+    private UnitParts _parts;
+    private bool _hasNext;         // _parts has one that is not in a piece yet
 
     /// <param name="plan">The plan.</param>
     /// <param name="fileOffsets">Where each tensor of the plan lies in its shard.</param>
     /// <param name="unit">The unit.</param>
     internal FileRuns(TransferPlan plan, long[] fileOffsets, in ReadUnit unit)
     {
-        ref readonly ReadRange range = ref plan.Ranges[unit.Range];
-        _plan = plan;
         _fileOffsets = fileOffsets;
-        _unitBytes = unit.LengthBytes;
-        _endTensor = range.FirstTensor + range.TensorCount;
-        _unitStart = range.DestinationOffset + unit.OffsetInRange;
-        _tensor = unit.FirstTensor;
-        _offset = unit.FirstTensorOffset;
+        _parts = new UnitParts(plan, unit);
+        _hasNext = _parts.MoveNext();
     }
 
     /// <summary>The piece that <see cref="MoveNext"/> found.</summary>
@@ -43,34 +33,18 @@ internal struct FileRuns
 
     public bool MoveNext()
     {
-        TensorTable tensors = _plan.Tensors;
-        int start = -1;
-        int end = 0;
-        long file = 0;
-        for (; _tensor < _endTensor; _tensor++, _offset = 0)
+        if (!_hasNext)
         {
-            long startInUnit = tensors.GetOffset(_tensor) + _offset - _unitStart;      // of the next tensor: far beyond the unit, when this one is large
-            if (startInUnit >= _unitBytes)
-            {
-                break;
-            }
-            int length = (int)Math.Min(_unitBytes - startInUnit, tensors.GetByteLength(_tensor) - _offset);
-            if (length == 0)
-            {
-                continue;
-            }
-            if (start >= 0 && (startInUnit != end || _fileOffsets[_tensor] + _offset != file + (end - start)))
-            {
-                break;
-            }
-            if (start < 0)
-            {
-                start = (int)startInUnit;
-                file = _fileOffsets[_tensor] + _offset;
-            }
-            end = (int)startInUnit + length;
+            return false;
         }
-        Current = new FileRun(start, end, file);
-        return start >= 0;
+        var run = new FileRun(_parts.Current.Start, _parts.Current.Start + _parts.Current.LengthBytes, PlaceOf(_parts.Current));
+        while ((_hasNext = _parts.MoveNext()) && _parts.Current.Start == run.End && PlaceOf(_parts.Current) == run.FileOffset + (run.End - run.Start))
+        {
+            run = run with { End = run.End + _parts.Current.LengthBytes };
+        }
+        Current = run;
+        return true;
     }
+
+    private readonly long PlaceOf(in UnitPart part) => _fileOffsets[part.Tensor] + part.Offset;
 }

@@ -28,27 +28,13 @@ internal sealed class HeldSeed : IJoinSeed
 
     public unsafe bool TryRead(in ReadUnit unit, Span<byte> bytes)
     {
-        ref readonly ReadRange range = ref _plan.Ranges[unit.Range];
-        TensorTable tensors = _plan.Tensors;
-        long unitStart = range.DestinationOffset + unit.OffsetInRange;
-        long offset = unit.FirstTensorOffset;
-        for (int tensor = unit.FirstTensor; tensor < range.FirstTensor + range.TensorCount; tensor++, offset = 0)
+        foreach (UnitPart part in new UnitParts(_plan, unit))
         {
-            long start = tensors.GetOffset(tensor) + offset - unitStart;
-            if (start >= bytes.Length)
-            {
-                break;
-            }
-            int length = (int)Math.Min(bytes.Length - start, tensors.GetByteLength(tensor) - offset);
-            if (length == 0)
-            {
-                continue;
-            }
-            if (_tensors[tensor] < 0)
+            if (_tensors[part.Tensor] < 0)
             {
                 return false;
             }
-            new ReadOnlySpan<byte>((void*)(_earlier.GetAddress(_tensors[tensor]) + (nint)offset), length).CopyTo(bytes[(int)start..]);
+            new ReadOnlySpan<byte>((void*)(_earlier.GetAddress(_tensors[part.Tensor]) + (nint)part.Offset), part.LengthBytes).CopyTo(bytes[part.Start..]);
         }
         return true;
     }

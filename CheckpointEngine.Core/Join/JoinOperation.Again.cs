@@ -18,8 +18,8 @@ internal sealed partial class JoinOperation
         => _options is { AskForMetas: not null, Verify: true, Destination: JoinDestinationKind.Memory or JoinDestinationKind.Directory or JoinDestinationKind.Null } && _arriving is null
             && lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout or CheckpointError.Superseded or CheckpointError.Refused;
 
-    // The metas of now; those of before too, if their owner can be reached again.
-    private async Task<CheckpointMetas> AskAgainAsync(CheckpointMetas known, CheckpointEngineException lost, TimeSpan timeLeft, CancellationToken cancellationToken)
+    // The metas of now, which are those of before where an owner may be reached again; null: nothing can be gone on with.
+    private async Task<CheckpointMetas?> AskAgainAsync(CheckpointMetas known, CheckpointEngineException lost, TimeSpan timeLeft, CancellationToken cancellationToken)
     {
         using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         if (timeLeft < s_forEver)
@@ -44,7 +44,7 @@ internal sealed partial class JoinOperation
                     }
                     if (lost.Error == CheckpointError.Refused && _isConnected)
                     {
-                        break;          // by who still holds it; one that does not may be told of in other metas yet
+                        return null;    // by who still holds it; one that does not may be told of in other metas yet
                     }
                 }
                 catch (CheckpointEngineException)
@@ -56,10 +56,8 @@ internal sealed partial class JoinOperation
         }
         catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
         {
-            // Its time is up.
+            return null;
         }
-        System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(lost);
-        return known;
     }
 
     // Other bytes than those that were vouched for may be those of the next generation, at the same place.

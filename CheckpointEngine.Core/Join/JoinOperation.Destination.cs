@@ -1,3 +1,4 @@
+using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Planning;
 
 namespace CheckpointEngine.Join;
@@ -9,7 +10,7 @@ internal sealed partial class JoinOperation
     private IJoinSeed? MakeSeed(TransferPlan plan, IJoinDestination destination)
         => destination is DirectoryDestination { HasFound: true } found ? found
             : destination is MemoryDestination { GoesOn: true } before ? before
-            : _earlier is not null && destination is MemoryDestination or DirectoryDestination ? new HeldSeed(plan, _earlier.Checkpoint)
+            : destination is MemoryDestination or DirectoryDestination && _earlier?.Checkpoint is HeldCheckpoint earlier ? new HeldSeed(plan, earlier)
             : null;
 
     private void RegisterWithDevices(IJoinDestination destination, OwnerLink?[] links)

@@ -62,7 +62,7 @@ internal sealed partial class JoinOperation
     {
         using var gate = new SemaphoreSlim(ParallelConnects, ParallelConnects);
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        await Task.WhenAll(Enumerable.Range(0, links.Length).Where(owner => plan.OwnerBytes[owner] != 0 || table?.RunsOf(owner).Count > 0).Select(ConnectOneAsync)).ConfigureAwait(false);
+        await Task.WhenAll(Enumerable.Range(0, links.Length).Where(owner => plan.OwnerBytes[owner] != 0 || table?.StandsIn(owner) == true).Select(ConnectOneAsync)).ConfigureAwait(false);
         for (int owner = 0; owner < failures.Length; owner++)
         {
             // Not if those that could stand in for it cannot be reached either.

@@ -82,16 +82,17 @@ internal sealed partial class JoinOperation : IDisposable
             }
             catch (CheckpointEngineException lost) when (MayAskAgain(lost))
             {
-                attempts += _isConnected ? 1 : 0;
                 lostSince = _isConnected || lostSince == 0 ? Stopwatch.GetTimestamp() : lostSince;
-                CheckpointMetas now = attempts < MostAttempts ? await AskAgainAsync(metas, lost, AskTimeLeft(lostSince), cancellationToken).ConfigureAwait(false) : metas;
-                attempts += _isConnected || now.HasSameOwners(metas) ? 0 : 1;
-                if (attempts >= MostAttempts)
+                if (await AskAgainAsync(metas, lost, AskTimeLeft(lostSince), cancellationToken).ConfigureAwait(false) is not CheckpointMetas now)
                 {
                     throw;
                 }
                 if (_isConnected || !now.HasSameOwners(metas))
                 {
+                    if (++attempts == MostAttempts)
+                    {
+                        throw;
+                    }
                     Warn($"went on with the metas of now: {lost.Message}");
                 }
                 metas = now;

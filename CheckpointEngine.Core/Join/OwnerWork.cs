@@ -8,6 +8,7 @@ internal sealed class OwnerWork
 {
     private readonly Lock _lock = new();
     private readonly Stack<ReadUnit> _givenBack = new();
+    private readonly TransferPlan _plan;
     private readonly IJoinDestination _destination;
     private readonly DigestVerifier? _awaited;   // a unit may be taken when it has its digests
     private readonly ReadUnit[]? _units;         // null: all of the owner's, cut by the cursor
@@ -23,6 +24,7 @@ internal sealed class OwnerWork
     internal OwnerWork(TransferPlan plan, int owner, IJoinDestination destination, ReadUnit[]? units = null, DigestVerifier? awaited = null)
     {
         _awaited = awaited;
+        _plan = plan;
         _destination = destination;
         _units = units;
         if (units is not null)
@@ -80,15 +82,20 @@ internal sealed class OwnerWork
                     _remainingBytes -= unit.LengthBytes;
                     return true;
                 }
-                long bytes = unit.LengthBytes;
-                replicas.Split(unit, part =>
-                {
-                    _givenBack.Push(part);
-                    bytes -= part.LengthBytes;
-                });
-                _remainingBytes -= bytes;       // padding
+                Cut(unit);
             }
             return false;
+        }
+    }
+
+    // Under the lock: one unit for each of its tensors, which every holder of them can serve.
+    private void Cut(in ReadUnit unit)
+    {
+        _remainingBytes -= unit.LengthBytes;
+        foreach (UnitPart part in new UnitParts(_plan, unit))
+        {
+            _givenBack.Push(part.ToUnit(unit));
+            _remainingBytes += part.LengthBytes;
         }
     }
 

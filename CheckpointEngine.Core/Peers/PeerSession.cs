@@ -32,6 +32,8 @@ internal sealed class PeerSession : IDisposable
     /// <summary>The longest that a request to follow is kept waiting, in milliseconds.</summary>
     internal const uint MaxFollowMs = 300_000;
 
+    private const int FollowHeadBytes = 6;
+
     // A joiner takes one with each owner.
     private const int MaxLeases = 64;
 
@@ -195,17 +197,18 @@ internal sealed class PeerSession : IDisposable
     // no more than a length of 0 when nothing has changed.
     private async ValueTask AnswerFollowAsync(byte[] payload, CancellationToken cancellationToken)
     {
-        if (payload.Length < 6 || BinaryPrimitives.ReadUInt16LittleEndian(payload.AsSpan(4)) is var tagBytes && payload.Length < 6 + tagBytes)
+        int tagBytes = payload.Length < FollowHeadBytes ? 0 : BinaryPrimitives.ReadUInt16LittleEndian(payload.AsSpan(4));
+        if (payload.Length < FollowHeadBytes + tagBytes)
         {
             ThrowHelper.Throw(CheckpointError.ProtocolViolation, "a follow request of the wrong length");
         }
+        string tag = Encoding.UTF8.GetString(payload.AsSpan(FollowHeadBytes, tagBytes));
+        string name = Encoding.UTF8.GetString(payload.AsSpan(FollowHeadBytes + tagBytes));
         using var wait = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         wait.CancelAfter(TimeSpan.FromMilliseconds(Math.Min(BinaryPrimitives.ReadUInt32LittleEndian(payload), MaxFollowMs)));
         var answer = new ArrayBufferWriter<byte>(4096);
         try
         {
-            string tag = Encoding.UTF8.GetString(payload.AsSpan(6, BinaryPrimitives.ReadUInt16LittleEndian(payload.AsSpan(4))));
-            string name = Encoding.UTF8.GetString(payload.AsSpan(6 + BinaryPrimitives.ReadUInt16LittleEndian(payload.AsSpan(4))));
             PublishedMetas metas = await _responder.WaitForMetasAsync(name, tag, wait.Token).ConfigureAwait(false);
             byte[] newTag = Encoding.UTF8.GetBytes(metas.EntityTag);
             BinaryPrimitives.WriteUInt16LittleEndian(answer.GetSpan(2), (ushort)newTag.Length);

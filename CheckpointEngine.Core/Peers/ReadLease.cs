@@ -9,7 +9,7 @@ internal sealed class ReadLease : IDisposable
 {
     private readonly Func<long> _current;
     private readonly Action? _released;
-    private int _state;      // 0 alive, 1 released, 2 revoked
+    private int _ended;
 
     /// <param name="generation">What it is for; not 0.</param>
     /// <param name="current">The generation that is held under the same name at a moment; 0 when there is none.</param>
@@ -25,18 +25,16 @@ internal sealed class ReadLease : IDisposable
     internal long Generation { get; }
 
     /// <summary>What the peer is told of it now.</summary>
-    internal LeaseAnswer Answer(TimeSpan lifetime) => Volatile.Read(ref _state) == 0
+    internal LeaseAnswer Answer(TimeSpan lifetime) => Volatile.Read(ref _ended) == 0
         ? new LeaseAnswer(Generation, 0, (uint)lifetime.TotalMilliseconds)
         : new LeaseAnswer(0, _current(), 0);
 
     /// <summary>Takes the promise back: the memory may go.</summary>
-    internal void Revoke() => End(2);
+    internal void Revoke() => Dispose();
 
-    public void Dispose() => End(1);
-
-    private void End(int state)
+    public void Dispose()
     {
-        if (Interlocked.CompareExchange(ref _state, state, 0) == 0)
+        if (Interlocked.Exchange(ref _ended, 1) == 0)
         {
             _released?.Invoke();
         }

@@ -104,27 +104,15 @@ internal sealed class ReplicaTable
     /// <summary>Where an owner has the bytes of a unit, if they lie there as they lie in the plan.</summary>
     internal bool TryPlace(in ReadUnit unit, int owner, out ulong address)
     {
-        ref readonly ReadRange range = ref _plan.Ranges[unit.Range];
         address = 0;
         int buffer = -1;
-        long unitStart = range.DestinationOffset + unit.OffsetInRange;
-        long offset = unit.FirstTensorOffset;
-        for (int tensor = unit.FirstTensor; tensor < range.FirstTensor + range.TensorCount; tensor++, offset = 0)
+        foreach (UnitPart part in new UnitParts(_plan, unit))
         {
-            long start = _plan.Tensors.GetOffset(tensor) + offset - unitStart;
-            if (start >= unit.LengthBytes)
-            {
-                break;
-            }
-            if (_plan.Tensors.GetByteLength(tensor) == 0)
-            {
-                continue;
-            }
-            if (!TryFind(tensor, owner, out Place place))
+            if (!TryFind(part.Tensor, owner, out Place place))
             {
                 return false;
             }
-            ulong from = place.Address + (ulong)offset - (ulong)start;
+            ulong from = place.Address + (ulong)part.Offset - (ulong)part.Start;
             if (buffer >= 0 && (buffer != place.Buffer || address != from))
             {
                 return false;
@@ -134,26 +122,8 @@ internal sealed class ReplicaTable
         return buffer >= 0;
     }
 
-    /// <summary>Cuts a unit into one for each of its tensors, which every holder of them can serve.</summary>
-    internal void Split(in ReadUnit unit, Action<ReadUnit> take)
-    {
-        ref readonly ReadRange range = ref _plan.Ranges[unit.Range];
-        long unitStart = range.DestinationOffset + unit.OffsetInRange;
-        long offset = unit.FirstTensorOffset;
-        for (int tensor = unit.FirstTensor; tensor < range.FirstTensor + range.TensorCount; tensor++, offset = 0)
-        {
-            long start = _plan.Tensors.GetOffset(tensor) + offset - unitStart;
-            if (start >= unit.LengthBytes)
-            {
-                break;
-            }
-            int length = (int)Math.Min(unit.LengthBytes - start, _plan.Tensors.GetByteLength(tensor) - offset);
-            if (length != 0)
-            {
-                take(new ReadUnit(unit.Range, unit.OffsetInRange + start, length, tensor, offset));
-            }
-        }
-    }
+    /// <summary>Whether an owner can stand in for any other that is read.</summary>
+    internal bool StandsIn(int owner) => Array.Exists(_standIns, owners => Array.IndexOf(owners, owner) >= 0);
 
     /// <summary>Everything that may be read from an owner: what the plan reads from it, and what it may be read for instead of others.</summary>
     internal List<(ulong Address, ulong LengthBytes)> RunsOf(int owner)

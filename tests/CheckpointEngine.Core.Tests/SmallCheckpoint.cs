@@ -29,6 +29,21 @@ internal sealed class SmallCheckpoint : IDisposable
         File.WriteAllText(System.IO.Path.Combine(Path, "config.json"), "{\"model_type\":\"test\"}");
     }
 
+    /// <summary>One file of tensors of bytes, whose content is given.</summary>
+    internal SmallCheckpoint(Dictionary<string, byte[]> tensors)
+    {
+        Path = Directory.CreateTempSubdirectory("ce-test-").FullName;
+        _tensors = tensors;
+        using var builder = new TensorTableBuilder();
+        foreach ((string name, byte[] content) in tensors)
+        {
+            builder.Add(System.Text.Encoding.UTF8.GetBytes(name), TensorDtype.U8, [content.Length], content.Length, 0);
+        }
+        TensorTable table = builder.Build();
+        using FileStream file = File.Create(System.IO.Path.Combine(Path, SafetensorsIndex.GetShardName(0, 1)));
+        SafetensorsWriter.Write(file, table, [.. Enumerable.Range(0, table.Count)], (tensor, stream) => stream.Write(_tensors[table.GetName(tensor)]));
+    }
+
     internal string Path { get; }
 
     internal IReadOnlyDictionary<string, byte[]> Tensors => _tensors;

@@ -22,12 +22,13 @@ public sealed class AskAgainTests
         FakeOwner? made = null;
         await using var port = new ScriptedPort((stream, _, token) => FakeOwner.ServeAsync(stream, () => made!, _ => Interlocked.Increment(ref answers) <= 5 ? Task.CompletedTask : throw new IOException("gone"), token));
         await using var owner = made = new FakeOwner(s_lengths, dataPort: port.EndPoint, digest: root => root);
-        using var content = new Content(owner.Tensors);
+        using var content = new SmallCheckpoint(owner.Tensors);       // packed into anonymous memory it lies as the fake owner's
+        using var temp = new TempDirectory();
         await using var successor = new ParameterServer(new ParameterServerOptions { Hold = HoldMode.Anonymous });
         await successor.StartAsync(Cancel);
         await successor.RegisterAsync("model", [content.Path], Cancel);
         int asked = 0;
-        JoinOptions options = Options(toDirectory ? content.Path + ".copy" : null, _ => Task.FromResult(++asked == 1
+        JoinOptions options = Options(toDirectory ? temp["copy"] : null, _ => Task.FromResult(++asked == 1
             ? throw new CheckpointEngineException(CheckpointError.Unreachable, "still starting")
             : successor.GetMetas("model").Metas));
 
@@ -41,7 +42,7 @@ public sealed class AskAgainTests
         Assert.StartsWith("went on with the metas of now: ", Assert.Single(report.Warnings, warning => !warning.StartsWith("no side files", StringComparison.Ordinal)), StringComparison.Ordinal);
         if (toDirectory)
         {
-            SmallCheckpoint.AssertEqual(owner.Tensors, await joiner.RegisterAsync("copy", [content.Path + ".copy"], Cancel));
+            SmallCheckpoint.AssertEqual(owner.Tensors, await joiner.RegisterAsync("copy", [temp["copy"]], Cancel));
         }
         else
         {
@@ -57,7 +58,7 @@ public sealed class AskAgainTests
         await using var port = new ScriptedPort((stream, _, token) => FakeOwner.ServeAsync(stream, () => made!, _ => Interlocked.Increment(ref answers) <= 5 ? Task.CompletedTask : throw new IOException("gone"), token));
         await using var owner = made = new FakeOwner(s_lengths, dataPort: port.EndPoint, digest: root => root);
         var others = owner.Tensors.ToDictionary(tensor => tensor.Key, tensor => tensor.Value.Select(value => (byte)(value ^ 1)).ToArray());
-        using var content = new Content(others);
+        using var content = new SmallCheckpoint(others);
         await using var successor = new ParameterServer(new ParameterServerOptions { Hold = HoldMode.Anonymous });
         await successor.StartAsync(Cancel);
         await successor.RegisterAsync("model", [content.Path], Cancel);
@@ -96,13 +97,39 @@ public sealed class AskAgainTests
         }
     }
 
+    [Fact]
+    public async Task Join_EarlierVersionIsGoneWhenItIsTriedAgain_DoesWithoutIt()
+    {
+        FakeOwner? made = null;
+        await using var port = new ScriptedPort((stream, _, token) => FakeOwner.ServeAsync(stream, () => made!, static _ => throw new IOException("gone"), token));
+        await using var owner = made = new FakeOwner([(4 << 20) + 1, 4 << 20], dataPort: port.EndPoint, digest: root => root);
+        using var content = new SmallCheckpoint(owner.Tensors);
+        await using var successor = new ParameterServer(new ParameterServerOptions());       // mapped: laid out otherwise, so that the memory of the first try is of no use
+        await successor.StartAsync(Cancel);
+        await successor.RegisterAsync("model", [content.Path], Cancel);
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        await joiner.RegisterAsync("live", [content.Path], Cancel);
+        JoinOptions options = Options(null, async _ =>
+        {
+            Assert.True(await joiner.UnregisterAsync("live", Cancel));
+            return successor.GetMetas("model").Metas;
+        });
+        options.EarlierCheckpoint = "live";
+
+        JoinReport report = await joiner.JoinAsync(owner.Metas, options, null, Cancel);
+
+        Assert.True(report.Verified);
+        Assert.Equal(0, report.ReusedBytes);
+        SmallCheckpoint.AssertEqual(owner.Tensors, joiner.FindCheckpoint("copy")!);
+    }
+
     [Theory]
     [InlineData(60_000L)]
     [InlineData(-1L)]                               // for ever, as .NET says it,
     [InlineData(922_337_203_685_477L)]              // and as a caller in C comes to it
     public async Task Join_OwnerCannotBeReachedForAWhile_IsTriedUntilItCan(long askMs)
     {
-        using var content = new Content(new Dictionary<string, byte[]> { ["t0"] = new byte[4096] });
+        using var content = new SmallCheckpoint(new Dictionary<string, byte[]> { ["t0"] = new byte[4096] });
         CheckpointMetas told;
         int port;
         await using (var first = new ParameterServer(new ParameterServerOptions()))
@@ -139,7 +166,7 @@ public sealed class AskAgainTests
     [Fact]
     public async Task Join_RefusedByWhoStillHoldsIt_FailsAtOnce()
     {
-        using var content = new Content(new Dictionary<string, byte[]> { ["t0"] = new byte[4096] });
+        using var content = new SmallCheckpoint(new Dictionary<string, byte[]> { ["t0"] = new byte[4096] });
         await using var holder = new ParameterServer(new ParameterServerOptions { PlainPeers = PlainPeers.None });       // our lanes prove nothing where there is no token
         await holder.StartAsync(Cancel);
         await holder.RegisterAsync("model", [content.Path], Cancel);
@@ -243,27 +270,4 @@ public sealed class AskAgainTests
         DirectoryPath = directory,
         AskForMetas = ask,
     };
-
-    // The tensors of a fake owner as a file, which packed into anonymous memory lies as they do.
-    private sealed class Content : IDisposable
-    {
-        private readonly string _parent = Directory.CreateTempSubdirectory("ce-test-").FullName;
-
-        internal Content(Dictionary<string, byte[]> tensors)
-        {
-            Directory.CreateDirectory(Path);
-            using var builder = new TensorTableBuilder();
-            foreach ((string name, byte[] content) in tensors)
-            {
-                builder.Add(System.Text.Encoding.UTF8.GetBytes(name), TensorDtype.U8, [content.Length], content.Length, 0);
-            }
-            TensorTable table = builder.Build();
-            using FileStream file = File.Create(System.IO.Path.Combine(Path, "model.safetensors"));
-            SafetensorsWriter.Write(file, table, [.. Enumerable.Range(0, table.Count)], (tensor, stream) => stream.Write(tensors[table.GetName(tensor)]));
-        }
-
-        internal string Path => System.IO.Path.Combine(_parent, "model");
-
-        public void Dispose() => Directory.Delete(_parent, recursive: true);
-    }
 }

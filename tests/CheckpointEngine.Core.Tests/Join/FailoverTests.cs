@@ -36,8 +36,7 @@ public sealed class FailoverTests
 
         Assert.True(report.Verified);
         AssertEqual(files, seen);
-        Assert.Contains(first.Rank.ToString(System.Globalization.CultureInfo.InvariantCulture), Assert.Single(report.Warnings), StringComparison.Ordinal);
-        Assert.StartsWith("went on without rank 0 at ", report.Warnings[0], StringComparison.Ordinal);
+        Assert.StartsWith("went on without rank 0 at ", Assert.Single(report.Warnings), StringComparison.Ordinal);
     }
 
     [Fact]

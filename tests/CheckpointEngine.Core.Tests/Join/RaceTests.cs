@@ -27,10 +27,10 @@ public sealed class RaceTests
     [InlineData(TransportChoice.Local, false, HoldMode.Anonymous)]       // read out of the holder's memory
     public async Task Join_WhileItIsReplaced_IsOfOneVersion(TransportChoice transport, bool verify, HoldMode hold)
     {
-        using var versions = new VersionFiles();
+        SmallCheckpoint[] versions = [.. Enumerable.Range(1, Versions).Select(MakeVersion)];
         await using var holder = new ParameterServer(new ParameterServerOptions { Hold = hold, DrainTimeout = TimeSpan.FromMilliseconds(2) });      // some are waited for, some revoked
         await holder.StartAsync(Cancel);
-        await holder.RegisterAsync("live", [versions[0]], Cancel);
+        await holder.RegisterAsync("live", [versions[0].Path], Cancel);
         int whole = 0;
         int refused = 0;
         using var done = new CancellationTokenSource();
@@ -38,7 +38,7 @@ public sealed class RaceTests
         {
             for (int version = 1; !done.IsCancellationRequested; version = (version + 1) % Versions)
             {
-                await holder.RegisterAsync("live", [versions[version]], null, new RegistrationOptions { Replace = true }, Cancel);
+                await holder.RegisterAsync("live", [versions[version].Path], null, new RegistrationOptions { Replace = true }, Cancel);
             }
         }, Cancel);
         await Task.WhenAll(Enumerable.Range(0, 2).Select(number => Task.Run(async () =>
@@ -69,32 +69,10 @@ public sealed class RaceTests
         await replacing;
         TestContext.Current.TestOutputHelper?.WriteLine($"{whole} joins whole, {refused} told that they were not");
         Assert.True(whole >= s_joins);
+        Array.ForEach(versions, version => version.Dispose());
     }
 
-    // Each version's tensors are filled with its number.
-    private sealed class VersionFiles : IDisposable
-    {
-        private readonly string _folder = Directory.CreateTempSubdirectory("ce-test-").FullName;
-
-        internal VersionFiles()
-        {
-            using var builder = new TensorTableBuilder();
-            for (int tensor = 0; tensor < Tensors; tensor++)
-            {
-                builder.Add(System.Text.Encoding.UTF8.GetBytes($"t{tensor:d2}"), TensorDtype.U8, [Each], Each, 0);
-            }
-            TensorTable table = builder.Build();
-            byte[] content = new byte[Each];
-            for (int version = 0; version < Versions; version++)
-            {
-                Array.Fill(content, (byte)(version + 1));
-                using FileStream file = File.Create(this[version]);
-                SafetensorsWriter.Write(file, table, [.. Enumerable.Range(0, Tensors)], (_, stream) => stream.Write(content));
-            }
-        }
-
-        internal string this[int version] => Path.Combine(_folder, $"version-{version}.safetensors");
-
-        public void Dispose() => Directory.Delete(_folder, recursive: true);
-    }
+    // Its tensors are filled with its number.
+    private static SmallCheckpoint MakeVersion(int number)
+        => new(Enumerable.Range(0, Tensors).ToDictionary(tensor => $"t{tensor:d2}", _ => Enumerable.Repeat((byte)number, Each).ToArray()));
 }

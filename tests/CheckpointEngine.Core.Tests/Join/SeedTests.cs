@@ -13,27 +13,28 @@ public sealed class SeedTests
     public async Task Join_DirectoryThatAFailedJoinLeft_ReadsOnlyWhatIsMissing()
     {
         using var files = SmallCheckpoint.OfManySizes();
-        using var temp = new TempPlace();
+        using var temp = new TempDirectory();
+        string place = temp["model"];
+        string partial = temp[".model.ce-partial"];
         await using ParameterServer holder = await StartAsync();
         HeldCheckpoint held = await holder.RegisterAsync("model", [files.Path], Cancel);
         CheckpointMetas metas = holder.GetMetas("model").Metas;
         await using var joiner = new ParameterServer(new ParameterServerOptions());
-        await joiner.JoinAsync(metas, Into(temp.Path), null, Cancel);
-        string partial = Path.Combine(Path.GetDirectoryName(temp.Path)!, $".{Path.GetFileName(temp.Path)}.ce-partial");
-        Directory.Move(temp.Path, partial);                     // as a join leaves it that was killed when nearly done,
+        await joiner.JoinAsync(metas, Into(place), null, Cancel);
+        Directory.Move(place, partial);                     // as a join leaves it that was killed when nearly done,
         string[] shards = Directory.GetFiles(partial, "*.safetensors");
         Damage(shards[0]);                                      // with bytes that never came
         File.WriteAllText(Path.Combine(partial, "stray.json"), "{}");
 
-        JoinReport report = await joiner.JoinAsync(metas, Into(temp.Path), null, Cancel);
+        JoinReport report = await joiner.JoinAsync(metas, Into(place), null, Cancel);
 
         Assert.True(report.Verified);
         long read = report.Transports.Values.Sum();
         Assert.InRange(read, 1, 2 * TensorDigest.ChunkBytes);
         Assert.InRange(report.ReusedBytes, held.DataBytes - read, held.DataBytes);
-        Assert.False(File.Exists(Path.Combine(temp.Path, "stray.json")));
+        Assert.False(File.Exists(Path.Combine(place, "stray.json")));
         await using ParameterServer other = await StartAsync();
-        SmallCheckpoint.AssertEqual(files.Tensors, await other.RegisterAsync("copy", [temp.Path], Cancel));
+        SmallCheckpoint.AssertEqual(files.Tensors, await other.RegisterAsync("copy", [place], Cancel));
     }
 
     [Theory]
@@ -42,16 +43,17 @@ public sealed class SeedTests
     public async Task Join_ShardsOfAnotherLayoutOrLinks_AreNotTrusted(bool link)
     {
         using var files = SmallCheckpoint.OfManySizes();
-        using var temp = new TempPlace();
+        using var temp = new TempDirectory();
+        string place = temp["model"];
+        string partial = temp[".model.ce-partial"];
         await using ParameterServer holder = await StartAsync();
         await holder.RegisterAsync("model", [files.Path], Cancel);
         CheckpointMetas metas = holder.GetMetas("model").Metas;
         await using var joiner = new ParameterServer(new ParameterServerOptions());
-        await joiner.JoinAsync(metas, Into(temp.Path), null, Cancel);
-        string partial = Path.Combine(Path.GetDirectoryName(temp.Path)!, $".{Path.GetFileName(temp.Path)}.ce-partial");
+        await joiner.JoinAsync(metas, Into(place), null, Cancel);
         Directory.CreateDirectory(partial);
-        string elsewhere = Path.Combine(Path.GetDirectoryName(temp.Path)!, "elsewhere");
-        foreach (string shard in Directory.GetFiles(temp.Path, "*.safetensors"))
+        string elsewhere = temp["elsewhere"];
+        foreach (string shard in Directory.GetFiles(place, "*.safetensors"))
         {
             string there = Path.Combine(partial, Path.GetFileName(shard));
             if (link)
@@ -65,12 +67,12 @@ public sealed class SeedTests
             }
         }
 
-        JoinReport report = await joiner.JoinAsync(metas, Into(temp.Path), null, Cancel);
+        JoinReport report = await joiner.JoinAsync(metas, Into(place), null, Cancel);
 
         Assert.Equal(0, report.ReusedBytes);
-        Assert.All(Directory.GetFiles(temp.Path), file => Assert.Null(new FileInfo(file).LinkTarget));
+        Assert.All(Directory.GetFiles(place), file => Assert.Null(new FileInfo(file).LinkTarget));
         await using ParameterServer other = await StartAsync();
-        SmallCheckpoint.AssertEqual(files.Tensors, await other.RegisterAsync("copy", [temp.Path], Cancel));
+        SmallCheckpoint.AssertEqual(files.Tensors, await other.RegisterAsync("copy", [place], Cancel));
     }
 
     [Theory]
@@ -120,23 +122,25 @@ public sealed class SeedTests
         {
             tensors.Add($"t{tensor}", TensorDtype.U8, [4 << 20], memory.Address + tensor * (4 << 20));
         }
-        using var temp = new TempPlace();
+        using var temp = new TempDirectory();
+        string place = temp["model"];
+        string partial = temp[".model.ce-partial"];
         await using ParameterServer holder = await StartAsync();
         holder.RegisterTensors("live", tensors);
         await using ParameterServer joiner = await StartAsync();
-        await joiner.JoinAsync(holder.GetMetas("live").Metas, Into(temp.Path), null, Cancel);
+        await joiner.JoinAsync(holder.GetMetas("live").Metas, Into(place), null, Cancel);
         await holder.BeginUpdateAsync("live");
         memory.GetSpan(5 * (4 << 20) + 7, 1)[0] ^= 1;
         holder.CommitUpdate("live");
 
-        JoinOptions options = Into(temp.Path);
+        JoinOptions options = Into(place);
         options.Replace = replace;
         JoinReport report = await joiner.JoinAsync(holder.GetMetas("live").Metas, options, null, Cancel);
 
         Assert.True(report.Verified);
         Assert.Equal(replace ? 4 << 20 : 32 << 20, report.Transports["tcp"]);
         Assert.Equal(replace ? 28 << 20 : 0, report.ReusedBytes);
-        HeldCheckpoint copy = await joiner.RegisterAsync("copy", [temp.Path], Cancel);
+        HeldCheckpoint copy = await joiner.RegisterAsync("copy", [place], Cancel);
         for (int tensor = 0; tensor < 8; tensor++)
         {
             Assert.True(memory.GetReadOnlySpan(tensor * (4 << 20), 4 << 20).SequenceEqual(copy.GetTensorBytes($"t{tensor}")));
@@ -202,6 +206,28 @@ public sealed class SeedTests
     }
 
     [Fact]
+    public async Task Unregister_WhileItsReplacementIsOnItsWay_TakesTheOldOneAwayAndLetsTheNewOneCome()
+    {
+        using var old = SmallCheckpoint.OfManySizes();
+        using var next = new SmallCheckpoint([("a", TensorDtype.U8, [1 << 20])]);
+        await using ParameterServer holder = await StartAsync();
+        await holder.RegisterAsync("model", [old.Path], Cancel);
+        var loading = new Loading();
+
+        Task<HeldCheckpoint> replacing = holder.RegisterAsync("model", [next.Path], loading, new RegistrationOptions { Replace = true }, Cancel);
+        await loading.Reached.Task.WaitAsync(Cancel);
+        Assert.True(await holder.UnregisterAsync("model", Cancel));
+        Assert.Empty(holder.CheckpointNames);
+        Assert.Equal(0, holder.Registry.Ranges.Length);
+        loading.GoOn.Set();
+        HeldCheckpoint held = await replacing;
+
+        Assert.Same(held, holder.FindCheckpoint("model"));
+        SmallCheckpoint.AssertEqual(next.Tensors, held);
+        Assert.True(await holder.UnregisterAsync("model", Cancel));
+    }
+
+    [Fact]
     public async Task Replace_ThatFails_LeavesTheOldOne()
     {
         using var old = SmallCheckpoint.OfManySizes();
@@ -239,12 +265,17 @@ public sealed class SeedTests
         return server;
     }
 
-    private sealed class TempPlace : IDisposable
+    // Holds a registration where it tells how far it is.
+    private sealed class Loading : IProgress<LoadProgress>
     {
-        private readonly string _parent = Directory.CreateTempSubdirectory("ce-test-").FullName;
+        internal TaskCompletionSource Reached { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
-        public string Path => System.IO.Path.Combine(_parent, "model");
+        internal ManualResetEventSlim GoOn { get; } = new();
 
-        public void Dispose() => Directory.Delete(_parent, recursive: true);
+        public void Report(LoadProgress value)
+        {
+            Reached.TrySetResult();
+            GoOn.Wait(Cancel);
+        }
     }
 }

@@ -36,9 +36,7 @@ public sealed class FollowTests
     public async Task Follow_WhatIsTakenAwayMeanwhile_IsNotFound()
     {
         using var files = SmallCheckpoint.OfManySizes();
-        await using var holder = new ParameterServer(new ParameterServerOptions());
-        await holder.StartAsync(Cancel);
-        await holder.RegisterAsync("model", [files.Path], Cancel);
+        await using ParameterServer holder = await HoldAsync(files);
         using var client = new MetasClient();
         PublishedMetas first = (await client.FollowAsync(holder.PeerUrl + "/model", null, TimeSpan.Zero, Cancel))!;
 
@@ -52,9 +50,7 @@ public sealed class FollowTests
     public async Task Follow_AWaitThatIsCancelled_Ends()
     {
         using var files = SmallCheckpoint.OfManySizes();
-        await using var holder = new ParameterServer(new ParameterServerOptions());
-        await holder.StartAsync(Cancel);
-        await holder.RegisterAsync("model", [files.Path], Cancel);
+        await using ParameterServer holder = await HoldAsync(files);
         using var client = new MetasClient();
         PublishedMetas first = (await client.FollowAsync(holder.PeerUrl + "/model", null, TimeSpan.Zero, Cancel))!;
         using var stop = new CancellationTokenSource();
@@ -63,5 +59,13 @@ public sealed class FollowTests
         await stop.CancelAsync();
 
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() => next);
+    }
+
+    private static async Task<ParameterServer> HoldAsync(SmallCheckpoint files)
+    {
+        var holder = new ParameterServer(new ParameterServerOptions());
+        await holder.StartAsync(Cancel);
+        await holder.RegisterAsync("model", [files.Path], Cancel);
+        return holder;
     }
 }

@@ -5,9 +5,12 @@ internal sealed class TempDirectory : IDisposable
 {
     internal string Path { get; } = Directory.CreateTempSubdirectory("ce-test-").FullName;
 
+    /// <summary>The path of a file or directory in it.</summary>
+    internal string this[string name] => System.IO.Path.Join(Path, name);
+
     internal string Write(string name, ReadOnlySpan<byte> bytes)
     {
-        string path = System.IO.Path.Join(Path, name);
+        string path = this[name];
         Directory.CreateDirectory(System.IO.Path.GetDirectoryName(path)!);
         File.WriteAllBytes(path, bytes);
         return path;
