@@ -140,8 +140,7 @@ public sealed class FaultTests
         await using ChildProcess join = Join(holder, "rdma", [1]);
 
         await TrafficAsync(1);
-        using var http = new HttpClient();
-        (await http.DeleteAsync(new Uri(holder.MetasUrl.Replace("/v1/metas", "/v1/checkpoints/m", StringComparison.Ordinal)), TestContext.Current.CancellationToken)).EnsureSuccessStatusCode();
+        await TakeAwayAsync(holder);
         Outcome outcome = await join.EndAsync();
 
         Assert.Equal(1, outcome.ExitCode);
@@ -157,12 +156,17 @@ public sealed class FaultTests
         await using ChildProcess join = Join(holder, "rdma", [1]);
 
         await TrafficAsync(1);
-        using var http = new HttpClient();
-        Task<HttpResponseMessage> gone = http.DeleteAsync(new Uri(holder.MetasUrl.Replace("/v1/metas", "/v1/checkpoints/m", StringComparison.Ordinal)), TestContext.Current.CancellationToken);
+        Task gone = TakeAwayAsync(holder);
         JsonElement report = (await join.EndAsync()).Succeeded().Json();
 
         Assert.True(report.GetProperty("verified").GetBoolean());
-        (await gone).EnsureSuccessStatusCode();
+        await gone;
+    }
+
+    private static async Task TakeAwayAsync(Holder holder)
+    {
+        using var http = new HttpClient();
+        (await http.DeleteAsync(new Uri(holder.MetasUrl.Replace("/v1/metas", "/v1/checkpoints/m", StringComparison.Ordinal)), TestContext.Current.CancellationToken)).EnsureSuccessStatusCode();
     }
 
     private static ChildProcess Join(Holder holder, string transport, int[] devices)

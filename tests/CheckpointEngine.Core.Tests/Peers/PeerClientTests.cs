@@ -1,14 +1,9 @@
 using System.Buffers.Binary;
-using System.Diagnostics;
-using System.Net;
-using System.Net.Sockets;
 using System.Text;
 using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
-using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer.Handshake;
-using Microsoft.Extensions.Logging.Abstractions;
 
 namespace CheckpointEngine.Tests;
 
