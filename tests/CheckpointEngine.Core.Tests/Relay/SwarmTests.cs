@@ -131,6 +131,20 @@ public sealed class SwarmTests
     }
 
     [Fact]
+    public void Ask_OneIsSilent_NobodyWaitsForIt()
+    {
+        var swarm = new Swarm(8, new Random(1));
+        using Swarm.Seat silent = Enter(swarm, 1);
+        using Swarm.Seat done = Enter(swarm, 2);
+        silent.Ask(Request(units: 8), s_second);
+        Assert.Equal(1, done.Ask(Request(units: 8, done: 8), 2 * s_second).Incomplete);
+        Assert.Equal(0, done.Ask(Request(units: 8, done: 8), 5 * s_second).Incomplete);
+        Assert.Equal(1, silent.Ask(Request(units: 8), 6 * s_second).Incomplete);
+        silent.Dispose();
+        Assert.Equal(0, done.Ask(Request(units: 8, done: 8), 7 * s_second).Incomplete);
+    }
+
+    [Fact]
     public void Enter_GenerationIsGone_NobodyComesAndWhoIsThereIsTold()
     {
         var table = new SwarmTable();
