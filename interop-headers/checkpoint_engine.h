@@ -591,7 +591,7 @@ typedef struct ce_join_options {
     const char *earlier_checkpoint;    /* CE_TO_MEMORY, CE_TO_DIRECTORY: a version that this server holds under that name; what the owners' digests say is
                                         * the same is copied from it instead of read. NULL, or not held: none */
     uint64_t retry_timeout_ms;         /* with metas_url: how long it is asked again when an owner is lost or has gone on to its next generation, and the join
-                                        * goes on with what it has. CE_TO_MEMORY, CE_TO_DIRECTORY, CE_TO_NULL, with digests. 0: 10 s; CE_FOREVER; CE_NEVER */
+                                        * goes on with what it has (CE_TO_TENSORS: begins again). Not CE_TO_BUCKETS; with digests. 0: 10 s; CE_FOREVER; CE_NEVER */
     uint32_t replace;                  /* CE_TO_MEMORY: not 0: replace what is held under checkpoint_name, which is served until all of the new one is here and
                                         * checked, and freed as by ce_server_replace_files. 0: the name must be free */
     uint32_t relay;                    /* CE_TO_MEMORY, CE_TO_DIRECTORY: not 0: read together with other joins that set this. Each reads a part from the owner

@@ -2042,7 +2042,7 @@ def start_join(source: Union[str, "os.PathLike[str]", Metas, Sequence[str]], ser
         and they are checked only by verify="require". attach_files: attach to files that others than their owner may write, too.
     timeout: for the whole join, in seconds; None is none. stall_timeout: the longest an owner may send nothing; None is 30.
     retry_timeout: how long the URL is asked again when an owner is lost or has gone on to its next generation, in seconds; the join then goes on with what
-        it has (memory, directory, null, with digests). None is 10; 0: it fails.
+        it has (tensors: it begins again; not with on_bucket), with digests. None is 10; 0: it fails.
     replace: into memory, replace what the server holds under checkpoint_name: that is served until all of the new one is here and checked, and freed when
         its readers are done. earlier_checkpoint: a version that the server holds under that name; what the owners' digests say is the same is copied
         from it instead of read (`JoinResult.reused_bytes`); into memory or a directory.
