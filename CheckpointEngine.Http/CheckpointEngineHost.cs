@@ -16,7 +16,7 @@ namespace CheckpointEngine.Http;
 
 /// <summary>A web server of its own over a <see cref="ParameterServer"/>: what <c>checkpoint-engine serve</c> runs.</summary>
 /// <remarks>Any number of threads. Reads no configuration, takes no signals, logs only where it is told to.</remarks>
-public sealed class CheckpointEngineHost : IAsyncDisposable
+public sealed partial class CheckpointEngineHost : IAsyncDisposable
 {
     private const int MaxConnections = 1024;    // each may hold a request's limits in memory; clients of metas come and go
 
@@ -152,12 +152,14 @@ public sealed class CheckpointEngineHost : IAsyncDisposable
         {
             if (address is { IsTls: false, IsReachable: true } && options.Token is not null)
             {
-                options.LoggerFactory.CreateLogger("CheckpointEngine.Http").LogWarning(
-                    "{Address} is not encrypted: who can listen in on the network can read the token; prefer https", address.Text);
+                LogPlainToken(options.LoggerFactory.CreateLogger("CheckpointEngine.Http"), address.Text);
             }
         }
     }
 
     private static int FindPort(List<(ListenAddress Address, ListenOptions Listen)> bound, ListenAddress address)
         => bound.Find(entry => ReferenceEquals(entry.Address, address)).Listen.EndPoint is IPEndPoint ip ? ip.Port : 0;
+
+    [LoggerMessage(EventId = 4002, Level = LogLevel.Warning, Message = "{Address} is not encrypted: who can listen in on the network can read the token; prefer https")]
+    private static partial void LogPlainToken(ILogger logger, string address);
 }

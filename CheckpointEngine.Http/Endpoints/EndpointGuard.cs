@@ -7,7 +7,7 @@ using Microsoft.Extensions.Logging.Abstractions;
 namespace CheckpointEngine.Http.Endpoints;
 
 /// <summary>What stands around every endpoint: who may come in, and how a failure is told.</summary>
-internal sealed class EndpointGuard(CheckpointEngineHttpOptions options, ILogger? logger)
+internal sealed partial class EndpointGuard(CheckpointEngineHttpOptions options, ILogger? logger)
 {
     private readonly ILogger _logger = logger ?? NullLogger.Instance;
 
@@ -42,7 +42,7 @@ internal sealed class EndpointGuard(CheckpointEngineHttpOptions options, ILogger
             };
             if (status >= StatusCodes.Status500InternalServerError)
             {
-                _logger.LogError(failure, "{Method} {Path} failed", context.Request.Method, context.Request.Path);
+                LogFailed(failure, context.Request.Method, context.Request.Path);
             }
             await Problems.WriteAsync(context, status, failure.Message, names).ConfigureAwait(false);
         }
@@ -78,4 +78,7 @@ internal sealed class EndpointGuard(CheckpointEngineHttpOptions options, ILogger
             throw new HttpProblemException(StatusCodes.Status403Forbidden, "a page of another site may not change anything here");
         }
     }
+
+    [LoggerMessage(EventId = 4001, Level = LogLevel.Error, Message = "{Method} {Path} failed")]
+    private partial void LogFailed(Exception failure, string method, string path);
 }

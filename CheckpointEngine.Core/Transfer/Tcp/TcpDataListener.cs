@@ -3,6 +3,7 @@ using System.Net.Sockets;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Telemetry;
 using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Transfer.Tcp;
@@ -21,6 +22,9 @@ internal sealed class TcpDataListenerOptions
 
     /// <summary>How long a peer may take to send the rest of a header, or to take any byte of an answer.</summary>
     internal TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(60);
+
+    /// <summary>Whether what each peer was sent is told by its address.</summary>
+    internal bool MeasurePeers { get; init; }
 
     /// <summary>Whether large pieces are sent without a copy.</summary>
     internal ZeroCopyMode ZeroCopy { get; init; } = ZeroCopyMode.Auto;
@@ -41,6 +45,9 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
     private readonly byte[] _usualCongestionControl;       // of connections from elsewhere; empty: as they are
     private readonly Lock _lock = new();
     private readonly HashSet<TcpDataConnection> _connections = [];
+    private readonly PeerTags? _peerTags;                   // null: peers are not measured
+    private readonly Dictionary<string, long> _closedByPeer = [];
+    private ServedTotals _closed;                           // what connections have sent that are gone
     private readonly TaskCompletionSource _allClosed = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Timer _stallTimer;
     private readonly Task _acceptLoop;
@@ -52,11 +59,13 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         _registry = registry;
         _options = options;
         _logger = logger;
+        _peerTags = options.MeasurePeers ? new PeerTags() : null;
         _listener = SocketTools.Listen(bind, backlog: 1024);
         _usualCongestionControl = SocketTools.PreferPlainCongestionControl(_listener);
         LocalEndPoint = (IPEndPoint)_listener.LocalEndPoint!;
         TimeSpan tick = TimeSpan.FromMilliseconds(Math.Clamp(options.StallTimeout.TotalMilliseconds / 4, 10, 5000));
         _stallTimer = new Timer(static state => ((TcpDataListener)state!).CutStalled(), this, tick, tick);
+        LiveServers.Add(this);
         _acceptLoop = AcceptAsync();
     }
 
@@ -71,6 +80,36 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             lock (_lock)
             {
                 return _connections.Count;
+            }
+        }
+    }
+
+    /// <summary>What it has sent so far, over connections that are gone too.</summary>
+    internal ServedTotals Served()
+    {
+        lock (_lock)
+        {
+            ServedTotals all = _closed;
+            foreach (TcpDataConnection connection in _connections)
+            {
+                all += connection.Served;
+            }
+            return all;
+        }
+    }
+
+    /// <summary>Adds the bytes of each peer, if peers are measured.</summary>
+    internal void AddServedByPeer(Dictionary<string, long> sums)
+    {
+        lock (_lock)
+        {
+            foreach ((string peer, long bytes) in _closedByPeer)
+            {
+                sums[peer] = sums.GetValueOrDefault(peer) + bytes;
+            }
+            foreach (TcpDataConnection connection in _connections.Where(static connection => connection.PeerTag.Length != 0))
+            {
+                sums[connection.PeerTag] = sums.GetValueOrDefault(connection.PeerTag) + connection.Served.Bytes;
             }
         }
     }
@@ -114,6 +153,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         }
         await _acceptLoop.ConfigureAwait(false);
         await _allClosed.Task.ConfigureAwait(false);
+        LiveServers.Remove(this);
         _threads.Dispose();
     }
 
@@ -151,6 +191,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             lock (_lock)
             {
                 isTaken = !_disposed && _connections.Count < _options.MaxConnections && _connections.Add(connection);
+                connection.PeerTag = isTaken ? _peerTags?.NameOf(connection.Peer) ?? "" : "";
             }
             if (isTaken)
             {
@@ -158,6 +199,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             }
             else
             {
+                EngineMetrics.Refused(Refusal.Data, Refusal.Limit);
                 connection.Dispose();
             }
         }
@@ -181,6 +223,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         {
             if (connection.Refusal is string refusal)
             {
+                EngineMetrics.Refused(Refusal.Data, connection.RefusalReason);
                 LogRefused(connection.RemoteAddress, refusal);
             }
             await connection.LetGoAsync().ConfigureAwait(false);
@@ -188,6 +231,11 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             lock (_lock)
             {
                 _connections.Remove(connection);
+                _closed += connection.Served;
+                if (connection.PeerTag.Length != 0)
+                {
+                    _closedByPeer[connection.PeerTag] = _closedByPeer.GetValueOrDefault(connection.PeerTag) + connection.Served.Bytes;
+                }
                 if (_disposed && _connections.Count == 0)
                 {
                     _allClosed.TrySetResult();
@@ -218,18 +266,18 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         }
     }
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "tcp: accept failed: {Reason}")]
+    [LoggerMessage(EventId = 2101, Level = LogLevel.Warning, Message = "tcp: accept failed: {Reason}")]
     private partial void LogAcceptFailed(string reason);
 
-    [LoggerMessage(Level = LogLevel.Debug, Message = "tcp: connection of {Peer} ended: {Reason}")]
+    [LoggerMessage(EventId = 2102, Level = LogLevel.Debug, Message = "tcp: connection of {Peer} ended: {Reason}")]
     private partial void LogEnded(string peer, string reason);
 
-    [LoggerMessage(Level = LogLevel.Error, Message = "tcp: connection of {Peer} failed")]
+    [LoggerMessage(EventId = 2103, Level = LogLevel.Error, Message = "tcp: connection of {Peer} failed")]
     private partial void LogFailed(string peer, Exception failure);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "tcp: refused {Peer}: {Reason}")]
+    [LoggerMessage(EventId = 2104, Level = LogLevel.Warning, Message = "tcp: refused {Peer}: {Reason}")]
     private partial void LogRefused(string peer, string reason);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "tcp: cut the connection of {Peer}: {Reason}")]
+    [LoggerMessage(EventId = 2105, Level = LogLevel.Warning, Message = "tcp: cut the connection of {Peer}: {Reason}")]
     private partial void LogCut(string peer, string reason);
 }
