@@ -3,6 +3,7 @@ using System.Net;
 using System.Net.Sockets;
 using CheckpointEngine.Http.Hosting;
 using CheckpointEngine.Http.Replies;
+using CheckpointEngine.Http.Telemetry;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
@@ -76,14 +77,16 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
                 }
             }
         });
-        application.MapCheckpointEngine(store, encoded, new CheckpointEngineHttpOptions
+        var endpoints = new CheckpointEngineHttpOptions
         {
             Token = options.Token,
             AcceptClientCertificates = options.TlsClientCaFile is not null,
             AllowPaths = options.AllowPaths,
             GatherPeers = options.GatherPeers,
             GatherClient = options.GatherClient,
-        });
+        };
+        application.MapCheckpointEngine(store, encoded, endpoints);
+        application.MapStatus(store, options.Telemetry ?? application.Services.GetRequiredService<TelemetryExport>(), options.MetricsOpen, endpoints);
         try
         {
             await application.StartAsync(cancellationToken).ConfigureAwait(false);
@@ -121,6 +124,7 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
         });
         builder.Services.AddRoutingCore();
         builder.Services.AddSingleton(options.LoggerFactory);
+        builder.Services.AddSingleton(static _ => TelemetryExport.Start());     // disposed of with the application; not made where there is one already
         builder.Services.AddSingleton<IHostLifetime, SilentLifetime>();
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = options.DrainTimeout);
         builder.Services.Configure<SocketTransportOptions>(sockets => sockets.CreateBoundListenSocket = static endPoint
