@@ -86,5 +86,5 @@ public sealed record JoinStatus(string Checkpoint, DateTimeOffset Started, JoinP
 /// <summary>A peer that has data connections open.</summary>
 /// <param name="Address">Its address.</param>
 /// <param name="Connections">Its connections.</param>
-/// <param name="SentBytes">What was sent over them.</param>
+/// <param name="SentBytes">What it was sent, over connections before these too.</param>
 public sealed record ReaderStatus(string Address, int Connections, long SentBytes);

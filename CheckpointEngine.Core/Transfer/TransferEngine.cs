@@ -98,12 +98,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     internal long SentBytes => _data?.Served().Bytes ?? 0;
 
     /// <summary>Who has data connections open, and what was sent over them.</summary>
-    internal IReadOnlyList<ReaderStatus> DescribeReaders() => _data is null ? [] :
-    [
-        .. _data.Snapshot().GroupBy(static connection => connection.Peer)
-            .Select(static peer => new ReaderStatus(peer.Key.ToString(), peer.Count(), peer.Sum(static connection => connection.Served.Bytes)))
-            .OrderByDescending(static reader => reader.SentBytes),
-    ];
+    internal IReadOnlyList<ReaderStatus> DescribeReaders() => _data?.DescribeReaders() ?? [];
 
     /// <summary>The ranges that peers may read.</summary>
     internal MemoryRegistry Registry { get; }

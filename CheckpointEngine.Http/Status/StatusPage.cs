@@ -60,10 +60,10 @@ internal static class StatusPage
     {
         CheckpointStatus[] held = [.. status.Checkpoints.Where(static checkpoint => checkpoint.Generation != 0)];
         html.Add($"<section class=\"figures\">");
-        Figure("held", Quantity.Bytes(held.Sum(static checkpoint => checkpoint.Bytes)), held.Length == 1 ? "1 checkpoint" : $"{held.Length} checkpoints");
-        Figure("sent over TCP", Quantity.Bytes(status.SentBytes), Quantity.Rate(rate));
-        Figure("leases", Quantity.Count(held.Sum(static checkpoint => checkpoint.Leases)), "readers and updates");
-        Figure("conversations", Quantity.Count(status.Conversations), "of the peer service");
+        Figure("Held", Quantity.Bytes(held.Sum(static checkpoint => checkpoint.Bytes)), held.Length == 1 ? "1 checkpoint" : $"{held.Length} checkpoints");
+        Figure("Sent over TCP", Quantity.Bytes(status.SentBytes), Quantity.Rate(rate));
+        Figure("Leases", Quantity.Count(held.Sum(static checkpoint => checkpoint.Leases)), "readers and updates");
+        Figure("Conversations", Quantity.Count(status.Conversations), "of the peer service");
         html.Add($"</section>\n");
 
         void Figure(string what, string value, string beside) => html.Add($"<div><span>{what}</span><strong>{value}</strong><span>{beside}</span></div>");
@@ -148,7 +148,7 @@ internal static class StatusPage
         foreach (JoinStatus join in joins.Take(MostRows))
         {
             JoinProgress progress = join.Progress;
-            html.Add($"<tr><td class=\"name\">{join.Checkpoint}<td>{progress.Phase}<td><progress max=\"{Math.Max(1, progress.BytesTotal)}\" value=\"{progress.BytesDone}\"></progress>");
+            html.Add($"<tr><td class=\"name\">{join.Checkpoint}<td>{progress.Phase}<td class=\"wide\"><progress max=\"{Math.Max(1, progress.BytesTotal)}\" value=\"{progress.BytesDone}\"></progress>");
             html.Add($"<td class=\"n\">{Quantity.Bytes(progress.BytesDone)} of {Quantity.Bytes(progress.BytesTotal)}<td class=\"n\">{Quantity.Rate(rateOf("join " + join.Checkpoint))}");
             html.Add($"<td class=\"n\">{progress.Lanes}<td class=\"n\">{Quantity.Time(now - join.Started)}</tr>\n");
         }

@@ -34,11 +34,12 @@ internal static class StatusStyle
         .name{min-width:10rem;max-width:24rem;font-weight:600;white-space:normal;overflow-wrap:anywhere}
         .none{margin:0;color:var(--soft)}
         progress{width:8rem;height:.55rem;accent-color:var(--accent);vertical-align:middle}
+        .wide progress{width:14rem}
         summary{cursor:pointer}
         ul{margin:.3rem 0 0;padding-left:1.1rem}
         a{color:var(--accent);text-decoration:none}
         a:hover{text-decoration:underline}
         footer{display:flex;justify-content:space-between;gap:1rem;flex-wrap:wrap;color:var(--soft);font-size:.88rem}
-        footer a{margin-left:1rem}
+        nav{display:flex;gap:1rem}
         """;
 }

@@ -37,6 +37,9 @@ internal sealed class TcpDataListenerOptions
 /// </remarks>
 internal sealed partial class TcpDataListener : IAsyncDisposable
 {
+    // Addresses whose connections are gone, of which it is known what they were sent.
+    private const int MostRemembered = 1024;
+
     private readonly MemoryRegistry _registry;
     private readonly TcpDataListenerOptions _options;
     private readonly ILogger _logger;
@@ -47,6 +50,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
     private readonly HashSet<TcpDataConnection> _connections = [];
     private readonly PeerTags? _peerTags;                   // null: peers are not measured
     private readonly Dictionary<string, long> _closedByPeer = [];
+    private readonly Dictionary<IPAddress, long> _closedByAddress = [];     // of peers that are here, or were lately
     private ServedTotals _closed;                           // what connections have sent that are gone
     private readonly TaskCompletionSource _allClosed = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Timer _stallTimer;
@@ -96,6 +100,34 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             }
             return all;
         }
+    }
+
+    /// <summary>Peers with connections open: how many, and what they were sent over these and those before.</summary>
+    internal IReadOnlyList<ReaderStatus> DescribeReaders()
+    {
+        lock (_lock)
+        {
+            return
+            [
+                .. _connections.GroupBy(static connection => connection.Peer)
+                    .Select(peer => new ReaderStatus(peer.Key.ToString(), peer.Count(), peer.Sum(static connection => connection.Served.Bytes) + _closedByAddress.GetValueOrDefault(peer.Key)))
+                    .OrderByDescending(static reader => reader.SentBytes),
+            ];
+        }
+    }
+
+    // Under the lock. When there are too many, those that are not here any more are forgotten.
+    private void Remember(TcpDataConnection connection)
+    {
+        if (_closedByAddress.Count >= MostRemembered && !_closedByAddress.ContainsKey(connection.Peer))
+        {
+            HashSet<IPAddress> here = [.. _connections.Select(static open => open.Peer)];
+            foreach (IPAddress gone in _closedByAddress.Keys.Where(address => !here.Contains(address)).ToArray())
+            {
+                _closedByAddress.Remove(gone);
+            }
+        }
+        _closedByAddress[connection.Peer] = _closedByAddress.GetValueOrDefault(connection.Peer) + connection.Served.Bytes;
     }
 
     /// <summary>Adds the bytes of each peer, if peers are measured.</summary>
@@ -232,6 +264,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             {
                 _connections.Remove(connection);
                 _closed += connection.Served;
+                Remember(connection);
                 if (connection.PeerTag.Length != 0)
                 {
                     _closedByPeer[connection.PeerTag] = _closedByPeer.GetValueOrDefault(connection.PeerTag) + connection.Served.Bytes;
