@@ -20,12 +20,13 @@ internal sealed class TransferRates(TimeProvider time)
         lock (_lock)
         {
             long now = time.GetTimestamp();
+            Look first = _latest;
             if (_latest.Bytes is null || time.GetElapsedTime(_latest.Time, now) >= s_shortest)
             {
                 _before = _latest;
                 _latest = new Look(now, bytes);
             }
-            Look before = _before;
+            Look before = _before.Bytes is null ? first : _before;
             double seconds = before.Bytes is null ? 0 : time.GetElapsedTime(before.Time, now).TotalSeconds;
             return counter => seconds > 0 && seconds <= s_longest.TotalSeconds && before.Bytes!.TryGetValue(counter, out long then) && bytes.TryGetValue(counter, out long current)
                 ? Math.Max(0, current - then) / seconds

@@ -13,7 +13,7 @@ internal sealed record BenchmarkOptions
     /// <inheritdoc cref="MooncakeLibrary"/>
     internal const string Interop = "interop";
 
-    private static readonly string[] s_all = ["join-vs-pump", "kimi-metas", "start-up", "join-latency", "c-interface", "local-plane", "many-joiners", "registration", "update", "trust"];
+    private static readonly string[] s_all = ["join-vs-pump", "kimi-metas", "start-up", "join-latency", "c-interface", "local-plane", "many-joiners", "registration", "update", "trust", "telemetry"];
 
     private int? _passes;
     private double? _gib;

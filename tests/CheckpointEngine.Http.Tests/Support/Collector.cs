@@ -49,7 +49,7 @@ internal sealed class Collector : IAsyncDisposable
     }
 
     // Protobuf's wire format: a key with a field number and a kind, then a number, 8 or 4 bytes, or a length and as many bytes.
-    private static IEnumerable<byte[]> Find(byte[] message, int[] fields)
+    private static List<byte[]> Find(byte[] message, int[] fields)
     {
         if (fields.Length == 0)
         {
