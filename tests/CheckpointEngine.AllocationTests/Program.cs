@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Diagnostics.Metrics;
 using System.Globalization;
 using System.Net;
 using System.Text;
@@ -9,6 +10,7 @@ using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer.Local;
 using Microsoft.Win32.SafeHandles;
 using CheckpointEngine.Planning;
+using CheckpointEngine.Telemetry;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Tcp;
 using Microsoft.Extensions.Logging.Abstractions;
@@ -32,6 +34,7 @@ internal static class Program
         MeasureVerifier(DigestAlgorithm.Sha256);
         MeasureLookUps();
         MeasureCursor();
+        MeasureLaneCounts();
         MeasureMetas();
         BucketCallbackMeasurement.Run(Report);
         Console.WriteLine($"{s_passed} passed, {s_failed} failed, 0 skipped");
@@ -225,6 +228,30 @@ internal static class Program
             work.TryTake(out unit);
         }
         Report("ReadUnitCursor and OwnerWork", GC.GetAllocatedBytesForCurrentThread() - before, units, 0);
+    }
+
+    // While somebody listens, as always while it serves; every unit is told at once here, not every sixteenth.
+    private static void MeasureLaneCounts()
+    {
+        const int UnitBytes = 64 << 20;
+        long heard = 0;
+        using var listener = new MeterListener();
+        listener.InstrumentPublished = static (instrument, listening) =>
+        {
+            if (instrument.Meter.Name == EngineTelemetry.MeterName)
+            {
+                listening.EnableMeasurementEvents(instrument);
+            }
+        };
+        listener.SetMeasurementEventCallback<long>((_, value, _, _) => heard += value);
+        listener.Start();
+        using IReadLane lane = new TcpReadLane(new TcpLaneTarget([new IPEndPoint(IPAddress.Loopback, 1)], "measured", 2, IsOurs: true, null, TimeSpan.FromSeconds(5), TimeSpan.FromSeconds(30)));
+        var counts = new LaneCounts();
+        Measure("LaneCounts with a listener", 100_000, _ => counts.Add(lane, UnitBytes));
+        if (heard < 200_000L * UnitBytes)
+        {
+            throw new InvalidOperationException("the listener heard too little");
+        }
     }
 
     private static void MeasureMetas()
