@@ -6,6 +6,7 @@ using CheckpointEngine.Join;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Telemetry;
+using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
 using CheckpointEngine.Transfer.Mooncake;
@@ -37,6 +38,8 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private RdmaPlane? _rdma;
     private string? _whyNoRdma;
     private TaskCompletionSource _changed = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly byte[]? _swarmKey;                  // what joiners prove to each other, where this server demands something of them too
+    private readonly HashSet<JoinRelay> _relays = [];    // of joins that have ended; under the lock
     private bool _disposed;
 
     /// <summary>Makes a server that does not listen yet.</summary>
@@ -45,6 +48,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(options);
         Options = options;
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine");
+        _swarmKey = options.Token is not null || options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(SwarmAnswer.KeyBytes) : null;
         LaneKey = options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(LeaseAnswer.LaneKeyBytes) : null;
         EngineMetrics.Watch(this);
     }
@@ -178,19 +182,28 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
         using EarlierVersion? earlier = options.EarlierCheckpoint is null ? null : UseEarlier(options.EarlierCheckpoint);
         using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        JoinOutcome? outcome = null;
         try
         {
             deadline.CancelAfter(options.Timeout);
             using var operation = new JoinOperation(metas, options, Options, TryOpenRdma, arriving, earlier);
-            JoinOutcome outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
+            outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
             if (outcome.Checkpoint is not null)
             {
-                await PublishAsync(outcome.Checkpoint, outcome.Digests, replace: options.Replace).ConfigureAwait(false);
+                await PublishAsync(outcome.Checkpoint, outcome.Digests, replace: options.Replace, relay: outcome.Relay).ConfigureAwait(false);
+            }
+            if (outcome.Relay is not null)
+            {
+                await KeepAsync(outcome.Relay).ConfigureAwait(false);
             }
             return outcome.Report;
         }
         catch (Exception failure)
         {
+            if (outcome?.Relay is JoinRelay relay)
+            {
+                await relay.DisposeAsync().ConfigureAwait(false);
+            }
             if (hold)
             {
                 Unreserve(options.CheckpointName);
@@ -232,6 +245,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     {
         HeldEntry[] entries;
         Task[] retiring;
+        JoinRelay[] relays;
         lock (_lock)
         {
             if (_disposed)
@@ -244,8 +258,10 @@ public sealed partial class ParameterServer : IAsyncDisposable
             _records.Clear();
             TellChange();
             retiring = [.. _retiring];
+            relays = [.. _relays];
         }
         await Task.WhenAll(entries.Select(entry => entry.Uses.CloseAsync(Options.DrainTimeout))).ConfigureAwait(false);      // joins under way may end
+        await Task.WhenAll(relays.Select(static relay => relay.DisposeAsync().AsTask())).ConfigureAwait(false);
         await StopPeersAsync().ConfigureAwait(false);      // before anything is freed: a conversation may be hashing it
         await Task.WhenAll([.. retiring, .. entries.Select(FreeAsync)]).ConfigureAwait(false);
         _pool.Dispose();
