@@ -86,6 +86,9 @@ public sealed class ParameterServerOptions
     /// </summary>
     public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);
 
+    /// <summary>Tell in metrics what each peer was sent over TCP, by its address: the first 64 of them, all others together. Default false: addresses stay out of metrics.</summary>
+    public bool MeasurePeers { get; set; }
+
     /// <summary>Where the server logs; default nowhere.</summary>
     public ILoggerFactory LoggerFactory { get; set; } = NullLoggerFactory.Instance;
 }

@@ -1,4 +1,5 @@
 using CheckpointEngine.Access;
+using CheckpointEngine.Http.Telemetry;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using Microsoft.Extensions.Logging;
@@ -41,6 +42,14 @@ public sealed class CheckpointEngineHostOptions
 
     /// <summary>How those peers are reached; null (the default) shows them <see cref="Token"/> and trusts the system's authorities.</summary>
     public MetasClientOptions? GatherClient { get; set; }
+
+    /// <summary>
+    /// What <c>/metrics</c> tells; stays the caller's. Null (the default): the host makes its own, which counts from the host's start on.
+    /// </summary>
+    public TelemetryExport? Telemetry { get; set; }
+
+    /// <summary>Whether everybody may read <c>/metrics</c>, token or not: for scrapers that have none. Default false.</summary>
+    public bool MetricsOpen { get; set; }
 
     /// <summary>How long <see cref="CheckpointEngineHost.StopAsync"/> waits for requests under way before it cuts them; default 30 s.</summary>
     public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);

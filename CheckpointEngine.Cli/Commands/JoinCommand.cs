@@ -5,9 +5,11 @@ using System.Net;
 using CheckpointEngine.Access;
 using CheckpointEngine.Cli.Options;
 using CheckpointEngine.Cli.Output;
+using CheckpointEngine.Http.Telemetry;
 using CheckpointEngine.Inference;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Telemetry;
 
 namespace CheckpointEngine.Cli.Commands;
 
@@ -60,6 +62,7 @@ internal sealed class JoinCommand : DocumentedCommand
     private readonly CredentialOptions _credentials;
     private readonly HoldingOptions _holding;
     private readonly ListenOptions _listen;
+    private readonly TelemetryOptions _telemetry;
     private readonly InferenceOptions _inference;
 
     public JoinCommand()
@@ -70,6 +73,7 @@ internal sealed class JoinCommand : DocumentedCommand
         _credentials = new CredentialOptions(this);
         _holding = new HoldingOptions(this);
         _listen = new ListenOptions(this);
+        _telemetry = new TelemetryOptions(this);
         _inference = new InferenceOptions(this);
         AddGroup(_source.Group);
         AddGroup(new OptionGroup("Destination", [_to, _name, _serve, _follow, _keepPartial]));
@@ -80,6 +84,7 @@ internal sealed class JoinCommand : DocumentedCommand
         });
         AddGroup(_inference.Group with { Title = "Then into an inference server" });
         AddGroup(_credentials.Group);
+        AddGroup(_telemetry.Group);
         AddGroup(_common.Group);
         AddGroup(_listen.Group with { Title = "With --serve: serving" });
         AddGroup(_holding.ServingGroup with { Title = "With --serve: holding" });
@@ -131,6 +136,7 @@ internal sealed class JoinCommand : DocumentedCommand
     private async Task JoinAsync(ParseResult parsed, CancellationToken stop)
     {
         using StderrLogging logging = _common.CreateLogging(parsed);
+        using TelemetryExport? telemetry = _telemetry.Start(parsed, serves: parsed.GetValue(_serve));
         AccessToken? token = _credentials.ReadToken(parsed);
         MetasClientOptions client = _credentials.CreateClientOptions(parsed, token);
         TimeSpan limit = parsed.GetValue(_timeout) ?? Timeout.InfiniteTimeSpan;
@@ -140,6 +146,7 @@ internal sealed class JoinCommand : DocumentedCommand
         }
 
         long started = Stopwatch.GetTimestamp();
+        using Activity? whole = EngineTelemetry.Source.StartActivity("join from URL");       // the metas and the join in one trace
         using var follower = parsed.GetValue(_follow) ? new MetasFollower(_source.OnlyUrl(parsed)!, client) : null;
         CheckpointMetas metas = follower is null
             ? await _source.ReadAsync(parsed, client, stop).ConfigureAwait(false)
@@ -156,6 +163,7 @@ internal sealed class JoinCommand : DocumentedCommand
         bool json = _common.Json(parsed);
         JoinOptions options = CreateJoinOptions(parsed, client, limit, fetched);
         await JoinOnceAsync(parsed, server, metas, options, fetched, stop).ConfigureAwait(false);
+        whole?.Stop();
         if (follower is null && !serve)
         {
             await FinishRelaysAsync(parsed, server, stop).ConfigureAwait(false);
@@ -170,7 +178,7 @@ internal sealed class JoinCommand : DocumentedCommand
         }, end.Token);
         if (serve)
         {
-            var session = new HolderSession(_listen, parsed, token, client, logging);
+            var session = new HolderSession(_listen, parsed, token, client, telemetry, logging);
             await session.RunAsync(server, json, stop).ConfigureAwait(false);
             await end.CancelAsync().ConfigureAwait(false);
         }

@@ -4,6 +4,7 @@ using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Cli.Options;
 using CheckpointEngine.Cli.Output;
+using CheckpointEngine.Http.Telemetry;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 
@@ -19,6 +20,7 @@ internal sealed class ServeCommand : DocumentedCommand
     private readonly CredentialOptions _credentials;
     private readonly HoldingOptions _holding;
     private readonly ListenOptions _listen;
+    private readonly TelemetryOptions _telemetry;
 
     public ServeCommand()
         : base("serve", "Hold checkpoints in memory and let other processes and hosts read them.")
@@ -26,12 +28,14 @@ internal sealed class ServeCommand : DocumentedCommand
         _credentials = new CredentialOptions(this);
         _holding = new HoldingOptions(this);
         _listen = new ListenOptions(this);
+        _telemetry = new TelemetryOptions(this);
         AddGroup(new OptionGroup("Checkpoints", [_checkpoints]));
         AddGroup(_listen.Group);
         AddGroup(_holding.FilesGroup);
         AddGroup(_holding.ServingGroup);
         AddGroup(_holding.TransportGroup);
         AddGroup(_credentials.Group);
+        AddGroup(_telemetry.Group);
         AddGroup(_common.Group);
         Validators.Add(result =>
         {
@@ -89,6 +93,7 @@ internal sealed class ServeCommand : DocumentedCommand
     private async Task ServeAsync(ParseResult parsed, CancellationToken stop)
     {
         using StderrLogging logging = _common.CreateLogging(parsed);
+        using TelemetryExport? telemetry = _telemetry.Start(parsed, serves: true);      // before there is anything to count
         AccessToken? token = _credentials.ReadToken(parsed);
         MetasClientOptions client = _credentials.CreateClientOptions(parsed, token);
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfHolder(_listen.ListenAddress(parsed), _listen.Peers(parsed));
@@ -104,7 +109,7 @@ internal sealed class ServeCommand : DocumentedCommand
                 Stderr.Warning(warning);
             }
         }
-        var session = new HolderSession(_listen, parsed, token, client, logging);
+        var session = new HolderSession(_listen, parsed, token, client, telemetry, logging);
         await session.RunAsync(server, _common.Json(parsed), stop).ConfigureAwait(false);
     }
 }

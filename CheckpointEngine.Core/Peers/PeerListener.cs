@@ -2,6 +2,7 @@ using System.Net;
 using System.Net.Sockets;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
+using CheckpointEngine.Telemetry;
 using CheckpointEngine.Transfer;
 using Microsoft.Extensions.Logging;
 
@@ -153,6 +154,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
             {
                 if (_sessions.Count >= _options.MaxConnections)
                 {
+                    EngineMetrics.Refused(Refusal.Peer, Refusal.Limit);
                     socket.Dispose();
                     continue;
                 }
@@ -205,6 +207,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         }
         catch (CheckpointEngineException refused)
         {
+            EngineMetrics.Refused(Refusal.Peer, Refusal.ReasonOf(refused.Error));
             LogRefused(peer, refused.Message);
         }
         catch (Exception failure) when (failure is SocketException or IOException or OperationCanceledException or ObjectDisposedException)
@@ -221,15 +224,15 @@ internal sealed partial class PeerListener : IAsyncDisposable
         }
     }
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "peers: accept failed: {Reason}")]
+    [LoggerMessage(EventId = 3001, Level = LogLevel.Warning, Message = "peers: accept failed: {Reason}")]
     private partial void LogAcceptFailed(string reason);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "peers: refused {Peer}: {Reason}")]
+    [LoggerMessage(EventId = 3002, Level = LogLevel.Warning, Message = "peers: refused {Peer}: {Reason}")]
     private partial void LogRefused(string peer, string reason);
 
-    [LoggerMessage(Level = LogLevel.Debug, Message = "peers: conversation with {Peer} ended: {Reason}")]
+    [LoggerMessage(EventId = 3003, Level = LogLevel.Debug, Message = "peers: conversation with {Peer} ended: {Reason}")]
     private partial void LogEnded(string peer, string reason);
 
-    [LoggerMessage(Level = LogLevel.Error, Message = "peers: conversation with {Peer} failed")]
+    [LoggerMessage(EventId = 3004, Level = LogLevel.Error, Message = "peers: conversation with {Peer} failed")]
     private partial void LogFailed(string peer, Exception failure);
 }

@@ -129,7 +129,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
                 }
                 else
                 {
-                    _options.Logger.LogDebug("Handshake: {Count} connections are open, one more was closed", _options.MaxConnections);
+                    LogFull(_options.Logger, _options.MaxConnections);
                     socket.Dispose();
                 }
             }
@@ -143,7 +143,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
                 {
                     return;
                 }
-                _options.Logger.LogWarning(e, "Handshake: accepting a connection failed");
+                LogAcceptFailed(_options.Logger, e);
                 await Task.Delay(s_acceptRetryDelay, _options.TimeProvider, _stop.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             }
         }
@@ -166,4 +166,10 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
             _allClosed.TrySetResult();
         }
     }
+
+    [LoggerMessage(EventId = 2201, Level = LogLevel.Debug, Message = "handshake: {Count} connections are open, one more was closed")]
+    private static partial void LogFull(ILogger logger, int count);
+
+    [LoggerMessage(EventId = 2202, Level = LogLevel.Warning, Message = "handshake: accept failed")]
+    private static partial void LogAcceptFailed(ILogger logger, Exception failure);
 }

@@ -33,6 +33,7 @@ internal sealed partial class TcpDataConnection
         if (!_admitted)
         {
             Refusal = "its token is not ours";
+            RefusalReason = Telemetry.Refusal.Token;
         }
         return _admitted;
     }
