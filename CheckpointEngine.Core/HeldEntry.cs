@@ -25,6 +25,7 @@ internal sealed class HeldEntry : IAsyncDisposable
         Checkpoint = checkpoint;
         Digests = digests;
         HasDigestsAtPublication = digests is { IsComplete: true };
+        Swarms = MakeSwarms();
     }
 
     internal HeldCheckpoint Checkpoint { get; }
@@ -53,7 +54,7 @@ internal sealed class HeldEntry : IAsyncDisposable
     internal UseGate Uses { get; } = new();
 
     /// <summary>Those that read this generation together.</summary>
-    internal SwarmTable Swarms { get; private set; } = new();
+    internal SwarmTable Swarms { get; private set; }
 
     /// <summary>What still offers to others of its swarm what a join has brought; ended before the memory goes.</summary>
     internal JoinRelay? Relay { get; set; }
@@ -109,6 +110,17 @@ internal sealed class HeldEntry : IAsyncDisposable
         Ranges.AddRange(ranges);
     }
 
+    // A unit begins with a chunk of a tensor.
+    private SwarmTable MakeSwarms()
+    {
+        long chunks = 0;
+        for (int tensor = 0; tensor < Checkpoint.Tensors.Count; tensor++)
+        {
+            chunks += TensorDigest.ChunkCount(Checkpoint.Tensors.GetByteLength(tensor));
+        }
+        return new SwarmTable((int)Math.Min(chunks, SwarmRequest.MostUnits));
+    }
+
     /// <summary>Stops hashing, since the bytes are about to change; no range may be registered any more.</summary>
     internal async Task StopHashingAsync()
     {
@@ -124,7 +136,7 @@ internal sealed class HeldEntry : IAsyncDisposable
         _hashing = Task.CompletedTask;
         Digests = Digests is null ? null : new CheckpointDigests(Checkpoint.Tensors, Digests.Algorithm);
         HasDigestsAtPublication = false;
-        Swarms = new SwarmTable();
+        Swarms = MakeSwarms();
         Generation = Interlocked.Increment(ref s_generations);
     }
 

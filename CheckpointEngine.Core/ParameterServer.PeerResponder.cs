@@ -87,7 +87,7 @@ public sealed partial class ParameterServer
 
         public SwarmPlace? EnterSwarm(ulong address, UInt128 layout, int units, IPAddress from)
             => server._registry.TryFind(address, 1, out RegisteredRange? range) && range.Owner is HeldBufferReference { Entry.Swarms: SwarmTable swarms } && swarms.Enter(layout, units, from) is Swarm.Seat seat
-                ? new SwarmPlace(swarms, seat)
+                ? new SwarmPlace(swarms, layout, seat)
                 : null;
 
         public ReadLease? TryLease(ulong address)

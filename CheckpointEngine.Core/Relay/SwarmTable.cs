@@ -5,7 +5,8 @@ namespace CheckpointEngine.Relay;
 
 /// <summary>The swarms that read one generation of a checkpoint from its owner: one for each choice of tensors.</summary>
 /// <remarks>Any number of threads.</remarks>
-internal sealed class SwarmTable
+/// <param name="mostUnits">As many units as there can be: a stranger's word for it takes no more memory.</param>
+internal sealed class SwarmTable(int mostUnits)
 {
     // Each rank of a tensor-parallel engine may read a part of its own.
     private const int MostSwarms = 256;
@@ -33,14 +34,14 @@ internal sealed class SwarmTable
     internal bool IsClosed => Volatile.Read(ref _isClosed);
 
     /// <summary>A joiner comes to a swarm, which is made for the first one.</summary>
-    /// <returns>Null when the generation is gone, there are too many swarms, or its units are others.</returns>
+    /// <returns>Null when the generation is gone, there are too many swarms, or its units are others than they can be.</returns>
     internal Swarm.Seat? Enter(UInt128 layout, int units, IPAddress address)
     {
         lock (_lock)
         {
             if (!_swarms.TryGetValue(layout, out Swarm? swarm))
             {
-                if (_isClosed || (_swarms.Count == MostSwarms && !DropEmpty()))
+                if (_isClosed || units > mostUnits || _swarms.Count == MostSwarms)
                 {
                     return null;
                 }
@@ -53,15 +54,15 @@ internal sealed class SwarmTable
     /// <summary>The generation goes: nobody enters any more, and who is there is told so when it asks.</summary>
     internal void Close() => Volatile.Write(ref _isClosed, true);
 
-    private bool DropEmpty()
+    /// <summary>Forgets a swarm that the last joiner has left: who comes later begins anew.</summary>
+    internal void DropIfEmpty(UInt128 layout)
     {
-        foreach ((UInt128 layout, Swarm swarm) in _swarms)
+        lock (_lock)
         {
-            if (swarm.Count == 0)
+            if (_swarms.TryGetValue(layout, out Swarm? swarm) && swarm.Count == 0)
             {
-                return _swarms.Remove(layout);
+                _swarms.Remove(layout);
             }
         }
-        return false;
     }
 }

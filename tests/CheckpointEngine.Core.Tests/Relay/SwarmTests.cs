@@ -147,16 +147,32 @@ public sealed class SwarmTests
     [Fact]
     public void Enter_GenerationIsGone_NobodyComesAndWhoIsThereIsTold()
     {
-        var table = new SwarmTable();
+        var table = new SwarmTable(mostUnits: 8);
         Swarm.Seat seat = Assert.IsType<Swarm.Seat>(table.Enter(7, 8, IPAddress.Loopback));
-        using var place = new SwarmPlace(table, seat);
+        using var place = new SwarmPlace(table, 7, seat);
         Assert.NotNull(place.Ask(Request(units: 8)));
         Assert.Null(table.Enter(7, 9, IPAddress.Loopback));     // other units under the same layout
+
+        Assert.Null(table.Enter(8, 9, IPAddress.Loopback));     // more than there can be
 
         table.Close();
 
         Assert.Null(table.Enter(7, 8, IPAddress.Loopback));
         Assert.Null(place.Ask(Request(units: 8)));
+    }
+
+    [Fact]
+    public void Dispose_OfTheLastOne_TheNextBeginsAnew()
+    {
+        var table = new SwarmTable(mostUnits: 8);
+        var first = new SwarmPlace(table, 7, table.Enter(7, 8, IPAddress.Loopback)!);
+        Assert.Equal(8, first.Ask(Request(units: 8, wanted: 9))!.Value.Given!.Length);
+        first.Ask(Request(units: 8, done: 8));
+        first.Dispose();
+        Assert.Equal(0, table.Members);
+
+        using var second = new SwarmPlace(table, 7, table.Enter(7, 8, IPAddress.Loopback)!);
+        Assert.Equal(8, second.Ask(Request(units: 8, wanted: 9))!.Value.Given!.Length);
     }
 
     private static Swarm.Seat Enter(Swarm swarm, int number) => swarm.Enter(IPAddress.Parse($"10.0.0.{number}"), default);
