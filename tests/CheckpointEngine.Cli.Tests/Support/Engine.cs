@@ -60,6 +60,8 @@ internal sealed partial class Engine : IAsyncDisposable
 
     public int ProcessId => _process.Id;
 
+    public bool HasExited => _process.HasExited;
+
     public static Engine Start(params string[] arguments) => Start(new Dictionary<string, string>(), arguments);
 
     public static Engine Start(Dictionary<string, string> environment, params string[] arguments) => Start(environment, [], arguments);
