@@ -25,6 +25,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private readonly Lock _lock = new();
     private readonly Dictionary<string, CheckpointRecord> _records = new(StringComparer.Ordinal);
     private readonly ILogger _logger;
+    private readonly AuditLog _audit;
     private readonly MemoryRegistry _registry = new();
     private readonly MemoryPool _pool = new();
     private readonly HashSet<Task> _retiring = [];       // freeing what was replaced; under the lock
@@ -36,6 +37,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private RdmaPlane? _rdma;
     private string? _whyNoRdma;
     private TaskCompletionSource _changed = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private int _leases;        // that are out
     private bool _disposed;
 
     /// <summary>Makes a server that does not listen yet.</summary>
@@ -43,7 +45,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
     {
         ArgumentNullException.ThrowIfNull(options);
         Options = options;
+        options.Limits.ThrowIfUnfit();
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine");
+        _audit = new AuditLog(options.LoggerFactory);
         LaneKey = options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(LeaseAnswer.LaneKeyBytes) : null;
     }
 
@@ -121,16 +125,17 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
         var responder = new PeerResponder(this);
         ILogger peerLogger = Options.LoggerFactory.CreateLogger("CheckpointEngine.Peers");
-        _peers = new PeerListener(new IPEndPoint(Options.Address, 0), responder, Options.Token, peerLogger);
+        var peerOptions = new PeerListenerOptions { Limits = Options.Limits.Peers, MaxLeases = Options.Limits.LeasesOfAConversation, LocalPeers = Options.LocalPeers, Audit = _audit };
+        _peers = new PeerListener(new IPEndPoint(Options.Address, 0), responder, Options.Token, peerLogger, peerOptions);
         try
         {
             string localSocket = Options.Transport is not (TransportChoice.Auto or TransportChoice.Local) ? "" : Options.LocalSocket ?? LocalSocketName.MakeUnique();
             if (localSocket.Length != 0)
             {
-                _localPeers = new PeerListener(localSocket, responder, Options.Token, peerLogger, new PeerListenerOptions { LocalPeers = Options.LocalPeers });
+                _localPeers = new PeerListener(localSocket, responder, Options.Token, peerLogger, peerOptions);
             }
             _mooncake = Options.Transport == TransportChoice.Mooncake ? await StartMooncakeAsync(cancellationToken).ConfigureAwait(false) : null;
-            _engine = new TransferEngine(Options, LaneKey is null ? Options.Token : AccessToken.FromKey(LaneKey), _registry, PeerName, localSocket, OpenRdmaForServing(), _mooncake);
+            _engine = new TransferEngine(Options, LaneKey is null ? Options.Token : AccessToken.FromKey(LaneKey), _registry, PeerName, localSocket, OpenRdmaForServing(), _mooncake, _audit);
         }
         catch
         {
@@ -183,7 +188,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
             JoinOutcome outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
             if (outcome.Checkpoint is not null)
             {
-                await PublishAsync(outcome.Checkpoint, outcome.Digests, replace: options.Replace).ConfigureAwait(false);
+                await PublishAsync(outcome.Checkpoint, outcome.Digests, "join", replace: options.Replace).ConfigureAwait(false);
             }
             return outcome.Report;
         }

@@ -86,6 +86,9 @@ public sealed class ParameterServerOptions
     /// </summary>
     public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);
 
-    /// <summary>Where the server logs; default nowhere.</summary>
+    /// <summary>What others may have at a time: connections, requests, leases.</summary>
+    public ServerLimits Limits { get; set; } = new();
+
+    /// <summary>Where the server logs; default nowhere. Who registered, read and was refused is told in the category <see cref="AuditLog.Category"/>.</summary>
     public ILoggerFactory LoggerFactory { get; set; } = NullLoggerFactory.Instance;
 }

@@ -27,8 +27,7 @@ public static class CheckpointEngineEndpoints
     {
         ArgumentNullException.ThrowIfNull(endpoints);
         options ??= new CheckpointEngineHttpOptions();
-        ILogger? logger = endpoints.ServiceProvider.GetService<ILoggerFactory>()?.CreateLogger("CheckpointEngine.Http");
-        var guard = new EndpointGuard(options, logger);
+        var guard = new EndpointGuard(options, endpoints.ServiceProvider.GetService<ILoggerFactory>());
         RouteGroupBuilder group = endpoints.MapGroup("");
         HealthEndpoints.Map(group);
         new CheckpointEndpoints(store, new AllowedPaths(options.AllowPaths)).Map(group, guard);

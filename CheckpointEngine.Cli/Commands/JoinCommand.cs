@@ -51,6 +51,7 @@ internal sealed class JoinCommand : DocumentedCommand
     private readonly CredentialOptions _credentials;
     private readonly HoldingOptions _holding;
     private readonly ListenOptions _listen;
+    private readonly LimitOptions _limits;
     private readonly InferenceOptions _inference;
 
     public JoinCommand()
@@ -61,6 +62,7 @@ internal sealed class JoinCommand : DocumentedCommand
         _credentials = new CredentialOptions(this);
         _holding = new HoldingOptions(this);
         _listen = new ListenOptions(this);
+        _limits = new LimitOptions(this);
         _inference = new InferenceOptions(this);
         AddGroup(_source.Group);
         AddGroup(new OptionGroup("Destination", [_to, _name, _serve, _follow, _keepPartial]));
@@ -70,6 +72,7 @@ internal sealed class JoinCommand : DocumentedCommand
             Options = [.. _holding.TransportGroup.Options, _copy, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout, _retryTimeout],
         });
         AddGroup(_inference.Group with { Title = "Then into an inference server" });
+        AddGroup(_limits.Group);
         AddGroup(_credentials.Group);
         AddGroup(_common.Group);
         AddGroup(_listen.Group with { Title = "With --serve: serving" });
@@ -119,8 +122,10 @@ internal sealed class JoinCommand : DocumentedCommand
 
     private async Task JoinAsync(ParseResult parsed, CancellationToken stop)
     {
-        using StderrLogging logging = _common.CreateLogging(parsed);
-        AccessToken? token = _credentials.ReadToken(parsed);
+        using var reload = new ReloadSignal();
+        using StderrLogging logging = _common.CreateLogging(parsed, _limits, reload);
+        bool serve = parsed.GetValue(_serve);
+        AccessToken? token = serve || parsed.GetValue(_follow) ? _credentials.WatchToken(parsed, reload, logging) : _credentials.ReadToken(parsed);
         MetasClientOptions client = _credentials.CreateClientOptions(parsed, token);
         TimeSpan limit = parsed.GetValue(_timeout) ?? Timeout.InfiniteTimeSpan;
         if (limit > TimeSpan.Zero && limit < client.Timeout)
@@ -136,8 +141,7 @@ internal sealed class JoinCommand : DocumentedCommand
         TimeSpan fetched = Stopwatch.GetElapsedTime(started);
 
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfJoiner(metas);
-        await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, address, token, logging));
-        bool serve = parsed.GetValue(_serve);
+        await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, address, token, logging, _limits.ServerLimits(parsed)));
         if (serve)
         {
             await server.StartAsync(stop).ConfigureAwait(false);   // before the bytes come: an address that cannot be had is told at once
@@ -158,7 +162,7 @@ internal sealed class JoinCommand : DocumentedCommand
         }, end.Token);
         if (serve)
         {
-            var session = new HolderSession(_listen, parsed, token, client, logging);
+            var session = new HolderSession(_listen, _limits, parsed, token, client, reload, logging);
             await session.RunAsync(server, json, stop).ConfigureAwait(false);
             await end.CancelAsync().ConfigureAwait(false);
         }

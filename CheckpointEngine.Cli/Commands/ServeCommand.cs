@@ -19,6 +19,7 @@ internal sealed class ServeCommand : DocumentedCommand
     private readonly CredentialOptions _credentials;
     private readonly HoldingOptions _holding;
     private readonly ListenOptions _listen;
+    private readonly LimitOptions _limits;
 
     public ServeCommand()
         : base("serve", "Hold checkpoints in memory and let other processes and hosts read them.")
@@ -26,11 +27,13 @@ internal sealed class ServeCommand : DocumentedCommand
         _credentials = new CredentialOptions(this);
         _holding = new HoldingOptions(this);
         _listen = new ListenOptions(this);
+        _limits = new LimitOptions(this);
         AddGroup(new OptionGroup("Checkpoints", [_checkpoints]));
         AddGroup(_listen.Group);
         AddGroup(_holding.FilesGroup);
         AddGroup(_holding.ServingGroup);
         AddGroup(_holding.TransportGroup);
+        AddGroup(_limits.Group);
         AddGroup(_credentials.Group);
         AddGroup(_common.Group);
         Validators.Add(result =>
@@ -68,6 +71,7 @@ internal sealed class ServeCommand : DocumentedCommand
     public override IReadOnlyList<string> Notes =>
     [
         "It prints where it serves, stays until SIGTERM or SIGINT (or --sleep-time), lets reads that are under way end, and exits 0. A second signal ends it at once.",
+        "The token's file and the certificates' are read again when they change, and on SIGHUP: conversations that are open go on, new ones need what is there then.",
         "With --hold map the files must not be changed or cut short while they are held: a joiner's check would fail, a page that is gone ends the process (SIGBUS).",
     ];
 
@@ -88,11 +92,12 @@ internal sealed class ServeCommand : DocumentedCommand
 
     private async Task ServeAsync(ParseResult parsed, CancellationToken stop)
     {
-        using StderrLogging logging = _common.CreateLogging(parsed);
-        AccessToken? token = _credentials.ReadToken(parsed);
+        using var reload = new ReloadSignal();
+        using StderrLogging logging = _common.CreateLogging(parsed, _limits, reload);
+        AccessToken? token = _credentials.WatchToken(parsed, reload, logging);
         MetasClientOptions client = _credentials.CreateClientOptions(parsed, token);
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfHolder(_listen.ListenAddress(parsed), _listen.Peers(parsed));
-        await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, address, token, logging));
+        await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, address, token, logging, _limits.ServerLimits(parsed)));
         await server.StartAsync(stop).ConfigureAwait(false);
         foreach (string checkpoint in parsed.GetValue(_checkpoints) ?? [])
         {
@@ -104,7 +109,7 @@ internal sealed class ServeCommand : DocumentedCommand
                 Stderr.Warning(warning);
             }
         }
-        var session = new HolderSession(_listen, parsed, token, client, logging);
+        var session = new HolderSession(_listen, _limits, parsed, token, client, reload, logging);
         await session.RunAsync(server, _common.Json(parsed), stop).ConfigureAwait(false);
     }
 }

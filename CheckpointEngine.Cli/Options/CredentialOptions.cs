@@ -4,6 +4,7 @@ using CheckpointEngine.Access;
 using CheckpointEngine.Cli.Commands;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
+using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Cli.Options;
 
@@ -14,7 +15,7 @@ internal sealed class CredentialOptions
 
     private readonly Option<string> _tokenFile = new("--token-file")
     {
-        Description = $"File with the shared token; without it the environment's {TokenVariable}, if set",
+        Description = $"File with the shared token, looked after while it runs: one a line, the first is shown, each is accepted; without it the environment's {TokenVariable}, if set",
         HelpName = "FILE",
     };
 
@@ -63,6 +64,19 @@ internal sealed class CredentialOptions
         {
             throw new CheckpointEngineException(CheckpointError.InvalidData, $"{TokenVariable}: {unusable.Message}", 0, unusable);
         }
+    }
+
+    /// <summary>As <see cref="ReadToken"/>, for a process that stays: the token goes with its file, which is read again on each <paramref name="reload"/>, too.</summary>
+    /// <exception cref="CheckpointEngineException">Its file cannot be used.</exception>
+    public AccessToken? WatchToken(ParseResult parsed, ReloadSignal reload, ILoggerFactory logging)
+    {
+        if (parsed.GetValue(_tokenFile) is not { } path)
+        {
+            return ReadToken(parsed);
+        }
+        var file = new AccessTokenFile(path, logging.CreateLogger("CheckpointEngine.Access"));
+        reload.Add(() => file.Reload(), file);
+        return file.Token;
     }
 
     /// <summary>How to reach others over HTTP with these credentials.</summary>

@@ -18,7 +18,7 @@ internal sealed class ListenOptions
     private readonly Option<string[]> _listen = OptionRules.Repeated("--listen", "URL",
         $"http://HOST:PORT (0: any free port), https://HOST:PORT or unix:/run/ce.sock (repeatable); default {DefaultListen}");
 
-    private readonly Option<string> _tlsCertificate = new("--tls-cert") { Description = "PEM certificate of the https server", HelpName = "FILE" };
+    private readonly Option<string> _tlsCertificate = new("--tls-cert") { Description = "PEM certificate of the https server; replaced while it runs, new connections get the new one", HelpName = "FILE" };
 
     private readonly Option<string> _tlsKey = new("--tls-key") { Description = "PEM private key of --tls-cert", HelpName = "FILE" };
 
@@ -75,6 +75,8 @@ internal sealed class ListenOptions
     public IReadOnlyList<string> Peers(ParseResult parsed)
         => [.. (parsed.GetValue(_peers) ?? []).SelectMany(list => list.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries))];
 
+    public bool HasCertificate(ParseResult parsed) => parsed.IsGiven(_tlsCertificate);
+
     public bool Gather(ParseResult parsed) => parsed.GetValue(_gather);
 
     public string? SaveMetasFile(ParseResult parsed) => parsed.GetValue(_saveMetasFile);
@@ -95,7 +97,7 @@ internal sealed class ListenOptions
         return null;
     }
 
-    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, MetasClientOptions client, ILoggerFactory logging) => new()
+    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, MetasClientOptions client, ConnectionLimits limits, ILoggerFactory logging) => new()
     {
         Listen = Listen(parsed),
         TlsCertificateFile = parsed.GetValue(_tlsCertificate),
@@ -106,6 +108,7 @@ internal sealed class ListenOptions
         AllowPaths = parsed.GetValue(_allowPaths) ?? [],
         GatherPeers = Peers(parsed),
         GatherClient = client,
+        Limits = limits,
         LoggerFactory = logging,
     };
 

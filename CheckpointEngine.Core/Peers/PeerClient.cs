@@ -303,10 +303,10 @@ internal sealed partial class PeerClient : IDisposable
             ThrowHelper.Throw(CheckpointError.Refused, $"{_peer} demands a token; give it by --token-file or CHECKPOINT_ENGINE_TOKEN");
         }
         byte[] proof = new byte[TokenChallenge.ProofBytes];
-        TokenChallenge.Prove(token, TokenChallenge.Purpose.PeerService, asServer: false, clientNonce, serverNonce, proof);
+        TokenChallenge.Prove(token.Secrets[0], TokenChallenge.Purpose.PeerService, asServer: false, clientNonce, serverNonce, proof);
         byte[] serverProof = await AskAsync(PeerMessage.Proof, proof, TokenChallenge.ProofBytes, "prove the token", cancellationToken).ConfigureAwait(false);
         if (serverProof.Length != TokenChallenge.ProofBytes
-            || !TokenChallenge.Check(token, TokenChallenge.Purpose.PeerService, ofServer: true, clientNonce, serverNonce, serverProof))
+            || TokenChallenge.Check(token, TokenChallenge.Purpose.PeerService, ofServer: true, clientNonce, serverNonce, serverProof) is null)
         {
             ThrowHelper.Throw(CheckpointError.Refused, $"{_peer} has not proved the token: it is not the holder it should be");
         }

@@ -25,8 +25,14 @@ internal sealed record PeerListenerOptions
     /// <summary>Which users may ask over a Unix socket when no token is demanded; default the own one and root.</summary>
     internal LocalPeers LocalPeers { get; init; } = LocalPeers.Own;
 
-    /// <summary>The most conversations at a time. A joiner has one with each owner; thousands of joiners at a time are served by other holders.</summary>
-    internal int MaxConnections { get; init; } = 2048;
+    /// <summary>Conversations and requests at a time. Thousands of joiners at a time are served by other holders.</summary>
+    internal ConnectionLimits Limits { get; init; } = new ServerLimits().Peers;
+
+    /// <summary>The most leases of one conversation.</summary>
+    internal int MaxLeases { get; init; } = new ServerLimits().LeasesOfAConversation;
+
+    /// <summary>Told of those that are refused; null for nobody.</summary>
+    internal AuditLog? Audit { get; init; }
 }
 
 /// <summary>The peer service: the one side channel between two of our own processes.</summary>
@@ -40,6 +46,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
     private readonly AccessToken? _token;
     private readonly PeerListenerOptions _options;
     private readonly ILogger _logger;
+    private readonly ConnectionLimiter _limiter;
     private readonly CancellationTokenSource _stop = new();
     private readonly Lock _lock = new();
     private readonly HashSet<Task> _sessions = [];
@@ -66,6 +73,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         _token = token;
         _options = options ?? new PeerListenerOptions();
         _logger = logger;
+        _limiter = new ConnectionLimiter(listener.LocalEndPoint is IPEndPoint ? "peer service" : "peer service of this host", _options.Limits, logger);
         _listener = listener;
         LocalEndPoint = listener.LocalEndPoint as IPEndPoint ?? new IPEndPoint(IPAddress.None, 0);
         _acceptLoop = AcceptAsync();
@@ -149,18 +157,34 @@ internal sealed partial class PeerListener : IAsyncDisposable
                 }
                 continue;
             }
+            if (_limiter.TryEnter((socket.RemoteEndPoint as IPEndPoint)?.Address, socket.Dispose) is not { } slot)
+            {
+                Refuse(socket);
+                continue;
+            }
             lock (_lock)
             {
-                if (_sessions.Count >= _options.MaxConnections)
-                {
-                    socket.Dispose();
-                    continue;
-                }
-                Task session = Task.Run(() => ServeAsync(socket));
+                Task session = Task.Run(() => ServeAsync(socket, slot));
                 _sessions.Add(session);
                 _ = session.ContinueWith(Remove, TaskScheduler.Default);
             }
         }
+    }
+
+    // Said at once or not at all: a socket that is new has room for it.
+    private static void Refuse(Socket socket)
+    {
+        try
+        {
+            socket.Blocking = false;
+            socket.Send(PeerSession.ErrorFrame(CheckpointError.Busy, "as many conversations as this holder allows are open; try again later, or another holder (--max-connections there)"));
+            socket.Shutdown(SocketShutdown.Send);
+        }
+        catch (SocketException)
+        {
+            // Then it learns no reason.
+        }
+        socket.Dispose();
     }
 
     private void Remove(Task session)
@@ -171,9 +195,10 @@ internal sealed partial class PeerListener : IAsyncDisposable
         }
     }
 
-    private async Task ServeAsync(Socket socket)
+    private async Task ServeAsync(Socket socket, ConnectionSlot slot)
     {
         string peer = "";
+        using ConnectionSlot place = slot;
         try
         {
             if (socket.AddressFamily == AddressFamily.Unix)
@@ -186,7 +211,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
                 peer = socket.RemoteEndPoint?.ToString() ?? "";
                 socket.NoDelay = true;
             }
-            using var session = new PeerSession(socket, _responder, _token, _options);
+            using var session = new PeerSession(socket, _responder, _token, _options) { Peer = peer, Slot = slot };
             lock (_lock)
             {
                 _open.Add(session);
@@ -206,6 +231,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         catch (CheckpointEngineException refused)
         {
             LogRefused(peer, refused.Message);
+            _options.Audit?.Refused(Plane(socket), peer, refused.Message);
         }
         catch (Exception failure) when (failure is SocketException or IOException or OperationCanceledException or ObjectDisposedException)
         {
@@ -220,6 +246,9 @@ internal sealed partial class PeerListener : IAsyncDisposable
             socket.Dispose();
         }
     }
+
+    /// <summary>What the audit log calls it.</summary>
+    internal static string Plane(Socket socket) => socket.AddressFamily == AddressFamily.Unix ? "local" : "peers";
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "peers: accept failed: {Reason}")]
     private partial void LogAcceptFailed(string reason);

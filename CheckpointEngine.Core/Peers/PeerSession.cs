@@ -34,9 +34,6 @@ internal sealed class PeerSession : IDisposable
 
     private const int FollowHeadBytes = 6;
 
-    // A joiner takes one with each owner.
-    private const int MaxLeases = 64;
-
     private readonly Socket _socket;
     private readonly NetworkStream _stream;
     private readonly PipeReader _reader;
@@ -47,6 +44,7 @@ internal sealed class PeerSession : IDisposable
     private readonly PeerCredentials? _credentials;      // of a Unix socket's peer
     private readonly string? _refusal;
     private readonly List<HeldMemory> _held = [];       // what the peer may read out of this process until it leaves
+    private readonly HashSet<long> _given = [];         // generations of which the peer has had memory, for the audit log
     private readonly Dictionary<ulong, ReadLease> _leases = [];
 
     /// <param name="socket">The connection; the caller's to dispose.</param>
@@ -72,6 +70,12 @@ internal sealed class PeerSession : IDisposable
         _writer = PipeWriter.Create(_stream, new StreamPipeWriterOptions(leaveOpen: true));
     }
 
+    /// <summary>Who the peer is, for logs.</summary>
+    internal string Peer { get; init; } = "";
+
+    /// <summary>Its place among the conversations; null: it needs none.</summary>
+    internal ConnectionSlot? Slot { get; init; }
+
     internal async Task RunAsync(CancellationToken cancellationToken)
     {
         using (var introduction = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken))
@@ -82,6 +86,7 @@ internal sealed class PeerSession : IDisposable
                 return;
             }
         }
+        Slot?.BeginUse();       // until it ends
         while (true)
         {
             PeerFrame frame;
@@ -101,13 +106,28 @@ internal sealed class PeerSession : IDisposable
                 {
                     ThrowHelper.Throw(CheckpointError.Refused, _refusal);
                 }
+                await WaitForTurnAsync(cancellationToken).ConfigureAwait(false);
                 await AnswerAsync(frame.Type, payload, cancellationToken).ConfigureAwait(false);
             }
             catch (CheckpointEngineException failure)
             {
+                if (failure.Error is CheckpointError.Refused or CheckpointError.Busy)
+                {
+                    _options.Audit?.Refused(PeerListener.Plane(_socket), Peer, failure.Message);
+                }
                 await WriteErrorAsync(failure.Error, failure.Message, cancellationToken).ConfigureAwait(false);
             }
         }
+    }
+
+    // Who asks for more than its share is answered later.
+    private Task WaitForTurnAsync(CancellationToken cancellationToken)
+    {
+        if (Slot is null || Slot.TakeRequest() is not TimeSpan wait)
+        {
+            return Slot is null ? Task.CompletedTask : ThrowHelper.Throw<Task>(CheckpointError.Busy, "more requests came from your address than this holder allows in a second; ask less often (--max-requests there)");
+        }
+        return wait == TimeSpan.Zero ? Task.CompletedTask : Task.Delay(wait, cancellationToken);
     }
 
     public void Dispose()
@@ -162,13 +182,13 @@ internal sealed class PeerSession : IDisposable
             return false;
         }
         if (frame.Type != PeerMessage.Proof || payload.Length != TokenChallenge.ProofBytes
-            || !TokenChallenge.Check(_token, TokenChallenge.Purpose.PeerService, ofServer: false, clientNonce, serverNonce, payload))
+            || TokenChallenge.Check(_token, TokenChallenge.Purpose.PeerService, ofServer: false, clientNonce, serverNonce, payload) is not byte[] secret)
         {
             await WriteErrorAsync(CheckpointError.Refused, "this holder demands a token, and yours is missing or another", cancellationToken).ConfigureAwait(false);
-            ThrowHelper.Throw(CheckpointError.Refused, "its token is missing or not ours");
+            return ThrowHelper.Throw<bool>(CheckpointError.Refused, "its token is missing or not ours");
         }
         byte[] proof = new byte[TokenChallenge.ProofBytes];
-        TokenChallenge.Prove(_token, TokenChallenge.Purpose.PeerService, asServer: true, clientNonce, serverNonce, proof);
+        TokenChallenge.Prove(secret, TokenChallenge.Purpose.PeerService, asServer: true, clientNonce, serverNonce, proof);
         await WriteAsync(PeerMessage.Proof, proof, cancellationToken).ConfigureAwait(false);
         return true;
     }
@@ -310,11 +330,11 @@ internal sealed class PeerSession : IDisposable
         ReadLease? lease = _leases.GetValueOrDefault(address);
         if (lease is null && type == PeerMessage.Lease)
         {
-            if (_leases.Count == MaxLeases)
+            if (_leases.Count >= _options.MaxLeases)
             {
-                ThrowHelper.Throw(CheckpointError.Refused, $"one conversation has at most {MaxLeases} leases");
+                ThrowHelper.Throw(CheckpointError.Refused, $"one conversation has at most {_options.MaxLeases} leases");
             }
-            if (_responder.TryLease(address) is ReadLease taken)
+            if (_responder.TryLease(address, Peer) is ReadLease taken)
             {
                 _leases.Add(address, lease = taken);
             }
@@ -324,7 +344,7 @@ internal sealed class PeerSession : IDisposable
         if (lease is not null && type == PeerMessage.Release)
         {
             _leases.Remove(address);
-            lease.Dispose();
+            lease.End("released");
         }
         return WriteAsync(type, answer, cancellationToken);
     }
@@ -342,6 +362,10 @@ internal sealed class PeerSession : IDisposable
             return;
         }
         HeldMemory memory = _responder.AcquireMemory(BinaryPrimitives.ReadUInt64LittleEndian(payload), BinaryPrimitives.ReadUInt64LittleEndian(payload.AsSpan(8)), peer);
+        if (_options.Audit is not null && memory.Held is (var checkpoint, var generation, var bytes) && _given.Add(generation))
+        {
+            _options.Audit.MemoryGiven(Peer, checkpoint, generation, bytes, memory.Answer.Access.ToString().ToLowerInvariant());
+        }
         bool keep = false;
         try
         {
@@ -437,11 +461,16 @@ internal sealed class PeerSession : IDisposable
         while (payload.Length != 0);
     }
 
-    private ValueTask WriteErrorAsync(CheckpointError error, string message, CancellationToken cancellationToken)
+    /// <summary>An error as it goes over the wire.</summary>
+    internal static byte[] ErrorFrame(CheckpointError error, string message)
     {
-        byte[] payload = new byte[2 + Encoding.UTF8.GetByteCount(message)];
-        BinaryPrimitives.WriteUInt16LittleEndian(payload, (ushort)error);
-        Encoding.UTF8.GetBytes(message, payload.AsSpan(2));
-        return WriteAsync(PeerMessage.Error, payload, cancellationToken);
+        byte[] frame = new byte[PeerFrame.HeaderBytes + 2 + Encoding.UTF8.GetByteCount(message)];
+        new PeerFrame(PeerMessage.Error, frame.Length - PeerFrame.HeaderBytes).Encode(frame);
+        BinaryPrimitives.WriteUInt16LittleEndian(frame.AsSpan(PeerFrame.HeaderBytes), (ushort)error);
+        Encoding.UTF8.GetBytes(message, frame.AsSpan(PeerFrame.HeaderBytes + 2));
+        return frame;
     }
+
+    private ValueTask WriteErrorAsync(CheckpointError error, string message, CancellationToken cancellationToken)
+        => WriteAsync(PeerMessage.Error, ErrorFrame(error, message).AsMemory(PeerFrame.HeaderBytes), cancellationToken);
 }
