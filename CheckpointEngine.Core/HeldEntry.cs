@@ -1,6 +1,8 @@
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
+using CheckpointEngine.Join;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine;
@@ -48,6 +50,12 @@ internal sealed class HeldEntry : IAsyncDisposable
 
     /// <summary>Those that need it as it is: peers with a lease, and updates of inference servers from this process.</summary>
     internal UseGate Uses { get; } = new();
+
+    /// <summary>Those that read this generation together.</summary>
+    internal SwarmTable Swarms { get; private set; } = new();
+
+    /// <summary>What still offers to others of its swarm what a join has brought; ended before the memory goes.</summary>
+    internal JoinRelay? Relay { get; set; }
 
     /// <summary>The ranges that peers may read: one for each buffer that is not empty, or for those of the caller that overlap.</summary>
     internal List<RegisteredRange> Ranges { get; } = [];
@@ -112,6 +120,7 @@ internal sealed class HeldEntry : IAsyncDisposable
         _hashing = Task.CompletedTask;
         Digests = Digests is null ? null : new CheckpointDigests(Checkpoint.Tensors, Digests.Algorithm);
         HasDigestsAtPublication = false;
+        Swarms = new SwarmTable();
         Generation = Interlocked.Increment(ref s_generations);
     }
 
@@ -198,6 +207,10 @@ internal sealed class HeldEntry : IAsyncDisposable
     /// <summary>Frees the memory; no range may be registered any more.</summary>
     public async ValueTask DisposeAsync()
     {
+        if (Relay is not null)
+        {
+            await Relay.DisposeAsync().ConfigureAwait(false);
+        }
         await _stop.CancelAsync().ConfigureAwait(false);
         await _hashing.ConfigureAwait(false);
         if (FreesPool)

@@ -85,6 +85,14 @@ public sealed class JoinOptions
     /// <summary>How long <see cref="AskForMetas"/> is tried until it brings something that can be gone on with; default 10 s; <see cref="System.Threading.Timeout.InfiniteTimeSpan"/>: for ever.</summary>
     public TimeSpan AskTimeout { get; set; } = TimeSpan.FromSeconds(10);
 
+    /// <summary>
+    /// Read together with other joins that set this: each reads a part from the owner, and the rest from the others, who offer what they have and have checked; this one offers
+    /// too, at a port of its own, while it reads and as long as it holds what it has read (<see cref="ParameterServer.FinishRelaysAsync"/>). Into memory or a directory, over a
+    /// network, with digests; where owners stand in for each other they are read alone. Others can send what they like: what is not what the owner's digests say is dropped with
+    /// its sender, and XXH3 is no defence against who means harm (serve with <see cref="DigestAlgorithm.Sha256"/>). Default false.
+    /// </summary>
+    public bool Relay { get; set; }
+
     /// <summary>How often the same bytes are read into the same destination; more than once measures warm memory. Default 1.</summary>
     public int Repeat { get; set; } = 1;
 

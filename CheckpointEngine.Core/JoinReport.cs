@@ -50,6 +50,9 @@ public sealed class JoinReport
     /// <summary>Bytes that were not read, padding included: they were on this host already, and the owners' digests say that they are the same (<see cref="JoinOptions.EarlierCheckpoint"/>, or the files of a join that was interrupted).</summary>
     public long ReusedBytes { get; init; }
 
+    /// <summary>Bytes that came from other joiners, and not from the owners (<see cref="JoinOptions.Relay"/>).</summary>
+    public long RelayedBytes { get; init; }
+
     /// <summary>Bytes that were asked for once more, since the connection or the owner that had been asked was lost, or sent something else.</summary>
     public long RetriedBytes { get; init; }
 

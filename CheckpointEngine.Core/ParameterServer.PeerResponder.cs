@@ -1,8 +1,10 @@
+using System.Net;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Interop;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer;
 using Microsoft.Win32.SafeHandles;
 
@@ -81,6 +83,13 @@ public sealed partial class ParameterServer
                 : null;
 
         public byte[]? LaneKey => server.LaneKey;
+
+        public byte[]? SwarmKey => server._swarmKey;
+
+        public SwarmPlace? EnterSwarm(ulong address, UInt128 layout, int units, IPAddress from)
+            => server._registry.TryFind(address, 1, out RegisteredRange? range) && range.Owner is HeldBufferReference { Entry.Swarms: SwarmTable swarms } && swarms.Enter(layout, units, from) is Swarm.Seat seat
+                ? new SwarmPlace(swarms, seat)
+                : null;
 
         public ReadLease? TryLease(ulong address, string peer)
         {

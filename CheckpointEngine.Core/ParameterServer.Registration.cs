@@ -1,5 +1,6 @@
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
+using CheckpointEngine.Join;
 using CheckpointEngine.Transfer;
 using Microsoft.Extensions.Logging;
 
@@ -346,9 +347,10 @@ public sealed partial class ParameterServer
         await FreeAsync(replaced).ConfigureAwait(false);
     }
 
-    private async Task PublishAsync(HeldCheckpoint held, CheckpointDigests? digests, string source, MemoryPool? pool = null, bool replace = false)
+    private async Task PublishAsync(HeldCheckpoint held, CheckpointDigests? digests, string source, MemoryPool? pool = null, bool replace = false, JoinRelay? relay = null)
     {
         HeldEntry entry = MakeEntry(held, digests, pool);
+        entry.Relay = relay;
         try
         {
             if (_engine is not null)
@@ -367,6 +369,7 @@ public sealed partial class ParameterServer
     // Those with a lease are waited for; those without one nobody knows of.
     private async Task LetReadersEndAsync(HeldEntry entry)
     {
+        entry.Swarms.Close();
         Task grace = Options.GraceTime > TimeSpan.Zero && entry.Ranges.Count != 0 ? Task.Delay(Options.GraceTime) : Task.CompletedTask;
         await entry.Uses.CloseAsync(Options.DrainTimeout).ConfigureAwait(false);
         await grace.ConfigureAwait(false);

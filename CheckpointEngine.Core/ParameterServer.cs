@@ -5,6 +5,7 @@ using CheckpointEngine.Internal;
 using CheckpointEngine.Join;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
 using CheckpointEngine.Transfer.Mooncake;
@@ -38,6 +39,8 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private string? _whyNoRdma;
     private TaskCompletionSource _changed = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private int _leases;        // that are out
+    private readonly byte[]? _swarmKey;                  // what joiners prove to each other, where this server demands something of them too
+    private readonly HashSet<JoinRelay> _relays = [];    // of joins that have ended; under the lock
     private bool _disposed;
 
     /// <summary>Makes a server that does not listen yet.</summary>
@@ -48,6 +51,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         options.Limits.ThrowIfUnfit();
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine");
         _audit = new AuditLog(options.LoggerFactory);
+        _swarmKey = options.Token is not null || options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(SwarmAnswer.KeyBytes) : null;
         LaneKey = options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(LeaseAnswer.LaneKeyBytes) : null;
     }
 
@@ -181,19 +185,28 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
         using EarlierVersion? earlier = options.EarlierCheckpoint is null ? null : UseEarlier(options.EarlierCheckpoint);
         using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        JoinOutcome? outcome = null;
         try
         {
             deadline.CancelAfter(options.Timeout);
             using var operation = new JoinOperation(metas, options, Options, TryOpenRdma, arriving, earlier);
-            JoinOutcome outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
+            outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
             if (outcome.Checkpoint is not null)
             {
-                await PublishAsync(outcome.Checkpoint, outcome.Digests, "join", replace: options.Replace).ConfigureAwait(false);
+                await PublishAsync(outcome.Checkpoint, outcome.Digests, "join", replace: options.Replace, relay: outcome.Relay).ConfigureAwait(false);
+            }
+            if (outcome.Relay is not null)
+            {
+                await KeepAsync(outcome.Relay).ConfigureAwait(false);
             }
             return outcome.Report;
         }
         catch (Exception failure)
         {
+            if (outcome?.Relay is JoinRelay relay)
+            {
+                await relay.DisposeAsync().ConfigureAwait(false);
+            }
             if (hold)
             {
                 Unreserve(options.CheckpointName);
@@ -235,6 +248,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     {
         HeldEntry[] entries;
         Task[] retiring;
+        JoinRelay[] relays;
         lock (_lock)
         {
             if (_disposed)
@@ -246,8 +260,10 @@ public sealed partial class ParameterServer : IAsyncDisposable
             _records.Clear();
             TellChange();
             retiring = [.. _retiring];
+            relays = [.. _relays];
         }
         await Task.WhenAll(entries.Select(entry => entry.Uses.CloseAsync(Options.DrainTimeout))).ConfigureAwait(false);      // joins under way may end
+        await Task.WhenAll(relays.Select(static relay => relay.DisposeAsync().AsTask())).ConfigureAwait(false);
         await StopPeersAsync().ConfigureAwait(false);      // before anything is freed: a conversation may be hashing it
         await Task.WhenAll([.. retiring, .. entries.Select(FreeAsync)]).ConfigureAwait(false);
         _pool.Dispose();

@@ -16,6 +16,8 @@ internal sealed class JoinCommand : DocumentedCommand
 {
     private const string DirectoryPrefix = "dir:";
 
+    private static readonly TimeSpan s_relayTime = TimeSpan.FromSeconds(10);
+
     private readonly Option<string> _to = new("--to")
     {
         Description = "memory (default; dropped at exit unless --serve), dir:PATH (safetensors), or null (read, check, drop: to measure)",
@@ -45,6 +47,13 @@ internal sealed class JoinCommand : DocumentedCommand
         "How long to look at the metas URL for an owner that is lost, or for its next version, and then go on with what is here; default 10, 0: not at all", zeroAllowed: true);
     private readonly Option<bool> _follow = new("--follow") { Description = "Then wait for the next version at the URL, and join it too, until stopped; what has not changed is not read again" };
 
+    private readonly Option<bool> _relay = new("--relay")
+    {
+        Description = "Read together with other joins that have this flag: each reads a part from the owners and the rest from the others, and offers them what it has",
+    };
+
+    private readonly Option<TimeSpan?> _relayTime = OptionRules.Seconds("--relay-time", "How long at most to stay at the end for others who are in the middle of it; default 10, 0: not at all", zeroAllowed: true);
+
     private readonly CommonOptions _common = new("Print one JSON document with bytes, seconds, phases; no progress");
     private readonly FilterOptions _filter;
     private readonly SourceOptions _source;
@@ -69,7 +78,7 @@ internal sealed class JoinCommand : DocumentedCommand
         AddGroup(new OptionGroup("Choice", [.. _filter.Options, _weightsOnly]));
         AddGroup(_holding.TransportGroup with
         {
-            Options = [.. _holding.TransportGroup.Options, _copy, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout, _retryTimeout],
+            Options = [.. _holding.TransportGroup.Options, _copy, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout, _retryTimeout, _relay, _relayTime],
         });
         AddGroup(_inference.Group with { Title = "Then into an inference server" });
         AddGroup(_limits.Group);
@@ -92,6 +101,8 @@ internal sealed class JoinCommand : DocumentedCommand
             "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --serve --follow"),
         new("From two holders of the same checkpoint, and from one of them when the other dies:",
             "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --metas-url http://10.0.0.6:19700/v1/metas --to dir:/dev/shm/qwen"),
+        new("Start many replicas at once behind one holder, which sends each byte about once:",
+            "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --relay --to dir:/dev/shm/qwen"),
         new("Bring it into a running vLLM, which reads it out of /dev/shm:",
             "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --endpoint http://127.0.0.1:8000 --engine vllm-files"),
         new("Measure what the network gives:", "checkpoint-engine join --metas-url http://10.0.0.5:19700/v1/metas --to null --repeat 3"),
@@ -151,6 +162,7 @@ internal sealed class JoinCommand : DocumentedCommand
         await JoinOnceAsync(parsed, server, metas, options, fetched, stop).ConfigureAwait(false);
         if (follower is null && !serve)
         {
+            await FinishRelaysAsync(parsed, server, stop).ConfigureAwait(false);
             return;
         }
         using var end = CancellationTokenSource.CreateLinkedTokenSource(stop);
@@ -167,6 +179,23 @@ internal sealed class JoinCommand : DocumentedCommand
             await end.CancelAsync().ConfigureAwait(false);
         }
         await follow.ConfigureAwait(false);
+    }
+
+    // The join is over and told of: whoever asked for it has it.
+    private async Task FinishRelaysAsync(ParseResult parsed, ParameterServer server, CancellationToken stop)
+    {
+        TimeSpan patience = parsed.GetValue(_relayTime) ?? s_relayTime;
+        if (parsed.GetValue(_relay) && patience > TimeSpan.Zero)
+        {
+            try
+            {
+                await server.FinishRelaysAsync(patience, stop).ConfigureAwait(false);
+            }
+            catch (OperationCanceledException)
+            {
+                // What was joined is there all the same; the others read the rest from the owner.
+            }
+        }
     }
 
     private async Task JoinOnceAsync(ParseResult parsed, ParameterServer server, CheckpointMetas metas, JoinOptions options, TimeSpan fetched, CancellationToken stop)
@@ -209,6 +238,7 @@ internal sealed class JoinCommand : DocumentedCommand
             Lanes = parsed.GetValue(_lanes),
             Repeat = parsed.GetValue(_repeat),
             KeepPartial = parsed.GetValue(_keepPartial),
+            Relay = parsed.GetValue(_relay),
         };
         options.AskTimeout = parsed.GetValue(_retryTimeout) ?? options.AskTimeout;
         if (options.AskTimeout > TimeSpan.Zero && _source.HasUrl(parsed))
@@ -249,6 +279,18 @@ internal sealed class JoinCommand : DocumentedCommand
         if (result.IsGiven(_follow) && result.GetValue(_repeat) > 1)
         {
             result.AddError("--repeat measures, and --follow goes on: one of them");
+        }
+        if (result.IsGiven(_relay) && to == "null")
+        {
+            result.AddError("--relay needs --to memory or dir:PATH: what is dropped cannot be offered to others");
+        }
+        if (result.IsGiven(_relay) && result.GetValue(_repeat) > 1)
+        {
+            result.AddError("--repeat measures, and --relay reads from whoever is there: one of them");
+        }
+        if (result.IsGiven(_relayTime) && !result.IsGiven(_relay))
+        {
+            result.AddError("--relay-time needs --relay");
         }
         if (result.IsGiven(_keepPartial) && !directory)
         {

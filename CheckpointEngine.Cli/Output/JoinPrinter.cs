@@ -31,7 +31,7 @@ internal static class JoinPrinter
         {
             var document = new JoinJson(report.Checkpoint, report.Bytes, report.Tensors, Round(seconds), Round(gibPerSecond), report.Verified,
                 report.UnverifiedReason, report.Transports, report.RdmaPairs.Count == 0 ? null : report.RdmaPairs, report.AttachedBytes == 0 ? null : report.AttachedBytes,
-                report.ReusedBytes == 0 ? null : report.ReusedBytes, report.RetriedBytes == 0 ? null : report.RetriedBytes, [.. report.Planes.Select(PlaneJson.Of)], Convert(phases), repeated ? [.. rounds.Select(Convert)] : null,
+                report.ReusedBytes == 0 ? null : report.ReusedBytes, report.RetriedBytes == 0 ? null : report.RetriedBytes, report.RelayedBytes == 0 ? null : report.RelayedBytes, [.. report.Planes.Select(PlaneJson.Of)], Convert(phases), repeated ? [.. rounds.Select(Convert)] : null,
                 update is null ? null : UpdatePrinter.Document(update), update is null ? null : Round(metasSeconds + update.TotalSeconds));
             Console.Out.WriteLine(JsonSerializer.Serialize(document, OutputJson.Default.JoinJson));
             Console.Out.Flush();
@@ -43,6 +43,10 @@ internal static class JoinPrinter
         foreach ((string transport, long bytes) in report.Transports)
         {
             Console.Out.WriteLine($"over {transport}: {Quantity.Bytes(bytes)}{(transport == "local" && report.AttachedBytes != 0 ? $", {Quantity.Bytes(report.AttachedBytes)} of them attached, not copied" : "")}");
+        }
+        if (report.RelayedBytes != 0)
+        {
+            Console.Out.WriteLine($"from other joins: {Quantity.Bytes(report.RelayedBytes)}, padding included");
         }
         if (report.ReusedBytes != 0)
         {

@@ -34,6 +34,7 @@ internal sealed record JoinJson(
     long? AttachedBytes,
     long? ReusedBytes,
     long? RetriedBytes,
+    long? RelayedBytes,
     IReadOnlyList<PlaneJson> Owners,
     PhasesJson Phases,
     IReadOnlyList<RoundJson>? Rounds,

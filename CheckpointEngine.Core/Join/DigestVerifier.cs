@@ -198,11 +198,14 @@ internal sealed partial class DigestVerifier
     }
 
     /// <summary>Whether it is known what all bytes of a unit should be, or never will be.</summary>
-    internal bool Knows(in ReadUnit unit)
+    internal bool Knows(in ReadUnit unit) => _fetched || _expectedByOwner[_plan.Ranges[unit.Range].Owner] is null || CanCheck(unit);
+
+    /// <summary>Whether it is known what all bytes of a unit should be: those that have come were checked.</summary>
+    internal bool CanCheck(in ReadUnit unit)
     {
-        if (_fetched || _expectedByOwner[_plan.Ranges[unit.Range].Owner] is not CheckpointDigests expected)
+        if (_expectedByOwner[_plan.Ranges[unit.Range].Owner] is not CheckpointDigests expected)
         {
-            return true;
+            return false;
         }
         foreach (UnitPart part in new UnitParts(_plan, unit))
         {

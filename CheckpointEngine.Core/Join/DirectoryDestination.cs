@@ -69,6 +69,37 @@ internal sealed class DirectoryDestination : IJoinDestination, IJoinSeed
 
     public nint AddressOf(in ReadUnit unit) => 0;
 
+    public SharedUnits Share(int owner)
+    {
+        var mapped = new MemoryBuffer?[_files.Length];
+        try
+        {
+            for (int b = 0; b < _files.Length; b++)
+            {
+                int shard = b;
+                if (_plan.Buffers[b].Owner == owner)
+                {
+                    Guard(_names[b], () => RandomAccess.SetLength(_files[shard]!, _layouts[shard].FileBytes));      // what is behind the end cannot be mapped
+                    mapped[b] = MemoryBuffer.MapFile(Path.Combine(_directory.PartialPath, _names[b]));
+                }
+            }
+        }
+        catch
+        {
+            Array.ForEach(mapped, static buffer => buffer?.Dispose());
+            throw;
+        }
+        return new SharedUnits([.. mapped.OfType<MemoryBuffer>()], IsOwn: true, unit =>
+        {
+            ulong place = 0;
+            foreach (FileRun run in new FileRuns(_plan, _fileOffsets, unit))
+            {
+                place = run.Start == 0 && run.End == unit.LengthBytes ? (ulong)mapped[_plan.Ranges[unit.Range].Buffer]!.Address + (ulong)run.FileOffset : 0;
+            }
+            return place;
+        });
+    }
+
     /// <summary>Leaves what is there for the next attempt.</summary>
     internal void Keep() => _directory.KeepPartial();
 

@@ -18,6 +18,11 @@ internal interface IJoinDestination : IDisposable
     /// <summary>Whether there is room for a unit by now; one that has been let in has room for good.</summary>
     bool HasRoom(in ReadUnit unit) => true;
 
+    /// <summary>Opens what is filled for others to read out of, while and after it is filled.</summary>
+    /// <returns>The memory of the buffers of one owner; null when units lie nowhere for longer.</returns>
+    /// <exception cref="CheckpointEngineException">A file cannot be mapped.</exception>
+    SharedUnits? Share(int owner) => null;
+
     /// <summary>Counts a unit that is in its place and checked, as far as it can be by now.</summary>
     void Completed(in ReadUnit unit)
     {

@@ -15,7 +15,8 @@ namespace CheckpointEngine.Join;
 /// <param name="Checkpoint">The checkpoint; whoever gets it owns it. Null when the destination was not memory.</param>
 /// <param name="Digests">Its digests, all of them; null when they are still to be made.</param>
 /// <param name="Report">What was done.</param>
-internal sealed record JoinOutcome(HeldCheckpoint? Checkpoint, CheckpointDigests? Digests, JoinReport Report);
+/// <param name="Relay">What offers it to others of its swarm; whoever frees the memory ends it before. Null when there is none.</param>
+internal sealed record JoinOutcome(HeldCheckpoint? Checkpoint, CheckpointDigests? Digests, JoinReport Report, JoinRelay? Relay);
 
 /// <summary>One join, from metas to bytes that are complete and checked.</summary>
 internal sealed partial class JoinOperation : IDisposable
@@ -29,6 +30,7 @@ internal sealed partial class JoinOperation : IDisposable
     private readonly LocalPeers _localPeers;
     private readonly PinMode _pin;
     private readonly HoldMode _hold;
+    private readonly ILoggerFactory _loggerFactory;
     private readonly ILogger _logger;
     private readonly List<string> _warnings = [];
     private readonly Func<RdmaJoin> _makeRdma;
@@ -61,7 +63,8 @@ internal sealed partial class JoinOperation : IDisposable
         _localPeers = server.LocalPeers;
         _pin = server.Pin;
         _hold = server.Hold;
-        _logger = server.LoggerFactory.CreateLogger("CheckpointEngine.Join");
+        _loggerFactory = server.LoggerFactory;
+        _logger = _loggerFactory.CreateLogger("CheckpointEngine.Join");
         _makeRdma = () => new RdmaJoin(openRdma, _logger);
         _rdma = _makeRdma();
     }
@@ -208,6 +211,8 @@ internal sealed partial class JoinOperation : IDisposable
         Task<IReadOnlyList<SideFile>> sideFiles = FetchSideFilesAsync(plan, replicas, links, fetch, fetchStop.Token);
         IJoinDestination? destination = null;
         IJoinDestination? kept = null;
+        JoinRelay? relay = null;
+        bool hasEnded = false;
         async Task EndAsync(int owner)
         {
             if (links[owner] is not OwnerLink link || replicas?.WhyGone(owner) is not null)
@@ -231,6 +236,7 @@ internal sealed partial class JoinOperation : IDisposable
             string? unverified = _options.Verify ? null : "disabled";
             long reused = 0;
             long retried = 0;
+            long relayed = 0;
             JoinPhases phases = default;
             for (int round = 0; round < Math.Max(1, _options.Repeat); round++)
             {
@@ -249,25 +255,33 @@ internal sealed partial class JoinOperation : IDisposable
                 }
                 double allocate = clock.Mark();
 
+                relay ??= await TryEnterRelayAsync(plan, replicas, links, IsRead, destination, verifier, cancellationToken).ConfigureAwait(false);
                 ReadUnit[]?[]? left = null;
                 if (round == 0 && verifier is not null && MakeSeed(plan, destination) is IJoinSeed seed)
                 {
                     progress?.Report(new JoinProgress(0, plan.DataBytes, 0, "reuse"));
                     await fetch.ConfigureAwait(false);
-                    (left, reused) = await SeedPass.RunAsync(plan, IsRead, destination, verifier, seed, cancellationToken).ConfigureAwait(false);
+                    (left, reused) = await SeedPass.RunAsync(plan, IsRead, destination, verifier, seed, relay?.Works, cancellationToken).ConfigureAwait(false);
                 }
                 _earlier?.Dispose();
-                var run = new TransferRun(plan, links, destination, verifier, _options.Lanes, IsRead, left, replicas);
+                if (left is not null)
+                {
+                    relay?.TakePresent(left);
+                }
+                var run = new TransferRun(plan, links, destination, verifier, _options.Lanes, IsRead, left, replicas, relay?.Works);
                 for (int i = 0; i < links.Length; i++)
                 {
                     int owner = i;
                     links[owner]?.Lease?.WhenLost(lost => run.Lose(owner, lost));
                 }
-                if (replicas is not null && verifier is not null)
+                if ((replicas is not null || relay is not null) && verifier is not null)
                 {
                     verifier.ExpectedCame += run.RoomCame;
                 }
+                relay?.Start(run);
                 await RunUntilFetchFailsAsync(run, fetch, destination as BucketDestination, progress, cancellationToken).ConfigureAwait(false);
+                await (relay?.StopReadingAsync() ?? Task.CompletedTask).ConfigureAwait(false);
+                relayed = run.RelayedBytes;
                 transports = run.BytesByTransport;
                 pairs = run.BytesByPair;
                 retried += run.LostBytes;
@@ -315,7 +329,7 @@ internal sealed partial class JoinOperation : IDisposable
             if (destination is MemoryDestination memory)
             {
                 memory.Arriving?.End(null);
-                held = memory.ToCheckpoint(_options.CheckpointName, files, _pin, _warnings);
+                held = await ToCheckpointAsync(memory, files, relay).ConfigureAwait(false);
                 digests = unverified is null ? verifier?.TakeReceived(_ownDigest) : null;
             }
             else if (destination is DirectoryDestination directory && directory.Complete(files) is string remark)
@@ -323,6 +337,8 @@ internal sealed partial class JoinOperation : IDisposable
                 _warnings.Add(remark);
             }
             phases = phases with { Write = writeClock.Mark() };
+            _warnings.AddRange(relay?.Wrong.Select(static wrong => $"a relay was left: {wrong}") ?? []);
+            hasEnded = true;
             return new JoinOutcome(held, digests, new JoinReport
             {
                 Checkpoint = _options.CheckpointName,
@@ -337,11 +353,12 @@ internal sealed partial class JoinOperation : IDisposable
                 AttachedBytes = attachedBytes,
                 ReusedBytes = reused,
                 RetriedBytes = retried,
+                RelayedBytes = relayed,
                 Planes = PlanesOf(links),
                 Phases = phases,
                 Rounds = rounds,
                 Warnings = _warnings,
-            });
+            }, relay);
         }
         catch (Exception failed)
         {
@@ -361,6 +378,10 @@ internal sealed partial class JoinOperation : IDisposable
         {
             await fetchStop.CancelAsync().ConfigureAwait(false);
             await Task.WhenAll(fetch, sideFiles).ContinueWith(static ended => _ = ended.Exception, TaskScheduler.Default).ConfigureAwait(false);
+            if (relay is not null && !hasEnded)
+            {
+                await relay.DisposeAsync().ConfigureAwait(false);      // it reads out of the destination
+            }
             _rdma.Dispose();            // before what it holds registered
             _mooncake.Unregister();
             if (kept is not null)

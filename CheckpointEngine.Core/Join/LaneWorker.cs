@@ -34,7 +34,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
     private struct Slot
     {
         internal ReadUnit Unit;
-        internal OwnerWork From;
+        internal SourceWork From;
         internal ulong Address;
         internal nint Destination;
         internal bool IsStaged;
@@ -184,12 +184,13 @@ internal sealed unsafe class LaneWorker : IReadProgress
     private long Pump(IReadLane lane, int owner, OwnerLink link)
     {
         TransferPlan plan = _run.Plan;
+        int mostInFlight = _run.MostBytesInFlight(owner);
         int inFlight = 0;
         long bytesInFlight = 0;
         long bytesDone = 0;
         while (true)
         {
-            while (inFlight < Math.Min(lane.QueueDepth, MaxDepth) && bytesInFlight < lane.QueueBytes && !ShouldEnd(lane, owner, link) && _run.TryTake(owner, out ReadUnit unit, out OwnerWork from, out ulong address))
+            while (inFlight < Math.Min(lane.QueueDepth, MaxDepth) && bytesInFlight < Math.Min(lane.QueueBytes, mostInFlight) && !ShouldEnd(lane, owner, link) && _run.TryTake(owner, out ReadUnit unit, out SourceWork from, out ulong address))
             {
                 int free = FreeSlot();
                 nint destination = _run.Destination.AddressOf(unit);
@@ -227,7 +228,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
                     TakeIn(ref _slots[completion.Tag], completion.Source);
                 }
             }
-            catch (CheckpointEngineException mismatch) when (_run.HasReplicas && mismatch.Error == CheckpointError.DigestMismatch)
+            catch (CheckpointEngineException mismatch) when (_run.MayDoWithout(owner) && mismatch.Error == CheckpointError.DigestMismatch)
             {
                 (lane as RdmaReadLane)?.Quiesce();
                 GiveBackAll();
@@ -243,7 +244,8 @@ internal sealed unsafe class LaneWorker : IReadProgress
                     bytesInFlight -= slot.Unit.LengthBytes;
                     bytesDone += slot.Unit.LengthBytes;
                     _breaksInRow = 0;
-                    _run.Completed(slot.Unit.LengthBytes);
+                    slot.From.Completed(slot.Unit);
+                    _run.Completed(owner, slot.Unit.LengthBytes);
                     break;
                 case ReadStatus.Refused:
                     GiveBackAll();

@@ -111,6 +111,12 @@ internal sealed class MemoryDestination : IJoinDestination, IJoinSeed
     public IEnumerable<(nint Address, long LengthBytes)> Regions
         => _buffers!.OfType<MemoryBuffer>().Select(static buffer => (buffer.Address, buffer.LengthBytes));
 
+    public SharedUnits? Share(int owner)
+    {
+        MemoryBuffer?[] buffers = [.. Enumerable.Range(0, _buffers!.Length).Where(buffer => _plan.Buffers[buffer].Owner == owner).Select(buffer => _buffers[buffer])];
+        return Array.TrueForAll(buffers, static buffer => buffer is not null) ? new SharedUnits(buffers!, IsOwn: false, unit => (ulong)AddressOf(unit)) : null;
+    }
+
     // Only what is attached to and to be checked comes here: it is in its place.
     public void Write(in ReadUnit unit, ReadOnlySpan<byte> bytes)
     {

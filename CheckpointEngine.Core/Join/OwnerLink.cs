@@ -30,11 +30,13 @@ internal sealed class OwnerLink : IDisposable
     private readonly EndpointName _opened;
     private readonly string _localSocket;
     private readonly bool _mayFallBack;
+    private readonly TimeSpan _stallTimeout;
     private string? _localReason;
     private string? _rdmaReason;
 
-    private OwnerLink(MetasOwner owner, TcpLaneTarget? target, PeerClient? peer, SegmentDescriptor descriptor, EndpointName opened, TransportChoice choice)
+    private OwnerLink(MetasOwner owner, TcpLaneTarget? target, PeerClient? peer, SegmentDescriptor descriptor, EndpointName opened, TransportChoice choice, TimeSpan stallTimeout)
     {
+        _stallTimeout = stallTimeout;
         _localSocket = descriptor.Engine?.LocalSocket ?? "";
         _descriptor = descriptor;
         _opened = opened;
@@ -43,6 +45,9 @@ internal sealed class OwnerLink : IDisposable
         _target = target;
         Peer = peer;
     }
+
+    /// <summary>The rank of what is no owner but a joiner that offers what it has.</summary>
+    internal const int RelayRank = -1;
 
     internal MetasOwner Owner { get; }
 
@@ -77,7 +82,9 @@ internal sealed class OwnerLink : IDisposable
     internal Task EndAsync(CancellationToken cancellationToken) => Lease?.ReleaseAsync(cancellationToken) ?? Task.CompletedTask;
 
     /// <summary>The owner, for messages.</summary>
-    internal string Name => $"rank {Owner.Rank} at {Owner.P2pStoreAddress}";
+    internal string Name => NameOf(Owner);
+
+    private static string NameOf(MetasOwner owner) => owner.Rank == RelayRank ? $"relay at {owner.P2pStoreAddress}" : $"rank {owner.Rank} at {owner.P2pStoreAddress}";
 
     /// <summary>Whether the owner runs on this host.</summary>
     internal bool IsSameHost => Peer is not null
@@ -305,13 +312,11 @@ internal sealed class OwnerLink : IDisposable
         PeerClient? peer = null;
         if (descriptor.Engine is { } engine && engine.Peer.Length != 0)
         {
-            // The port is the peer's word, the host is the one we opened: a descriptor cannot send us elsewhere.
-            var service = new EndpointName(name.Host, EndpointName.Parse(engine.Peer).Port);
-            peer = await PeerClient.ConnectAsync(service, token, stallTimeout, cancellationToken).ConfigureAwait(false);
+            peer = await PeerClient.ConnectAsync(ServiceOf(name, engine), token, stallTimeout, cancellationToken).ConfigureAwait(false);
         }
         if (!isTcp)
         {
-            return new OwnerLink(owner, null, peer, descriptor, name, choice);
+            return new OwnerLink(owner, null, peer, descriptor, name, choice, stallTimeout);
         }
         bool isOurs = peer is not null && !descriptor.Engine!.Transports.Contains(MooncakeReadLane.Name);      // else the data port is Mooncake's
         try
@@ -322,12 +327,12 @@ internal sealed class OwnerLink : IDisposable
                 : await Dns.GetHostAddressesAsync(data.Host, cancellationToken).ConfigureAwait(false);
             return new OwnerLink(owner, new TcpLaneTarget(
                 [.. addresses.Take(16).Select(candidate => new IPEndPoint(candidate, data.Port))],
-                $"rank {owner.Rank} at {name}",
+                NameOf(owner),
                 descriptor.TcpProtoVersion,
                 IsOurs: isOurs,
                 isOurs && peer!.Server.TokenRequired ? token : null,
                 s_connectTimeout,
-                stallTimeout), peer, descriptor, name, choice);
+                stallTimeout), peer, descriptor, name, choice, stallTimeout);
         }
         catch
         {
@@ -335,6 +340,14 @@ internal sealed class OwnerLink : IDisposable
             throw;
         }
     }
+
+    /// <summary>Begins another conversation with the owner, for questions that must not wait for the answers of this one.</summary>
+    /// <remarks>Where there is a <see cref="Peer"/>. The caller's to dispose.</remarks>
+    internal Task<PeerClient> ConverseAsync(AccessToken? token, CancellationToken cancellationToken)
+        => PeerClient.ConnectAsync(ServiceOf(_opened, _descriptor.Engine!), token, _stallTimeout, cancellationToken);
+
+    // The port is the peer's word, the host is the one we opened: a descriptor cannot send us elsewhere.
+    private static EndpointName ServiceOf(EndpointName opened, EngineAnnouncement engine) => new(opened.Host, EndpointName.Parse(engine.Peer).Port);
 
     /// <summary>Whether a lane should end, between two units, because RDMA devices that came up have room for it; then <see cref="Left"/> follows its end.</summary>
     internal bool TryLeave(IReadLane lane) => lane switch

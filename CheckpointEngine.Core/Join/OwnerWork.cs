@@ -2,9 +2,8 @@ using CheckpointEngine.Planning;
 
 namespace CheckpointEngine.Join;
 
-/// <summary>What is still to be read from one owner. Lanes take units from it and give back those that they could not finish.</summary>
-/// <remarks>Any number of threads; a unit is 4 MiB, so the lock is taken a thousand times a second at most.</remarks>
-internal sealed class OwnerWork
+/// <summary>What is still to be read from one owner, in the order of its memory.</summary>
+internal sealed class OwnerWork : SourceWork
 {
     private readonly Lock _lock = new();
     private readonly Stack<ReadUnit> _givenBack = new();
@@ -39,15 +38,14 @@ internal sealed class OwnerWork
         }
     }
 
-    /// <summary>Bytes that no lane has taken; 0 exactly when there is none.</summary>
-    internal long RemainingBytes => Volatile.Read(ref _remainingBytes);
-
-    /// <summary>Lanes at work on this owner; under the lock of the run.</summary>
-    internal int Lanes { get; set; }
+    internal override long RemainingBytes => Volatile.Read(ref _remainingBytes);
 
     /// <summary>Takes a unit; false when there is none, or no room for the next one yet.</summary>
-    internal bool TryTake(out ReadUnit unit)
+    internal bool TryTake(out ReadUnit unit) => TryTake(out unit, out _);
+
+    internal override bool TryTake(out ReadUnit unit, out ulong address)
     {
+        address = 0;
         lock (_lock)
         {
             if (!TryNext(out unit))
@@ -60,6 +58,7 @@ internal sealed class OwnerWork
                 return false;
             }
             _remainingBytes -= unit.LengthBytes;
+            address = _plan.Ranges[unit.Range].RemoteAddress + (ulong)unit.OffsetInRange;
             return true;
         }
     }
@@ -101,8 +100,7 @@ internal sealed class OwnerWork
 
     private bool MayGo(in ReadUnit unit) => _destination.HasRoom(unit) && _awaited?.Knows(unit) != false;
 
-    /// <summary>Whether there is a unit to take at this moment.</summary>
-    internal bool HasUnitToTake
+    internal override bool HasUnitToTake
     {
         get
         {
@@ -143,7 +141,7 @@ internal sealed class OwnerWork
         return any;
     }
 
-    internal void GiveBack(in ReadUnit unit)
+    internal override void GiveBack(in ReadUnit unit)
     {
         lock (_lock)
         {

@@ -15,10 +15,11 @@ internal static class SeedPass
     /// <param name="destination">Receives what is taken.</param>
     /// <param name="verifier">Has all digests that the owners gave.</param>
     /// <param name="seed">The seed.</param>
+    /// <param name="swarms">By owner how it is cut, where others cut it alike; null: as its memory is read.</param>
     /// <param name="cancellationToken">Ends it.</param>
     /// <returns>By owner what is left to be read, and bytes that were taken, padding included.</returns>
     internal static async Task<(ReadUnit[]?[] Left, long TakenBytes)> RunAsync(TransferPlan plan, Predicate<int> isRead, IJoinDestination destination, DigestVerifier verifier, IJoinSeed seed,
-        CancellationToken cancellationToken)
+        SwarmWork?[]? swarms, CancellationToken cancellationToken)
     {
         var left = new ReadUnit[]?[plan.Metas.Owners.Length];
         long taken = 0;
@@ -26,7 +27,7 @@ internal static class SeedPass
         {
             if (plan.OwnerBytes[owner] != 0 && isRead(owner))
             {
-                var work = new OwnerWork(plan, owner, destination);
+                var work = new OwnerWork(plan, owner, destination, swarms?[owner]?.Units);
                 var rest = new List<ReadUnit>();
                 await Task.WhenAll(Enumerable.Range(0, Math.Min(MostThreads, Environment.ProcessorCount)).Select(_ => Task.Run(() => Go(work, rest), cancellationToken))).ConfigureAwait(false);
                 rest.Sort(static (a, b) => a.Range != b.Range ? a.Range.CompareTo(b.Range) : a.OffsetInRange.CompareTo(b.OffsetInRange));

@@ -19,14 +19,14 @@ internal sealed partial class TransferRun
             bool noLaneFree = false;
             for (int owner = 0; owner < _works.Length; owner++)
             {
-                if (_works[owner] is OwnerWork work && _replicas?.IsLive(owner) != false && (work.RemainingBytes + work.Lanes) / (work.Lanes + 1) > most && work.HasUnitToTake)
+                if (_works[owner] is SourceWork work && IsLive(owner) && work.Lanes < work.MostLanes && (work.TakeableBytes + work.Lanes) / (work.Lanes + 1) > most && work.HasUnitToTake)
                 {
                     if (!_links[owner]!.HasLaneFree)
                     {
                         noLaneFree = true;
                         continue;
                     }
-                    most = (work.RemainingBytes + work.Lanes) / (work.Lanes + 1);
+                    most = (work.TakeableBytes + work.Lanes) / (work.Lanes + 1);
                     best = owner;
                 }
             }
@@ -54,7 +54,7 @@ internal sealed partial class TransferRun
         long most = 0;
         for (int owner = 0; owner < _works.Length; owner++)
         {
-            if (_works[owner] is not OwnerWork work || work.RemainingBytes <= most || !work.HasUnitToTake)
+            if (_works[owner] is not SourceWork work || work.RemainingBytes <= most || !work.HasUnitToTake)
             {
                 continue;
             }
@@ -82,15 +82,13 @@ internal sealed partial class TransferRun
     /// <param name="unit">The unit.</param>
     /// <param name="from">Where it goes back to if it cannot be read.</param>
     /// <param name="address">Where the owner has it.</param>
-    internal bool TryTake(int owner, out ReadUnit unit, out OwnerWork from, out ulong address)
+    internal bool TryTake(int owner, out ReadUnit unit, out SourceWork from, out ulong address)
     {
         from = _works[owner]!;
-        if (from.TryTake(out unit))
+        if (from.TryTake(out unit, out address))
         {
-            address = _plan.Ranges[unit.Range].RemoteAddress + (ulong)unit.OffsetInRange;
             return true;
         }
-        address = 0;
         if (_replicas is null)
         {
             return false;
@@ -109,13 +107,17 @@ internal sealed partial class TransferRun
             return false;
         }
         from = _works[victim]!;
-        return from.TryTakeFor(owner, _replicas.Table, out unit, out address);
+        return ((OwnerWork)from).TryTakeFor(owner, _replicas.Table, out unit, out address);
     }
 
     /// <summary>Goes on without an owner if another stands in for it; else fails.</summary>
     internal void Lose(int owner, Exception reason)
     {
-        if (_replicas?.TryDrop(owner, reason) == true)
+        if (owner >= _owners)
+        {
+            LoseRelay(owner, reason);
+        }
+        else if (_replicas?.TryDrop(owner, reason) == true)
         {
             RoomCame();
         }
@@ -126,10 +128,23 @@ internal sealed partial class TransferRun
     }
 
     /// <summary>Whether an owner is still read from.</summary>
-    internal bool IsLive(int owner) => _replicas?.IsLive(owner) != false;
+    internal bool IsLive(int owner) => owner >= _owners ? IsLiveRelay(owner) : _replicas?.IsLive(owner) != false;
 
-    /// <summary>Whether another may be read instead of an owner whose bytes are wrong.</summary>
-    internal bool HasReplicas => _replicas is not null;
+    /// <summary>Whether another may be read instead of a source whose bytes are wrong.</summary>
+    internal bool MayDoWithout(int owner) => owner >= _owners || _replicas is not null;
+
+    // Anywhere, for a lane that is free.
+    private bool HasUnitToTake()
+    {
+        for (int owner = 0; owner < _works.Length; owner++)
+        {
+            if (_works[owner] is { HasUnitToTake: true } work && work.Lanes < work.MostLanes && (owner < _owners || IsLiveRelay(owner)))
+            {
+                return true;
+            }
+        }
+        return false;
+    }
 
     private bool HasUnitFor(int owner)
     {
@@ -152,7 +167,7 @@ internal sealed partial class TransferRun
     {
         for (int owner = 0; owner < _works.Length; owner++)
         {
-            if (_works[owner] is { RemainingBytes: > 0 } && ((IsLive(owner) && _links[owner]!.HasLaneFree) || HasStandInFree(owner)))
+            if (_works[owner] is { RemainingBytes: > 0 } work && ((IsLive(owner) && work.Lanes < work.MostLanes && _links[owner]!.HasLaneFree) || HasStandInFree(owner)))
             {
                 return true;
             }
@@ -162,7 +177,7 @@ internal sealed partial class TransferRun
 
     private bool HasStandInFree(int owner)
     {
-        foreach (int other in _replicas is null ? [] : _replicas.Table.StandInsOf(owner))
+        foreach (int other in _replicas is null || owner >= _owners ? [] : _replicas.Table.StandInsOf(owner))
         {
             if (_replicas!.IsLive(other) && _links[other]!.HasLaneFree)
             {

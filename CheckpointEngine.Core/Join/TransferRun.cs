@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Planning;
+using CheckpointEngine.Relay;
 
 namespace CheckpointEngine.Join;
 
@@ -23,8 +24,8 @@ internal sealed partial class TransferRun
     private static readonly TimeSpan s_idleTick = TimeSpan.FromSeconds(1);
 
     private readonly TransferPlan _plan;
-    private readonly OwnerLink?[] _links;
-    private readonly OwnerWork?[] _works;
+    private readonly OwnerLink?[] _links;               // as the works
+    private readonly SourceWork?[] _works;              // by owner, then by relay
     private readonly IJoinDestination _destination;
     private readonly DigestVerifier? _verifier;
     private readonly OwnerReplicas? _replicas;
@@ -38,19 +39,27 @@ internal sealed partial class TransferRun
     private readonly TaskCompletionSource _done = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly PaddedCounter _bytesDone = new();
     private readonly PaddedCounter _bytesLost = new();
+    private readonly PaddedCounter _bytesRelayed = new();
+    private readonly int _owners;
+    private readonly TaskCompletionSource?[] _relayLeft;
+    private readonly Exception?[] _relayGone;          // why a relay is read no more; by its place behind the owners
     private Exception? _failure;
     private int _targetLanes;
     private int _activeWorkers;        // those that are not retiring
     private bool _stopping;
 
-    internal TransferRun(TransferPlan plan, OwnerLink?[] links, IJoinDestination destination, DigestVerifier? verifier, int lanesPerOwner, Predicate<int> isRead, ReadUnit[]?[]? left = null, OwnerReplicas? replicas = null)
+    internal TransferRun(TransferPlan plan, OwnerLink?[] links, IJoinDestination destination, DigestVerifier? verifier, int lanesPerOwner, Predicate<int> isRead, ReadUnit[]?[]? left = null, OwnerReplicas? replicas = null, SwarmWork?[]? swarms = null)
     {
         _replicas = replicas;
         _plan = plan;
-        _links = links;
+        _owners = links.Length;
+        int relays = swarms is null ? 0 : SwarmAsker.MostRelays * swarms.Count(static swarm => swarm is not null);
+        _links = [.. links, .. new OwnerLink?[relays]];
+        _relayGone = new Exception?[relays];
+        _relayLeft = new TaskCompletionSource?[relays];
         _destination = destination;
         _verifier = verifier;
-        _works = new OwnerWork?[links.Length];
+        _works = new SourceWork?[_links.Length];
         int owners = 0;
         for (int owner = 0; owner < links.Length; owner++)
         {
@@ -60,9 +69,9 @@ internal sealed partial class TransferRun
             }
             else if (links[owner] is not null)
             {
-                _works[owner] = new OwnerWork(plan, owner, destination, left?[owner], replicas is null ? null : verifier);
+                _works[owner] = swarms?[owner] is SwarmWork swarm ? swarm : new OwnerWork(plan, owner, destination, left?[owner], replicas is null ? null : verifier);
                 _totalBytes += _works[owner]!.RemainingBytes;
-                _presentBytes += left is null ? 0 : Math.Max(0, plan.OwnerBytes[owner] - _works[owner]!.RemainingBytes);
+                _presentBytes += left is null && swarms?[owner] is null ? 0 : Math.Max(0, plan.OwnerBytes[owner] - _works[owner]!.RemainingBytes);
                 owners++;
             }
         }
@@ -111,7 +120,7 @@ internal sealed partial class TransferRun
     /// <exception cref="OperationCanceledException">Cancelled; every lane has ended and nobody writes to the destination any more.</exception>
     internal async Task RunAsync(Task consumed, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
-        var lanes = new LaneCountController(_links, _fixedLanes, MaxLanes);
+        var lanes = new LaneCountController(_links[.._owners], _fixedLanes, MaxLanes);
         using (cancellationToken.UnsafeRegister(static state => ((TransferRun)state!).Fail(new OperationCanceledException()), this))
         {
             try
@@ -120,7 +129,7 @@ internal sealed partial class TransferRun
                 progress?.Report(new JoinProgress(_presentBytes, _plan.DataBytes, lanes.Initial, "transfer"));      // before the first byte, so that who consumes it knows of how many
                 SetTarget(lanes.Initial);
                 Task all = Task.WhenAll(_done.Task, consumed);
-                TimeSpan tick = progress is null && lanes.IsFixed ? s_idleTick : s_tick;
+                TimeSpan tick = progress is null && lanes.IsFixed && _relayGone.Length == 0 ? s_idleTick : s_tick;
                 while (!all.IsCompleted && _failure is null)
                 {
                     await Task.WhenAny(_done.Task.IsCompleted ? all : _done.Task, Task.Delay(tick, CancellationToken.None)).ConfigureAwait(false);
@@ -128,7 +137,7 @@ internal sealed partial class TransferRun
                     progress?.Report(new JoinProgress(Math.Min(_presentBytes + done, _plan.DataBytes), _plan.DataBytes, _targetLanes, "transfer"));
                     if (!_done.Task.IsCompleted)
                     {
-                        SetTarget(_followsDevices ? LanesOfDevices() : lanes.Next(done, Stopwatch.GetElapsedTime(start)));
+                        SetTarget(_followsDevices ? LanesOfDevices() : Math.Min(MaxLanes, lanes.Next(done, Stopwatch.GetElapsedTime(start)) + LiveRelays));
                     }
                 }
                 await _done.Task.ConfigureAwait(false);
@@ -155,6 +164,14 @@ internal sealed partial class TransferRun
         lock (_lock)
         {
             _works[owner]!.Lanes--;
+            if (owner >= _owners)
+            {
+                RemoveIfLeft(owner - _owners);
+            }
+        }
+        if (owner >= _owners)
+        {
+            RoomCame();         // a relay has few lanes, and others may wait to be one
         }
     }
 
@@ -204,8 +221,7 @@ internal sealed partial class TransferRun
                     return false;
                 }
                 bool ownHas = own is int served && HasUnitFor(served);
-                bool anyHas = ownHas || Array.Exists(_works, work => work is { HasUnitToTake: true });
-                if (anyHas)
+                if (ownHas || (own is not >= 0 || own < _owners) && HasUnitToTake())
                 {
                     return own is null || ownHas;
                 }
@@ -235,7 +251,14 @@ internal sealed partial class TransferRun
     internal void GaveBack(int bytes) => _bytesLost.Add(bytes);
 
     /// <summary>Counts a unit that is in its place.</summary>
-    internal void Completed(int bytes) => _bytesDone.Add(bytes);
+    internal void Completed(int owner, int bytes)
+    {
+        _bytesDone.Add(bytes);
+        if (owner >= _owners)
+        {
+            _bytesRelayed.Add(bytes);
+        }
+    }
 
     /// <summary>Stops every lane because of <paramref name="reason"/>, the first of which counts.</summary>
     internal void Fail(Exception reason)

@@ -1,5 +1,7 @@
+using System.Net;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Relay;
 
 namespace CheckpointEngine.Peers;
 
@@ -42,4 +44,17 @@ internal interface IPeerResponder
     /// <param name="peer">Who asks, for logs.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Busy"/>: as many leases as are allowed are out.</exception>
     ReadLease? TryLease(ulong address, string peer);
+
+    /// <summary>What joiners of one swarm prove to each other; null when none is demanded.</summary>
+    byte[]? SwarmKey => null;
+
+    /// <summary>A place among those that read the same of the checkpoint that <paramref name="address"/> belongs to; null when there is none.</summary>
+    /// <param name="address">An address in this process.</param>
+    /// <param name="layout">Which units they read.</param>
+    /// <param name="units">How many.</param>
+    /// <param name="from">Where the joiner's connection comes from.</param>
+    SwarmPlace? EnterSwarm(ulong address, UInt128 layout, int units, IPAddress from) => null;
+
+    /// <summary>What this process offers of what it reads itself; null when it does not.</summary>
+    RelayOffer? FindOffer(UInt128 layout) => null;
 }

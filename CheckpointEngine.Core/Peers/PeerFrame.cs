@@ -33,6 +33,15 @@ internal enum PeerMessage : ushort
     /// <summary>The metas of a checkpoint once they are others than those that the asker has.</summary>
     Follow = 9,
 
+    /// <summary>What a joiner has of the units that it and others read, and what it is to read next; of the owner.</summary>
+    Swarm = 10,
+
+    /// <summary>Where the units lie that a joiner offers to others; of a joiner.</summary>
+    Offer = 11,
+
+    /// <summary>Which units a joiner has, from one on, once there are more of them; of a joiner.</summary>
+    Have = 12,
+
     /// <summary>Why a request was not answered; the conversation goes on unless the peer closes it.</summary>
     Error = 0xffff,
 }

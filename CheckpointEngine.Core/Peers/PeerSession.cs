@@ -15,7 +15,7 @@ using CheckpointEngine.Transfer;
 namespace CheckpointEngine.Peers;
 
 /// <summary>The server's side of a peer conversation: hello, proof if demanded, then requests, one after the other.</summary>
-internal sealed class PeerSession : IDisposable
+internal sealed partial class PeerSession : IDisposable
 {
     // An answer goes out in pieces, each with the stall timeout of its own.
     private const int WritePieceBytes = 256 << 10;
@@ -93,7 +93,7 @@ internal sealed class PeerSession : IDisposable
             byte[] payload;
             using (var idle = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken))
             {
-                idle.CancelAfter(_leases.Count == 0 ? _options.IdleTimeout : _options.LeaseLifetime);      // who is silent loses its leases with the conversation
+                idle.CancelAfter(_leases.Count == 0 && _places.Count == 0 ? _options.IdleTimeout : _options.LeaseLifetime);      // who is silent loses its leases with the conversation
                 (bool there, frame, payload) = await ReadAsync(PeerFrame.MaxSmallBytes, idle.Token).ConfigureAwait(false);
                 if (!there)
                 {
@@ -136,6 +136,7 @@ internal sealed class PeerSession : IDisposable
         {
             lease.Dispose();
         }
+        LeaveSwarms();
         lock (_held)
         {
             _held.ForEach(memory => memory.Dispose());
@@ -202,6 +203,9 @@ internal sealed class PeerSession : IDisposable
         PeerMessage.Lease => AnswerLeaseAsync(PeerMessage.Lease, payload, cancellationToken),
         PeerMessage.Release => AnswerLeaseAsync(PeerMessage.Release, payload, cancellationToken),
         PeerMessage.Memory => AnswerMemoryAsync(payload, cancellationToken),
+        PeerMessage.Swarm => AnswerSwarmAsync(payload, cancellationToken),
+        PeerMessage.Offer => AnswerOfferAsync(payload, cancellationToken),
+        PeerMessage.Have => AnswerHaveAsync(payload, cancellationToken),
         _ => WriteErrorAsync(CheckpointError.NotSupported, $"message {(ushort)type} is not known to version {EngineVersion.Text}", cancellationToken),
     };
 

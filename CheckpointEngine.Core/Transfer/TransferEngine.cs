@@ -19,7 +19,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
 
     private readonly ParameterServerOptions _options;
     private readonly ILogger _logger;
-    private readonly AuditLog _audit;
+    private readonly AuditLog? _audit;
     private readonly PlainPeers _plainPeers;
     private readonly TcpDataListener? _data;              // null: Mooncake's library has its own
     private readonly HandshakeListener _handshakes;
@@ -38,9 +38,9 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     /// <param name="localSocket">Where it is for processes of this host; empty for nowhere.</param>
     /// <param name="rdma">The RDMA devices to be read over; null for none. The caller's, who disposes it later.</param>
     /// <param name="mooncake">Mooncake's library, which then serves in place of our own data port; null for none. The caller's, who disposes it later.</param>
-    /// <param name="audit">Told of those that are refused.</param>
+    /// <param name="audit">Told of those that are refused; null for nobody.</param>
     /// <exception cref="CheckpointEngineException">An address or port cannot be had.</exception>
-    internal TransferEngine(ParameterServerOptions options, AccessToken? laneToken, MemoryRegistry registry, EndpointName peerName, string localSocket, RdmaPlane? rdma, MooncakeEngine? mooncake, AuditLog audit)
+    internal TransferEngine(ParameterServerOptions options, AccessToken? laneToken, MemoryRegistry registry, EndpointName peerName, string localSocket, RdmaPlane? rdma, MooncakeEngine? mooncake, AuditLog? audit = null)
     {
         Registry = registry;
         _options = options;
@@ -195,7 +195,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         }
         else if (!_plainPeers.Allows(peer.Remote.Address))
         {
-            _audit.Refused("handshake", peer.Remote.ToString(), "it asked to connect over RDMA without a token");
+            _audit?.Refused("handshake", peer.Remote.ToString(), "it asked to connect over RDMA without a token");
             ConnectionReply.WriteRefusal(output, "a token is demanded, and RDMA knows none yet; read over tcp");
         }
         else
