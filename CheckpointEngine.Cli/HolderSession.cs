@@ -25,6 +25,7 @@ internal sealed class HolderSession(ListenOptions listen, LimitOptions limits, P
         if (listen.HasCertificate(parsed))
         {
             reload.Add(() => host.ReloadCertificates());
+            reload.Add(() => server.ReloadCertificates());
         }
         if (listen.Gather(parsed))
         {

@@ -27,6 +27,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private readonly Dictionary<string, CheckpointRecord> _records = new(StringComparer.Ordinal);
     private readonly ILogger _logger;
     private readonly AuditLog _audit;
+    private ServerCertificates? _certificates;
     private readonly MemoryRegistry _registry = new();
     private readonly MemoryPool _pool = new();
     private readonly HashSet<Task> _retiring = [];       // freeing what was replaced; under the lock
@@ -65,9 +66,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
     /// <exception cref="InvalidOperationException">The server was not started.</exception>
     public string P2pStoreAddress => Engine.Name.ToString();
 
-    /// <summary><c>ce://host:port</c> of the peer service; a name behind it is a metas URL.</summary>
+    /// <summary><c>ce://host:port</c> of the peer service, or <c>ce+tls://host:port</c>; a name behind it is a metas URL.</summary>
     /// <exception cref="InvalidOperationException">The server was not started.</exception>
-    public string PeerUrl => $"ce://{PeerName}";
+    public string PeerUrl => $"{(Options.PeerTls is null ? "ce" : "ce+tls")}://{PeerName}";
 
     /// <summary>Names of the checkpoints held here or known by loaded metas, sorted.</summary>
     public IReadOnlyList<string> CheckpointNames
@@ -129,7 +130,8 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
         var responder = new PeerResponder(this);
         ILogger peerLogger = Options.LoggerFactory.CreateLogger("CheckpointEngine.Peers");
-        var peerOptions = new PeerListenerOptions { Limits = Options.Limits.Peers, MaxLeases = Options.Limits.LeasesOfAConversation, LocalPeers = Options.LocalPeers, Audit = _audit };
+        _certificates = Options.PeerTls is null ? null : new ServerCertificates(Options.PeerTls, peerLogger);
+        var peerOptions = new PeerListenerOptions { Limits = Options.Limits.Peers, MaxLeases = Options.Limits.LeasesOfAConversation, LocalPeers = Options.LocalPeers, Certificates = _certificates, Audit = _audit };
         _peers = new PeerListener(new IPEndPoint(Options.Address, 0), responder, Options.Token, peerLogger, peerOptions);
         try
         {
@@ -242,6 +244,10 @@ public sealed partial class ParameterServer : IAsyncDisposable
         using var operation = new JoinOperation(metas, options, Options, TryOpenRdma);
         return await Task.Run(() => operation.ProbeAsync(cancellationToken), cancellationToken).ConfigureAwait(false);
     }
+
+    /// <summary>Reads the files of <see cref="ParameterServerOptions.PeerTls"/> now, which is otherwise done within two seconds of a change.</summary>
+    /// <returns>Whether they could be used; if not, which is logged, those that were read before stay. True without TLS.</returns>
+    public bool ReloadCertificates() => _certificates?.Reload() ?? true;
 
     /// <summary>Frees every checkpoint and stops listening, after joins and reads under way have ended or <see cref="ParameterServerOptions.DrainTimeout"/> has passed.</summary>
     public async ValueTask DisposeAsync()
@@ -370,6 +376,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
             await _peers.DisposeAsync().ConfigureAwait(false);
         }
         _peers = _localPeers = null;
+        _certificates?.Dispose();
     }
 
     private static void CheckDestination(JoinOptions options)

@@ -19,9 +19,9 @@ public sealed class CheckpointEngineHost : IAsyncDisposable
 {
     private readonly WebApplication _application;
 
-    private readonly ServerTls? _tls;
+    private readonly ServerCertificates? _tls;
 
-    private CheckpointEngineHost(WebApplication application, ServerTls? tls, IReadOnlyList<string> addresses)
+    private CheckpointEngineHost(WebApplication application, ServerCertificates? tls, IReadOnlyList<string> addresses)
     {
         _application = application;
         _tls = tls;
@@ -56,7 +56,7 @@ public sealed class CheckpointEngineHost : IAsyncDisposable
             addresses[address] = await ListenAddress.ParseAsync(options.Listen[address], cancellationToken).ConfigureAwait(false);
             RefuseOpenDoor(addresses[address], options);
         }
-        ServerTls? tls = Array.Exists(addresses, address => address.IsTls) ? new ServerTls(options) : null;
+        ServerCertificates? tls = Array.Exists(addresses, address => address.IsTls) ? ServerTls.Open(options) : null;
 
         var limiter = new ConnectionLimiter("http", options.Limits, options.LoggerFactory.CreateLogger("CheckpointEngine.Http"));
         var bound = new List<(ListenAddress Address, ListenOptions Listen)>();
@@ -71,7 +71,7 @@ public sealed class CheckpointEngineHost : IAsyncDisposable
                         LimitedConnections.Use(listen, limiter);       // before TLS, whose handshake is work
                         if (address.IsTls)
                         {
-                            listen.UseHttps(tls!.HandshakeOptions);
+                            listen.UseHttps(ServerTls.OfEachConnection(tls!, options));
                         }
                         bound.Add((address, listen));
                     });

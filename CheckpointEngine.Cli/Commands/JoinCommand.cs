@@ -152,7 +152,10 @@ internal sealed class JoinCommand : DocumentedCommand
         TimeSpan fetched = Stopwatch.GetElapsedTime(started);
 
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfJoiner(metas);
-        await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, address, token, logging, _limits.ServerLimits(parsed)));
+        ParameterServerOptions serverOptions = _holding.CreateServerOptions(parsed, address, token, logging, _limits.ServerLimits(parsed));
+        serverOptions.PeerTls = _listen.PeerTls(parsed);
+        serverOptions.ClientTls = _credentials.CreateTlsOptions(parsed);
+        await using var server = new ParameterServer(serverOptions);
         if (serve)
         {
             await server.StartAsync(stop).ConfigureAwait(false);   // before the bytes come: an address that cannot be had is told at once

@@ -97,7 +97,10 @@ internal sealed class ServeCommand : DocumentedCommand
         AccessToken? token = _credentials.WatchToken(parsed, reload, logging);
         MetasClientOptions client = _credentials.CreateClientOptions(parsed, token);
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfHolder(_listen.ListenAddress(parsed), _listen.Peers(parsed));
-        await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, address, token, logging, _limits.ServerLimits(parsed)));
+        ParameterServerOptions serverOptions = _holding.CreateServerOptions(parsed, address, token, logging, _limits.ServerLimits(parsed));
+        serverOptions.PeerTls = _listen.PeerTls(parsed);
+        serverOptions.ClientTls = _credentials.CreateTlsOptions(parsed);
+        await using var server = new ParameterServer(serverOptions);
         await server.StartAsync(stop).ConfigureAwait(false);
         foreach (string checkpoint in parsed.GetValue(_checkpoints) ?? [])
         {

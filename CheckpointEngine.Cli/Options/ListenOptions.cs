@@ -24,6 +24,11 @@ internal sealed class ListenOptions
 
     private readonly Option<string> _tlsClientCa = new("--tls-client-ca") { Description = "Demand client certificates from these authorities (PEM)", HelpName = "FILE" };
 
+    private readonly Option<bool> _tlsPeers = new("--tls-peers")
+    {
+        Description = "Speak TLS 1.3 on the peer service as well, with --tls-cert, --tls-key and --tls-client-ca; joiners trust it by --ca-file",
+    };
+
     private readonly Option<bool> _insecure = new("--insecure") { Description = "Allow an address others can reach with neither token nor client certificates" };
 
     private readonly Option<string[]> _allowPaths = OptionRules.Repeated("--allow-path", "DIR", "Let HTTP clients register files under this directory (repeatable; default none)");
@@ -43,7 +48,7 @@ internal sealed class ListenOptions
     public ListenOptions(Command command)
     {
         Group = new OptionGroup("Serving",
-            [_listen, _tlsCertificate, _tlsKey, _tlsClientCa, _insecure, _allowPaths, _peers, _gather, _saveMetasFile, _sleepTime]);
+            [_listen, _tlsCertificate, _tlsKey, _tlsClientCa, _tlsPeers, _insecure, _allowPaths, _peers, _gather, _saveMetasFile, _sleepTime]);
         command.Validators.Add(result =>
         {
             string[] addresses = result.GetValue(_listen) ?? [];
@@ -52,13 +57,14 @@ internal sealed class ListenOptions
             {
                 result.AddError($"--listen: '{address}' is not http://HOST:PORT, https://HOST:PORT or unix:/PATH");
             }
-            if (result.IsGiven(_tlsCertificate) != result.IsGiven(_tlsKey) || https != result.IsGiven(_tlsCertificate))
+            bool isUsed = https || result.GetValue(_tlsPeers);
+            if (result.IsGiven(_tlsCertificate) != result.IsGiven(_tlsKey) || isUsed != result.IsGiven(_tlsCertificate))
             {
-                result.AddError(https ? "--listen https://… needs --tls-cert and --tls-key" : "--tls-cert and --tls-key go together, with --listen https://…");
+                result.AddError(https ? "--listen https://… needs --tls-cert and --tls-key" : isUsed ? "--tls-peers needs --tls-cert and --tls-key" : "--tls-cert and --tls-key go together, with --listen https://… or --tls-peers");
             }
-            if (result.IsGiven(_tlsClientCa) && !https)
+            if (result.IsGiven(_tlsClientCa) && !isUsed)
             {
-                result.AddError("--tls-client-ca needs --listen https://…");
+                result.AddError("--tls-client-ca needs --listen https://… or --tls-peers");
             }
             if (result.IsGiven(_gather) && !result.IsGiven(_peers))
             {
@@ -74,6 +80,14 @@ internal sealed class ListenOptions
     /// <summary>The peers' base URLs.</summary>
     public IReadOnlyList<string> Peers(ParseResult parsed)
         => [.. (parsed.GetValue(_peers) ?? []).SelectMany(list => list.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries))];
+
+    /// <summary>With what the peer service speaks TLS; null: it does not.</summary>
+    public TlsServerOptions? PeerTls(ParseResult parsed) => !parsed.GetValue(_tlsPeers) ? null : new TlsServerOptions
+    {
+        CertificateFile = parsed.GetRequiredValue(_tlsCertificate),
+        KeyFile = parsed.GetValue(_tlsKey),
+        ClientCaFile = parsed.GetValue(_tlsClientCa),
+    };
 
     public bool HasCertificate(ParseResult parsed) => parsed.IsGiven(_tlsCertificate);
 

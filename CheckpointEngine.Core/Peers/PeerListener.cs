@@ -1,5 +1,8 @@
 using System.Net;
+using System.Net.Security;
 using System.Net.Sockets;
+using System.Security.Authentication;
+using System.Security.Cryptography.X509Certificates;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Transfer;
@@ -30,6 +33,9 @@ internal sealed record PeerListenerOptions
 
     /// <summary>The most leases of one conversation.</summary>
     internal int MaxLeases { get; init; } = new ServerLimits().LeasesOfAConversation;
+
+    /// <summary>With what it speaks TLS over TCP; null: it does not. The caller's to dispose of.</summary>
+    internal ServerCertificates? Certificates { get; init; }
 
     /// <summary>Told of those that are refused; null for nobody.</summary>
     internal AuditLog? Audit { get; init; }
@@ -159,7 +165,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
             }
             if (_limiter.TryEnter((socket.RemoteEndPoint as IPEndPoint)?.Address, socket.Dispose) is not { } slot)
             {
-                Refuse(socket);
+                Refuse(socket, isPlain: _options.Certificates is null || socket.AddressFamily == AddressFamily.Unix);
                 continue;
             }
             lock (_lock)
@@ -171,13 +177,34 @@ internal sealed partial class PeerListener : IAsyncDisposable
         }
     }
 
+    private async Task<Stream> SecureAsync(Socket socket, ServerCertificates certificates)
+    {
+        var stream = new SslStream(new NetworkStream(socket, ownsSocket: false));
+        using var introduction = CancellationTokenSource.CreateLinkedTokenSource(_stop.Token);
+        introduction.CancelAfter(_options.IntroductionTimeout);
+        try
+        {
+            await stream.AuthenticateAsServerAsync(certificates.CreateOptions(SslProtocols.Tls13, demandsCertificate: true), introduction.Token).ConfigureAwait(false);
+            return stream;
+        }
+        catch (Exception failure)
+        {
+            await stream.DisposeAsync().ConfigureAwait(false);
+            if (failure is AuthenticationException)
+            {
+                throw new CheckpointEngineException(CheckpointError.Refused, $"it speaks no TLS 1.3, or shows no certificate that is trusted: {failure.Message}", 0, failure);
+            }
+            throw;
+        }
+    }
+
     // Said at once or not at all: a socket that is new has room for it.
-    private static void Refuse(Socket socket)
+    private static void Refuse(Socket socket, bool isPlain)
     {
         try
         {
             socket.Blocking = false;
-            socket.Send(PeerSession.ErrorFrame(CheckpointError.Busy, "as many conversations as this holder allows are open; try again later, or another holder (--max-connections there)"));
+            socket.Send(!isPlain ? [] : PeerSession.ErrorFrame(CheckpointError.Busy, "as many conversations as this holder allows are open; try again later, or another holder (--max-connections there)"));
             socket.Shutdown(SocketShutdown.Send);
         }
         catch (SocketException)
@@ -211,7 +238,12 @@ internal sealed partial class PeerListener : IAsyncDisposable
                 peer = socket.RemoteEndPoint?.ToString() ?? "";
                 socket.NoDelay = true;
             }
-            using var session = new PeerSession(socket, _responder, _token, _options) { Peer = peer, Slot = slot };
+            using Stream? secured = socket.AddressFamily == AddressFamily.Unix || _options.Certificates is null ? null : await SecureAsync(socket, _options.Certificates).ConfigureAwait(false);
+            if (secured is SslStream { RemoteCertificate: X509Certificate2 certificate })
+            {
+                peer = $"{peer} ({MessageText.Clean(certificate.Subject, 200)})";
+            }
+            using var session = new PeerSession(socket, _responder, _token, _options, secured) { Peer = peer, Slot = slot };
             lock (_lock)
             {
                 _open.Add(session);

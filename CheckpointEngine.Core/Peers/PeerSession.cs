@@ -35,7 +35,7 @@ internal sealed partial class PeerSession : IDisposable
     private const int FollowHeadBytes = 6;
 
     private readonly Socket _socket;
-    private readonly NetworkStream _stream;
+    private readonly Stream _stream;
     private readonly PipeReader _reader;
     private readonly PipeWriter _writer;
     private readonly IPeerResponder _responder;
@@ -51,7 +51,8 @@ internal sealed partial class PeerSession : IDisposable
     /// <param name="responder">What is answered from.</param>
     /// <param name="token">The token that is demanded; null for none.</param>
     /// <param name="options">Limits, and who may ask over a Unix socket.</param>
-    internal PeerSession(Socket socket, IPeerResponder responder, AccessToken? token, PeerListenerOptions options)
+    /// <param name="secured">The connection as TLS makes it; null: as it is.</param>
+    internal PeerSession(Socket socket, IPeerResponder responder, AccessToken? token, PeerListenerOptions options, Stream? secured = null)
     {
         if (socket.AddressFamily == AddressFamily.Unix)
         {
@@ -65,7 +66,7 @@ internal sealed partial class PeerSession : IDisposable
         _responder = responder;
         _token = token;
         _options = options;
-        _stream = new NetworkStream(socket, ownsSocket: false);
+        _stream = secured ?? new NetworkStream(socket, ownsSocket: false);
         _reader = PipeReader.Create(_stream, new StreamPipeReaderOptions(leaveOpen: true));
         _writer = PipeWriter.Create(_stream, new StreamPipeWriterOptions(leaveOpen: true));
     }

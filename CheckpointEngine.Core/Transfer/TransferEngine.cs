@@ -79,6 +79,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         EngineAnnouncement Announce(bool withRdma) => new()
         {
             Peer = peerName.ToString(),
+            PeerTls = options.PeerTls is not null,
             HostId = HostIdentity.BootId,
             LocalSocket = localSocket,
             Transports = mooncake is not null ? [MooncakeReadLane.Name]
