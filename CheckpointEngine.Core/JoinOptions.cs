@@ -78,7 +78,7 @@ public sealed class JoinOptions
 
     /// <summary>
     /// Asks for the metas anew when an owner is gone, or holds another generation than the metas told: the join goes on with what it is told then, and with those
-    /// of its bytes that have the digests told then. Null (the default): such a join fails. Into memory, a directory or nothing, with digests; else it is not used.
+    /// of its bytes that have the digests told then (into the caller's tensors: it begins again). Null (the default): such a join fails. With digests, and not bucket by bucket; else it is not used.
     /// </summary>
     public Func<CancellationToken, Task<Metas.CheckpointMetas>>? AskForMetas { get; set; }
 

@@ -20,6 +20,9 @@ internal sealed partial class SwarmMember : IAsyncDisposable
 
     private static readonly TimeSpan s_haveWait = TimeSpan.FromSeconds(1);
 
+    // How long the owner is not asked for what another may have.
+    private static readonly TimeSpan s_meetTime = TimeSpan.FromSeconds(1);
+
     // Of one that was gone or had too many readers.
     private static readonly TimeSpan s_avoidTime = TimeSpan.FromSeconds(3);
 
@@ -45,6 +48,10 @@ internal sealed partial class SwarmMember : IAsyncDisposable
     private sealed class Reading
     {
         internal Task Task { get; set; } = Task.CompletedTask;
+
+        internal TimeSpan Begun { get; } = SwarmTable.Now;
+
+        internal bool HasTold { get; set; }         // something of what it has
 
         internal int Relay { get; set; } = -1;      // of the board; -1 until its offer is there
 
@@ -181,8 +188,8 @@ internal sealed partial class SwarmMember : IAsyncDisposable
         {
             while (true)
             {
-                int relays = Tidy();
-                SwarmRequest request = _asker.Make(_server?.Port ?? 0, _server?.Offer.Readers ?? 0, relays);
+                (int relays, bool isMeeting) = Tidy();
+                SwarmRequest request = _asker.Make(_server?.Port ?? 0, _server?.Offer.Readers ?? 0, relays, isMeeting);
                 SwarmAnswer answer = await _owner.AskSwarmAsync(request, _stop.Token).ConfigureAwait(false);
                 Incomplete = answer.Incomplete;
                 _asker.Take(answer, SwarmTable.Now);
@@ -211,8 +218,8 @@ internal sealed partial class SwarmMember : IAsyncDisposable
         }
     }
 
-    // Forgets those that are gone, and leaves one for another if none has anything; how many there are.
-    private int Tidy()
+    // Leaves one relay for another if none has anything; how many there are, and whether one of them is about to say what it has.
+    private (int Relays, bool IsMeeting) Tidy()
     {
         lock (_lock)
         {
@@ -227,7 +234,7 @@ internal sealed partial class SwarmMember : IAsyncDisposable
                     }
                 }
             }
-            return _readings.Count;
+            return (_readings.Count, _readings.Values.Any(static reading => !reading.HasTold && SwarmTable.Now - reading.Begun < s_meetTime));
         }
     }
 
@@ -303,6 +310,7 @@ internal sealed partial class SwarmMember : IAsyncDisposable
             if (units.Length != 0)
             {
                 _work.Board.RelayHas(reading.Relay, units);
+                reading.HasTold = true;
                 _run.RoomCame();
             }
             if (known > _work.Units.Length)

@@ -29,6 +29,9 @@ internal sealed class Swarm
     private const int MostAskPauseMs = 500;
     private const int HeartbeatMs = 500;
 
+    // Of who asks twice a second: nobody waits for one that has stopped.
+    private static readonly TimeSpan s_silence = TimeSpan.FromSeconds(3);
+
     private static readonly TimeSpan s_rateWindow = TimeSpan.FromMilliseconds(200);
     private static readonly TimeSpan s_sweepInterval = TimeSpan.FromMilliseconds(500);
 
@@ -41,6 +44,7 @@ internal sealed class Swarm
     private int _next;                              // the first unit that nobody was given yet
     private int _pending;
     private int _complete;
+    private int _silent;                            // of those that are not complete
     private TimeSpan _windowStart;
     private int _windowUnits;
     private double _unitsPerSecond;
@@ -75,7 +79,7 @@ internal sealed class Swarm
     /// <param name="now">The time, from any start.</param>
     internal Seat Enter(IPAddress address, TimeSpan now)
     {
-        var seat = new Seat(this, address) { LastProgress = now };
+        var seat = new Seat(this, address) { LastProgress = now, LastAsked = now };
         lock (_lock)
         {
             _seats.Add(seat);
@@ -99,6 +103,10 @@ internal sealed class Swarm
 
         internal TimeSpan LastProgress { get; set; }
 
+        internal TimeSpan LastAsked { get; set; }
+
+        internal bool IsSilent { get; set; }
+
         internal bool IsGone { get; set; }
 
         internal bool IsComplete => Done == swarm.Units;
@@ -118,13 +126,16 @@ internal sealed class Swarm
                 return default;
             }
             Note(seat, request, now);
-            TakeFromStalled(now);
+            Sweep(now);
             int[] given = Give(seat, request);
-            int incomplete = _seats.Count - _complete;
+            int incomplete = Waiting;
             int pause = given.Length != 0 || seat.IsComplete ? HeartbeatMs : (int)Math.Clamp(_seats.Count * AskPauseMsPerMember, LeastAskPauseMs, MostAskPauseMs);
             return new SwarmAnswer(given, Introduce(seat, request.Members), incomplete, pause);
         }
     }
+
+    // Joiners that lack something and are at work.
+    private int Waiting => _seats.Count - _complete - _silent;
 
     private void Note(Seat seat, in SwarmRequest request, TimeSpan now)
     {
@@ -134,6 +145,8 @@ internal sealed class Swarm
             _offering.Add(seat);
         }
         seat.Readers = request.Readers;
+        seat.LastAsked = now;
+        SetSilent(seat, false);
         _complete += seat.IsComplete ? -1 : 0;
         seat.Done = Math.Min(request.Done, Units);
         _complete += seat.IsComplete ? 1 : 0;
@@ -153,9 +166,9 @@ internal sealed class Swarm
         }
     }
 
-    private void TakeFromStalled(TimeSpan now)
+    private void Sweep(TimeSpan now)
     {
-        if (_pending == 0 || now - _swept < s_sweepInterval)
+        if (now - _swept < s_sweepInterval)
         {
             return;
         }
@@ -166,7 +179,14 @@ internal sealed class Swarm
             {
                 TakeBack(seat);
             }
+            SetSilent(seat, !seat.IsComplete && now - seat.LastAsked >= s_silence);
         }
+    }
+
+    private void SetSilent(Seat seat, bool isSilent)
+    {
+        _silent += (isSilent ? 1 : 0) - (seat.IsSilent ? 1 : 0);
+        seat.IsSilent = isSilent;
     }
 
     private void TakeBack(Seat seat)
@@ -182,7 +202,7 @@ internal sealed class Swarm
     private int[] Give(Seat seat, in SwarmRequest request)
     {
         int atOnce = (int)Math.Clamp(_unitsPerSecond * SecondsAtOnce, LeastAtOnce, MostAtOnce);
-        int share = Math.Max(1, atOnce / Math.Max(1, _seats.Count - _complete));
+        int share = Math.Max(1, atOnce / Math.Max(1, Waiting));
         int most = Math.Min(Math.Min(request.Wanted, share - seat.Given.Count), atOnce - _pending);
         if (most <= 0)
         {
@@ -257,6 +277,7 @@ internal sealed class Swarm
             }
             seat.IsGone = true;
             TakeBack(seat);
+            SetSilent(seat, false);
             _complete -= seat.IsComplete ? 1 : 0;
             _seats.Remove(seat);
             _offering.Remove(seat);

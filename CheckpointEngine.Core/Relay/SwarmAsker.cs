@@ -21,6 +21,7 @@ internal sealed class SwarmAsker
     private TimeSpan _asked = TimeSpan.MinValue;
     private TimeSpan _next;
     private TimeSpan _judged;
+    private bool _knowsOthers;      // that the owner has told of, if there were any
     private int _enough = -1;       // units that are left of those given when more are asked for; -1: none were given
 
     /// <param name="board">What is here and what is missing.</param>
@@ -56,12 +57,14 @@ internal sealed class SwarmAsker
     /// <summary>The question.</summary>
     /// <param name="port">Where this joiner offers what it has; 0 for nowhere.</param>
     /// <param name="readers">How many read from it there.</param>
-    /// <param name="relays">Relays that it reads from.</param>
-    internal SwarmRequest Make(int port, int readers, int relays)
+    /// <param name="relays">Relays that it reads from, or is about to.</param>
+    /// <param name="isMeeting">Whether it is about to know what another has: what it lacks, that one may have.</param>
+    internal SwarmRequest Make(int port, int readers, int relays, bool isMeeting)
     {
         int pending = _board.Pending;
+        int[] missing = isMeeting || !_knowsOthers ? [] : _board.FindWanted(SwarmRequest.MostMissing);
         return new SwarmRequest(_address, _layout, _board.Units, port, readers, _board.MissingBytes == 0 ? 0 : MostRelays - relays,
-            _board.MissingBytes == 0 ? 0 : Math.Max(0, MostPending - pending), pending, _board.Done, _board.FindWanted(SwarmRequest.MostMissing));
+            _board.MissingBytes == 0 ? 0 : Math.Max(0, MostPending - pending), pending, _board.Done, missing);
     }
 
     /// <summary>Takes the answer.</summary>
@@ -69,7 +72,9 @@ internal sealed class SwarmAsker
     {
         _board.Give(answer.Given);
         _asked = now;
-        _next = now + TimeSpan.FromMilliseconds(Math.Max(1, answer.AskAgainMs));
+        bool isAlone = answer is { Given.Length: 0, Members.Length: 0 } && !_knowsOthers;        // nobody else has what the owner has given out before
+        _next = isAlone ? now : now + TimeSpan.FromMilliseconds(Math.Max(1, answer.AskAgainMs));
+        _knowsOthers = true;
         _enough = answer.Given is { Length: > 0 } ? _board.Pending / 2 : -1;
     }
 }

@@ -4,7 +4,7 @@ using CheckpointEngine.Planning;
 
 namespace CheckpointEngine.Relay;
 
-/// <summary>The units of one owner as the joiners of a swarm count them: without padding, so that they lie in one piece with each, in memory or in a file.</summary>
+/// <summary>The units of one owner as the joiners of a swarm count them: the same for all that read the same, wherever they put it.</summary>
 internal static class SwarmUnits
 {
     /// <summary>Cuts what is read from <paramref name="owner"/>, in order.</summary>
@@ -15,32 +15,16 @@ internal static class SwarmUnits
         var cursor = new ReadUnitCursor(plan, owner);
         while (cursor.TryTake(out ReadUnit unit))
         {
-            UnitPart first = default;
-            int end = -1;
-            foreach (UnitPart part in new UnitParts(plan, unit))
+            if (unit.LengthBytes != 0)      // nothing but empty tensors
             {
-                if (part.Start != end)
-                {
-                    Add(unit, first, end);
-                    first = part;
-                }
-                end = part.Start + part.LengthBytes;
+                units.Add(unit);
             }
-            Add(unit, first, end);
             if (units.Count > SwarmRequest.MostUnits)
             {
                 return null;
             }
         }
         return [.. units];
-
-        void Add(in ReadUnit unit, in UnitPart first, int end)
-        {
-            if (end > 0)
-            {
-                units.Add(first.ToUnit(unit) with { LengthBytes = end - first.Start });
-            }
-        }
     }
 
     /// <summary>What tells units from others: where they lie with their owner.</summary>

@@ -13,6 +13,9 @@ internal sealed record BenchmarkOptions
     /// <inheritdoc cref="MooncakeLibrary"/>
     internal const string Interop = "interop";
 
+    /// <summary>Not among all: ten thousand joiners take minutes to simulate, and root is needed for eight real ones.</summary>
+    internal const string Relay = "relay";
+
     private static readonly string[] s_all = ["join-vs-pump", "kimi-metas", "start-up", "join-latency", "c-interface", "local-plane", "many-joiners", "registration", "update", "trust"];
 
     private int? _passes;
@@ -25,15 +28,15 @@ internal sealed record BenchmarkOptions
     /// <summary>Installs the tools that compare lacks.</summary>
     internal bool Install { get; private set; }
 
-    /// <summary>The directory that compare writes its report into.</summary>
+    /// <summary>The directory that compare writes its report into, and relay its plot.</summary>
     internal string? WriteTo { get; private set; }
 
     internal bool ArePassesGiven => _passes is not null;
 
-    internal int Passes => _passes ?? (IsComparison ? 3 : 5);
+    internal int Passes => _passes ?? (IsComparison || Benchmarks[0] == Relay ? 3 : 5);
 
     /// <summary>Size of the checkpoint; that of the comparison is as large as its largest block.</summary>
-    internal double Gib => _gib ?? (IsComparison ? 1 : 2);
+    internal double Gib => _gib ?? (IsComparison || Benchmarks[0] == Relay ? 1 : 2);
 
     internal IReadOnlyList<int> Connections { get; private set; } = [1, 2];
 
@@ -44,7 +47,7 @@ internal sealed record BenchmarkOptions
     internal static bool TryParse(string[] args, [NotNullWhen(true)] out BenchmarkOptions? options)
     {
         options = null;
-        if (args.Length == 0 || (args[0] is not ("all" or Compare or MooncakeLibrary or Interop) && !s_all.Contains(args[0])))
+        if (args.Length == 0 || (args[0] is not ("all" or Compare or MooncakeLibrary or Interop or Relay) && !s_all.Contains(args[0])))
         {
             return false;
         }

@@ -12,10 +12,20 @@ internal sealed class HolderProcess : IDisposable
     private readonly ChildProcess _process;
 
     internal HolderProcess(Workbench bench, string checkpoint, params ReadOnlySpan<string> more)
+        : this(bench, [], checkpoint, ["--listen", "http://127.0.0.1:0", .. more])
+    {
+    }
+
+    /// <param name="bench">The command.</param>
+    /// <param name="before">Words that run it elsewhere; it becomes the process that they start.</param>
+    /// <param name="checkpoint">What it holds.</param>
+    /// <param name="more">Where it listens, and what else is said to it.</param>
+    internal HolderProcess(Workbench bench, string[] before, string checkpoint, string[] more)
     {
         _command = bench.Command;
         long begin = Stopwatch.GetTimestamp();
-        _process = ChildProcess.Start(_command, ["serve", "--checkpoint", "bench=" + checkpoint, "--listen", "http://127.0.0.1:0", "--json", .. more], Workbench.LongestServer);
+        string[] words = [.. before, _command, "serve", "--checkpoint", "bench=" + checkpoint, "--json", .. more];
+        _process = ChildProcess.Start(words[0], words[1..], Workbench.LongestServer);
         string ready = _process.WaitForLine("\"ready\"", s_timeToStart);
         TimeToReady = Stopwatch.GetElapsedTime(begin);
         using JsonDocument line = JsonDocument.Parse(ready);

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using CheckpointEngine.ProcessBenchmarks;
 using CheckpointEngine.ProcessBenchmarks.Compare;
+using CheckpointEngine.ProcessBenchmarks.Relay;
 
 const string Usage = """
     usage: dotnet run -c Release --project bench/CheckpointEngine.ProcessBenchmarks -- BENCHMARK [OPTION...]
@@ -18,16 +19,17 @@ const string Usage = """
       update         joins that go on into an inference server in host memory, beside their two stages
       trust          one of two holders of a checkpoint is killed while both are read
       all            all of the above
+      relay          joins behind one holder of 400 Mbit/s that read from each other, and up to 10,000 of them simulated
       compare        our planes beside a bare pump, iperf3, UCX, memcpy, process_vm_readv and Mooncake, at 64 KiB, 1 MiB, 16 MiB, 1 GiB
       mooncake-library   the binding to Mooncake's library beside a C program on the same library
       interop            our joiner and our holder in Mooncake's place: beside Mooncake's own, over TCP
     options:
       --check            end with status 1 when a figure misses its limit
-      --passes N         passes of each comparison, an odd number; default 5, of compare 3
-      --gib G            size of the checkpoint; default 2, of compare 1
+      --passes N         passes of each comparison, an odd number; default 5, of compare and relay 3
+      --gib G            size of the checkpoint; default 2, of compare and relay 1
       --connections LIST connections of the pump, the best of which counts; default 1,2
       --hold MODE        how the holder of join-vs-pump holds it: map (default), memfd, anon
-      --write DIR        compare: write compare.md and compare.svg there
+      --write DIR        compare: write compare.md and compare.svg there; relay: relay.svg
       --install          compare: first install the tools that are missing (apt-get, as root)
     environment:
       MOONCAKE_BENCH_DIRECTORY   compare: a directory with a built transfer_engine_bench, which then takes part;
@@ -65,6 +67,7 @@ try
             "trust" => Trust.RunAsync(bench, scoreboard),
             "registration" => Registration.RunAsync(bench, scoreboard),
             BenchmarkOptions.MooncakeLibrary => MooncakeLibrary.RunAsync(bench, scoreboard),
+            BenchmarkOptions.Relay => RelayBenchmark.RunAsync(bench, scoreboard),
             BenchmarkOptions.Interop => Interop.RunAsync(bench, scoreboard),
             "start-up" => StartUp.RunAsync(bench, scoreboard),
             BenchmarkOptions.Compare => Comparison.RunAsync(bench, scoreboard, machine),

@@ -256,7 +256,7 @@ internal sealed class SwarmSimulation
             joiner.Flows[useless] = default;
             relays--;
         }
-        SwarmRequest request = joiner.Asker.Make(number + 1, joiner.Readers, relays);
+        SwarmRequest request = joiner.Asker.Make(number + 1, joiner.Readers, relays, isMeeting: false);
         long start = Stopwatch.GetTimestamp();
         SwarmAnswer answer = joiner.Seat.Ask(request, now);
         _answerTicks += Stopwatch.GetTimestamp() - start;

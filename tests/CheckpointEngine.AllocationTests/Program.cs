@@ -9,6 +9,7 @@ using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer.Local;
 using Microsoft.Win32.SafeHandles;
 using CheckpointEngine.Planning;
+using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Tcp;
 using Microsoft.Extensions.Logging.Abstractions;
@@ -32,6 +33,7 @@ internal static class Program
         MeasureVerifier(DigestAlgorithm.Sha256);
         MeasureLookUps();
         MeasureCursor();
+        MeasureSwarm();
         MeasureMetas();
         BucketCallbackMeasurement.Run(Report);
         Console.WriteLine($"{s_passed} passed, {s_failed} failed, 0 skipped");
@@ -225,6 +227,38 @@ internal static class Program
             work.TryTake(out unit);
         }
         Report("ReadUnitCursor and OwnerWork", GC.GetAllocatedBytesForCurrentThread() - before, units, 0);
+    }
+
+    private static void MeasureSwarm()
+    {
+        TransferPlan plan = TransferPlanner.Plan(Sample(tensors: 10_000, DigestAlgorithm.None), TensorFilter.All);
+        var destination = new NullDestination();
+        var work = new SwarmWork(plan, 0, SwarmUnits.Cut(plan, 0)!, destination, new DigestVerifier(plan, [DigestAlgorithm.None]));
+        int[] all = [.. Enumerable.Range(0, work.Units.Length)];
+        work.Board.Give(all.AsSpan(0, all.Length / 2));
+        int number = work.Board.AddRelay();
+        work.Board.RelayHas(number, all);
+        var relay = new RelayWork(work, number, Array.ConvertAll(all, unit => (ulong)unit + 1));
+        Take(work);
+        Take(relay);
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        int units = 0;
+        while (work.RemainingBytes != 0)
+        {
+            units += Take(relay) ? 1 : 0;
+            units += Take(work) ? 1 : 0;
+        }
+        Report("SwarmWork and RelayWork", GC.GetAllocatedBytesForCurrentThread() - before, units, 0);
+
+        static bool Take(SourceWork source)
+        {
+            if (!source.TryTake(out ReadUnit unit, out _))
+            {
+                return false;
+            }
+            source.Completed(unit);
+            return true;
+        }
     }
 
     private static void MeasureMetas()

@@ -62,9 +62,15 @@ internal sealed partial class Engine : IAsyncDisposable
 
     public static Engine Start(params string[] arguments) => Start(new Dictionary<string, string>(), arguments);
 
-    public static Engine Start(Dictionary<string, string> environment, params string[] arguments)
+    public static Engine Start(Dictionary<string, string> environment, params string[] arguments) => Start(environment, [], arguments);
+
+    /// <summary>Starts it by another command, which becomes it.</summary>
+    public static Engine StartAs(string[] before, params string[] arguments) => Start([], before, arguments);
+
+    private static Engine Start(Dictionary<string, string> environment, string[] before, string[] arguments)
     {
-        var start = new ProcessStartInfo(Command, arguments) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true };
+        string[] words = [.. before, Command, .. arguments];
+        var start = new ProcessStartInfo(words[0], words[1..]) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true };
         start.Environment.Remove("CHECKPOINT_ENGINE_TOKEN");
         foreach ((string name, string value) in environment)
         {

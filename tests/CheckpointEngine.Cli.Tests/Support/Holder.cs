@@ -28,9 +28,13 @@ internal sealed class Holder : IAsyncDisposable
 
     public static Task<Holder> StartAsync(params string[] arguments) => StartAsync(new Dictionary<string, string>(), arguments);
 
-    public static async Task<Holder> StartAsync(Dictionary<string, string> environment, params string[] arguments)
+    public static Task<Holder> StartAsync(Dictionary<string, string> environment, params string[] arguments) => ReadyAsync(Engine.Start(environment, arguments));
+
+    /// <summary>Starts it by another command, which becomes it.</summary>
+    public static Task<Holder> StartAsync(string[] before, params string[] arguments) => ReadyAsync(Engine.StartAs(before, arguments));
+
+    private static async Task<Holder> ReadyAsync(Engine engine)
     {
-        Engine engine = Engine.Start(environment, arguments);
         try
         {
             string line = await engine.WaitForLineAsync(line => line.StartsWith("{\"ready\":", StringComparison.Ordinal));

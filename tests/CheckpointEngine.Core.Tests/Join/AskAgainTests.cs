@@ -71,6 +71,46 @@ public sealed class AskAgainTests
         SmallCheckpoint.AssertEqual(others, joiner.FindCheckpoint("copy")!);
     }
 
+    [Fact]
+    public async Task Join_IntoTheCallersTensors_OwnerIsThereAgain_BeginsAgain()
+    {
+        int answers = 0;
+        FakeOwner? made = null;
+        await using var port = new ScriptedPort((stream, _, token) => FakeOwner.ServeAsync(stream, () => made!, _ => Interlocked.Increment(ref answers) <= 5 ? Task.CompletedTask : throw new IOException("gone"), token));
+        await using var owner = made = new FakeOwner(s_lengths, dataPort: port.EndPoint, digest: root => root);
+        var others = owner.Tensors.ToDictionary(tensor => tensor.Key, tensor => tensor.Value.Select(value => (byte)(value ^ 1)).ToArray());
+        using var content = new SmallCheckpoint(others);
+        await using var successor = new ParameterServer(new ParameterServerOptions());
+        await successor.StartAsync(Cancel);
+        await successor.RegisterAsync("model", [content.Path], Cancel);
+        using var tensors = new CallerTensors();
+        var memory = new Dictionary<string, MemoryBuffer>();
+        try
+        {
+            foreach ((string name, byte[] bytes) in others)
+            {
+                memory.Add(name, MemoryBuffer.AllocateAnonymous(bytes.Length));
+                tensors.Add(name, TensorDtype.U8, [bytes.Length], memory[name].Address);
+            }
+            JoinOptions options = Options(null, _ => Task.FromResult(successor.GetMetas("model").Metas));
+            (options.Destination, options.Tensors) = (JoinDestinationKind.Tensors, tensors);
+
+            await using var joiner = new ParameterServer(new ParameterServerOptions());
+            JoinReport report = await joiner.JoinAsync(owner.Metas, options, null, Cancel);
+
+            Assert.True(report.Verified);
+            Assert.StartsWith("went on with the metas of now: ", Assert.Single(report.Warnings), StringComparison.Ordinal);
+            Assert.All(others, tensor => Assert.True(memory[tensor.Key].GetReadOnlySpan(0, tensor.Value.Length).SequenceEqual(tensor.Value), tensor.Key));
+        }
+        finally
+        {
+            foreach (MemoryBuffer buffer in memory.Values)
+            {
+                buffer.Dispose();
+            }
+        }
+    }
+
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
