@@ -143,7 +143,7 @@ public sealed class GuardTests
     {
         using var temp = new TempDirectory();
         SmallCheckpoint.WriteSharded(temp["model"]);
-        await using Holder holder = await Holder.ServeAsync(temp["model"], "--max-connections", "http=8/4,peers=4", "--max-requests", "http=2,peers=0", "--max-leases", "1", "--max-in-flight-kib", "256");
+        await using Holder holder = await Holder.ServeAsync(temp["model"], "--max-connections", "http=64/32,peers=4", "--max-requests", "http=2,peers=0", "--max-leases", "1", "--max-in-flight-kib", "256");
         (await Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--to", "null", "--transport", "tcp", "--require-verify")).Succeeded();
         using var client = new HttpClient();
         HttpResponseMessage[] replies = await Task.WhenAll(Enumerable.Range(0, 20).Select(_ => client.GetAsync(new Uri(holder.MetasUrl))));
