@@ -27,7 +27,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private readonly Dictionary<string, CheckpointRecord> _records = new(StringComparer.Ordinal);
     private readonly ILogger _logger;
     private readonly AuditLog _audit;
-    private ServerCertificates? _certificates;
+    private IConnectionSecurity? _certificates;
     private readonly MemoryRegistry _registry = new();
     private readonly MemoryPool _pool = new();
     private readonly HashSet<Task> _retiring = [];       // freeing what was replaced; under the lock
@@ -130,8 +130,8 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
         var responder = new PeerResponder(this);
         ILogger peerLogger = Options.LoggerFactory.CreateLogger("CheckpointEngine.Peers");
-        _certificates = Options.PeerTls is null ? null : new ServerCertificates(Options.PeerTls, peerLogger);
-        var peerOptions = new PeerListenerOptions { Limits = Options.Limits.Peers, MaxLeases = Options.Limits.LeasesOfAConversation, LocalPeers = Options.LocalPeers, Certificates = _certificates, Audit = _audit };
+        _certificates = Options.PeerTls?.Open(peerLogger);
+        var peerOptions = new PeerListenerOptions { Limits = Options.Limits.Peers, MaxLeases = Options.Limits.LeasesOfAConversation, LocalPeers = Options.LocalPeers, Security = _certificates, Audit = _audit };
         _peers = new PeerListener(new IPEndPoint(Options.Address, 0), responder, Options.Token, peerLogger, peerOptions);
         try
         {

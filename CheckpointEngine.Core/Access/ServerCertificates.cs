@@ -1,16 +1,20 @@
 using System.Net.Security;
+using System.Net.Sockets;
 using System.Security.Authentication;
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
+using CheckpointEngine.Internal;
 using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Access;
 
 /// <summary>Certificates of a server and of those it lets in: those of their files, which may be replaced while it runs.</summary>
 /// <remarks>Any number of threads. Connections that are open keep what they were made with; those that come get what is there then.</remarks>
-public sealed class ServerCertificates : IDisposable
+public sealed class ServerCertificates : IConnectionSecurity
 {
     private const string ClientAuthentication = "1.3.6.1.5.5.7.3.2";    // RFC 5280, 4.2.1.12: id-kp-clientAuth
+
+    private const int MaxSubjectChars = 200;
 
     private readonly TlsServerOptions _options;
     private readonly WatchedFiles _watched;
@@ -52,6 +56,25 @@ public sealed class ServerCertificates : IDisposable
 
     /// <inheritdoc/>
     public void Dispose() => _watched.Dispose();
+
+    async Task<(Stream Stream, string Peer)> IConnectionSecurity.SecureAsync(Socket socket, CancellationToken cancellationToken)
+    {
+        var stream = new SslStream(new NetworkStream(socket, ownsSocket: false));
+        try
+        {
+            await stream.AuthenticateAsServerAsync(CreateOptions(SslProtocols.Tls13, demandsCertificate: true), cancellationToken).ConfigureAwait(false);
+            return (stream, stream.RemoteCertificate is X509Certificate2 certificate ? MessageText.Clean(certificate.Subject, MaxSubjectChars) : "");
+        }
+        catch (Exception failure)
+        {
+            await stream.DisposeAsync().ConfigureAwait(false);
+            if (failure is AuthenticationException)
+            {
+                throw new CheckpointEngineException(CheckpointError.Refused, $"it speaks no TLS 1.3, or shows no certificate that is trusted: {failure.Message}", 0, failure);
+            }
+            throw;
+        }
+    }
 
     private bool Renew()
     {

@@ -1,8 +1,5 @@
 using System.Net;
-using System.Net.Security;
 using System.Net.Sockets;
-using System.Security.Authentication;
-using System.Security.Cryptography.X509Certificates;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Transfer;
@@ -35,7 +32,7 @@ internal sealed record PeerListenerOptions
     internal int MaxLeases { get; init; } = new ServerLimits().LeasesOfAConversation;
 
     /// <summary>With what it speaks TLS over TCP; null: it does not. The caller's to dispose of.</summary>
-    internal ServerCertificates? Certificates { get; init; }
+    internal IConnectionSecurity? Security { get; init; }
 
     /// <summary>Told of those that are refused; null for nobody.</summary>
     internal AuditLog? Audit { get; init; }
@@ -165,7 +162,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
             }
             if (_limiter.TryEnter((socket.RemoteEndPoint as IPEndPoint)?.Address, socket.Dispose) is not { } slot)
             {
-                Refuse(socket, isPlain: _options.Certificates is null || socket.AddressFamily == AddressFamily.Unix);
+                Refuse(socket, isPlain: _options.Security is null || socket.AddressFamily == AddressFamily.Unix);
                 continue;
             }
             lock (_lock)
@@ -177,25 +174,11 @@ internal sealed partial class PeerListener : IAsyncDisposable
         }
     }
 
-    private async Task<Stream> SecureAsync(Socket socket, ServerCertificates certificates)
+    private async Task<(Stream Stream, string Peer)> SecureAsync(Socket socket, IConnectionSecurity security)
     {
-        var stream = new SslStream(new NetworkStream(socket, ownsSocket: false));
         using var introduction = CancellationTokenSource.CreateLinkedTokenSource(_stop.Token);
         introduction.CancelAfter(_options.IntroductionTimeout);
-        try
-        {
-            await stream.AuthenticateAsServerAsync(certificates.CreateOptions(SslProtocols.Tls13, demandsCertificate: true), introduction.Token).ConfigureAwait(false);
-            return stream;
-        }
-        catch (Exception failure)
-        {
-            await stream.DisposeAsync().ConfigureAwait(false);
-            if (failure is AuthenticationException)
-            {
-                throw new CheckpointEngineException(CheckpointError.Refused, $"it speaks no TLS 1.3, or shows no certificate that is trusted: {failure.Message}", 0, failure);
-            }
-            throw;
-        }
+        return await security.SecureAsync(socket, introduction.Token).ConfigureAwait(false);
     }
 
     // Said at once or not at all: a socket that is new has room for it.
@@ -238,11 +221,9 @@ internal sealed partial class PeerListener : IAsyncDisposable
                 peer = socket.RemoteEndPoint?.ToString() ?? "";
                 socket.NoDelay = true;
             }
-            using Stream? secured = socket.AddressFamily == AddressFamily.Unix || _options.Certificates is null ? null : await SecureAsync(socket, _options.Certificates).ConfigureAwait(false);
-            if (secured is SslStream { RemoteCertificate: X509Certificate2 certificate })
-            {
-                peer = $"{peer} ({MessageText.Clean(certificate.Subject, 200)})";
-            }
+            (Stream? secured, string shown) = socket.AddressFamily == AddressFamily.Unix || _options.Security is null ? (null, "") : await SecureAsync(socket, _options.Security).ConfigureAwait(false);
+            using Stream? inside = secured;
+            peer = shown.Length == 0 ? peer : $"{peer} ({shown})";
             using var session = new PeerSession(socket, _responder, _token, _options, secured) { Peer = peer, Slot = slot };
             lock (_lock)
             {
