@@ -4,6 +4,7 @@ using CheckpointEngine.Access;
 using CheckpointEngine.Cli.Options;
 using CheckpointEngine.Cli.Output;
 using CheckpointEngine.Http;
+using CheckpointEngine.Http.Telemetry;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using Microsoft.Extensions.Logging;
@@ -11,7 +12,7 @@ using Microsoft.Extensions.Logging;
 namespace CheckpointEngine.Cli;
 
 /// <summary>The part of a holder's life that <c>serve</c> and <c>join --serve</c> share: answer over HTTP, gather, say ready, stay.</summary>
-internal sealed class HolderSession(ListenOptions listen, LimitOptions limits, ParseResult parsed, AccessToken? token, MetasClientOptions client, ReloadSignal reload, ILoggerFactory logging)
+internal sealed class HolderSession(ListenOptions listen, LimitOptions limits, ParseResult parsed, AccessToken? token, MetasClientOptions client, TelemetryExport? telemetry, ReloadSignal reload, ILoggerFactory logging)
 {
     private static readonly TimeSpan s_firstRetry = TimeSpan.FromMilliseconds(100);
     private static readonly TimeSpan s_longestRetry = TimeSpan.FromSeconds(2);
@@ -52,7 +53,7 @@ internal sealed class HolderSession(ListenOptions listen, LimitOptions limits, P
 
     private async Task<CheckpointEngineHost> StartHostAsync(ParameterServer server, CancellationToken stop)
     {
-        CheckpointEngineHostOptions options = listen.CreateHostOptions(parsed, token, client, limits.HttpLimits(parsed), logging);
+        CheckpointEngineHostOptions options = listen.CreateHostOptions(parsed, token, client, limits.HttpLimits(parsed), telemetry, logging);
         try
         {
             return await CheckpointEngineHost.StartAsync(server, options, stop).ConfigureAwait(false);

@@ -2,6 +2,7 @@ using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Join;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Telemetry;
 using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer;
 
@@ -76,8 +77,14 @@ internal sealed class HeldEntry : IAsyncDisposable
             revocation.Unregister();
             Uses.Leave();
             ended(lease!.HowItEnded);
+            LiveServers.LeaseEnded();
         });
-        revocation = cut.UnsafeRegister(static state => ((ReadLease)state!).Revoke(), lease);
+        LiveServers.LeaseTaken();
+        revocation = cut.UnsafeRegister(static state =>
+        {
+            EngineMetrics.LeasesRevoked.Add(1);
+            ((ReadLease)state!).Revoke();
+        }, lease);
         return lease;
     }
 

@@ -29,10 +29,15 @@ public sealed partial class ParameterServer
     public Task<InferenceUpdateReport> UpdateAsync(string name, InferenceUpdateOptions options, IProgress<InferenceUpdateProgress>? progress = null, CancellationToken cancellationToken = default)
         => UpdateAsync(name, options, null, progress, cancellationToken);
 
-    private async Task<InferenceUpdateReport> UpdateAsync(string name, InferenceUpdateOptions options, OpeningDevices? devices, IProgress<InferenceUpdateProgress>? progress, CancellationToken cancellationToken)
+    private Task<InferenceUpdateReport> UpdateAsync(string name, InferenceUpdateOptions options, OpeningDevices? devices, IProgress<InferenceUpdateProgress>? progress, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(name);
         ArgumentNullException.ThrowIfNull(options);
+        return ObserveUpdateAsync(name, options, () => UpdateUnobservedAsync(name, options, devices, progress, cancellationToken));
+    }
+
+    private async Task<InferenceUpdateReport> UpdateUnobservedAsync(string name, InferenceUpdateOptions options, OpeningDevices? devices, IProgress<InferenceUpdateProgress>? progress, CancellationToken cancellationToken)
+    {
         options.ThrowIfUnfit();
         ObjectDisposedException.ThrowIf(_disposed, this);
         HeldEntry entry;
@@ -94,7 +99,7 @@ public sealed partial class ParameterServer
         await using OpeningDevices? devices = update.IsByFiles ? null : new OpeningDevices(update);      // a GPU's context takes longer than to attach
         Action<ArrivingCheckpoint>? start = devices is null || Options.Hold == HoldMode.Memfd
             ? null
-            : arriving => updating = UpdateArrivingAsync(join.CheckpointName, arriving, devices, update, updateProgress, stop);
+            : arriving => updating = ObserveUpdateAsync(join.CheckpointName, update, () => UpdateArrivingAsync(join.CheckpointName, arriving, devices, update, updateProgress, stop));
         JoinReport joined;
         try
         {
@@ -208,6 +213,6 @@ public sealed partial class ParameterServer
         return Stopwatch.GetElapsedTime(start).TotalSeconds;
     }
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "updated {Endpoint} from '{Checkpoint}': {Bytes} bytes in {Seconds:0.00} s")]
+    [LoggerMessage(EventId = 1031, Level = LogLevel.Information, Message = "updated {Endpoint} from '{Checkpoint}': {Bytes} bytes in {Seconds:0.00} s")]
     private partial void LogInferenceUpdated(string checkpoint, Uri endpoint, long bytes, double seconds);
 }

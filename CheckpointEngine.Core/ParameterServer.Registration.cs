@@ -1,6 +1,7 @@
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Join;
+using CheckpointEngine.Telemetry;
 using CheckpointEngine.Transfer;
 using Microsoft.Extensions.Logging;
 
@@ -205,6 +206,7 @@ public sealed partial class ParameterServer
             done.SetResult();
         }
         TellChange();
+        EngineMetrics.Changed(CheckpointChange.Updated);
         LogUpdated(name);
         _audit.UpdateCommitted(name, entry.Generation);
     }
@@ -245,6 +247,7 @@ public sealed partial class ParameterServer
         {
             entry.FreesPool = freeSharedPool;
             await FreeAsync(entry).ConfigureAwait(false);      // not cancellable: half a checkpoint is no state
+            EngineMetrics.Changed(CheckpointChange.Unregistered);
             LogUnregistered(name);
             _audit.Unregistered(name, entry.Generation);
         }
@@ -334,6 +337,7 @@ public sealed partial class ParameterServer
         }
         TellChange();
         _audit.Registered(name, entry.Generation, entry.Checkpoint.Tensors.Count, entry.Checkpoint.DataBytes, source);
+        EngineMetrics.Changed(replaced is null ? CheckpointChange.Registered : CheckpointChange.Replaced);
         if (replaced is not null)
         {
             LogReplaced(name, replaced.Generation, entry.Generation);
@@ -390,21 +394,21 @@ public sealed partial class ParameterServer
         await entry.DisposeAsync().ConfigureAwait(false);
     }
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "registered '{Checkpoint}': {Tensors} tensors, {Bytes} bytes")]
+    [LoggerMessage(EventId = 1011, Level = LogLevel.Information, Message = "registered '{Checkpoint}': {Tensors} tensors, {Bytes} bytes")]
     private partial void LogRegistered(string checkpoint, int tensors, long bytes);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "'{Checkpoint}' is copied into anonymous memory: where it is it cannot be registered: {Reason}")]
+    [LoggerMessage(EventId = 1012, Level = LogLevel.Warning, Message = "'{Checkpoint}' is copied into anonymous memory: where it is it cannot be registered: {Reason}")]
     private partial void LogCopied(string checkpoint, string reason);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "consume '{Checkpoint}': {Remark}")]
+    [LoggerMessage(EventId = 1013, Level = LogLevel.Warning, Message = "consume '{Checkpoint}': {Remark}")]
     private partial void LogNotConsumed(string checkpoint, string remark);
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "'{Checkpoint}': generation {Old} is superseded by generation {New}")]
+    [LoggerMessage(EventId = 1014, Level = LogLevel.Information, Message = "'{Checkpoint}': generation {Old} is superseded by generation {New}")]
     private partial void LogReplaced(string checkpoint, long old, long @new);
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "updated '{Checkpoint}'")]
+    [LoggerMessage(EventId = 1015, Level = LogLevel.Information, Message = "updated '{Checkpoint}'")]
     private partial void LogUpdated(string checkpoint);
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "unregistered '{Checkpoint}'")]
+    [LoggerMessage(EventId = 1016, Level = LogLevel.Information, Message = "unregistered '{Checkpoint}'")]
     private partial void LogUnregistered(string checkpoint);
 }

@@ -15,6 +15,7 @@ public sealed partial class ParameterServer
     /// <param name="cancellationToken">Ends the wait.</param>
     /// <returns>Whether everybody was done.</returns>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    /// <exception cref="ObjectDisposedException">The server was disposed of, before or meanwhile.</exception>
     public async Task<bool> FinishRelaysAsync(TimeSpan patience, CancellationToken cancellationToken = default)
     {
         using var time = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
@@ -22,14 +23,17 @@ public sealed partial class ParameterServer
         JoinRelay[] relays;
         lock (_lock)
         {
+            ObjectDisposedException.ThrowIf(_disposed, this);
             relays = [.. _relays];
         }
         try
         {
+            cancellationToken.ThrowIfCancellationRequested();
             while (Array.Exists(relays, static relay => relay.IsNeeded))
             {
                 await Task.Delay(s_relayLook, time.Token).ConfigureAwait(false);
             }
+            ObjectDisposedException.ThrowIf(Volatile.Read(ref _disposed), this);     // they were ended, and nobody was asked
             return true;
         }
         catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)

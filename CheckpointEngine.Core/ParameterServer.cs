@@ -5,6 +5,7 @@ using CheckpointEngine.Internal;
 using CheckpointEngine.Join;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Telemetry;
 using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
@@ -54,6 +55,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         _audit = new AuditLog(options.LoggerFactory);
         _swarmKey = options.Token is not null || options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(SwarmAnswer.KeyBytes) : null;
         LaneKey = options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(LeaseAnswer.LaneKeyBytes) : null;
+        EngineMetrics.Watch(this);
     }
 
     /// <summary>The options it was made with.</summary>
@@ -173,7 +175,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     public Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, IProgress<JoinProgress>? progress = null, CancellationToken cancellationToken = default)
         => JoinAsync(metas, options, null, progress, cancellationToken);
 
-    private async Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, Action<ArrivingCheckpoint>? arriving, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
+    private async Task<JoinReport> JoinUnobservedAsync(CheckpointMetas metas, JoinOptions options, Action<ArrivingCheckpoint>? arriving, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(metas);
         ArgumentNullException.ThrowIfNull(options);
@@ -262,6 +264,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
                 return;
             }
             _disposed = true;
+            LiveServers.Remove(this);
             entries = [.. _records.Values.Select(record => record.Held).OfType<HeldEntry>()];
             _records.Clear();
             TellChange();
@@ -398,9 +401,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
     }
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "listening: {P2pStoreAddress}, {PeerUrl}")]
+    [LoggerMessage(EventId = 1001, Level = LogLevel.Information, Message = "listening: {P2pStoreAddress}, {PeerUrl}")]
     private partial void LogStarted(string p2pStoreAddress, string peerUrl);
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "loaded metas of '{Checkpoint}': {Owners} owners")]
+    [LoggerMessage(EventId = 1002, Level = LogLevel.Information, Message = "loaded metas of '{Checkpoint}': {Owners} owners")]
     private partial void LogLoaded(string checkpoint, int owners);
 }

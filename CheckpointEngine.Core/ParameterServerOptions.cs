@@ -95,6 +95,9 @@ public sealed class ParameterServerOptions
     /// </summary>
     public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);
 
+    /// <summary>Tell in metrics what each peer was sent over TCP, by its address: the first 64 of them, all others together. Default false: addresses stay out of metrics.</summary>
+    public bool MeasurePeers { get; set; }
+
     /// <summary>What others may have at a time: connections, requests, leases.</summary>
     public ServerLimits Limits { get; set; } = new();
 

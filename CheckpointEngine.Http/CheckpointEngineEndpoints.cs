@@ -1,5 +1,6 @@
 using CheckpointEngine.Http.Endpoints;
 using CheckpointEngine.Http.Replies;
+using CheckpointEngine.Http.Telemetry;
 using CheckpointEngine.Http.Requests;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Routing;
@@ -15,6 +16,7 @@ public static class CheckpointEngineEndpoints
     /// <param name="endpoints">Where they are mounted; a route group gives them a prefix.</param>
     /// <param name="server">The server, started.</param>
     /// <param name="options">Who may use them, and for what; read once, here. Default: everybody, without registration of files.</param>
+    /// <remarks>The page at <c>/</c> and <c>/metrics</c> are <see cref="CheckpointEngineHost"/>'s: an application has a root and metrics of its own, which take <see cref="CheckpointEngine.Telemetry.EngineTelemetry.MeterName"/>.</remarks>
     /// <returns>The group, for conventions that hold for all of them.</returns>
     public static RouteGroupBuilder MapCheckpointEngine(this IEndpointRouteBuilder endpoints, ParameterServer server, CheckpointEngineHttpOptions? options = null)
     {
@@ -27,7 +29,7 @@ public static class CheckpointEngineEndpoints
     {
         ArgumentNullException.ThrowIfNull(endpoints);
         options ??= new CheckpointEngineHttpOptions();
-        var guard = new EndpointGuard(options, endpoints.ServiceProvider.GetService<ILoggerFactory>());
+        EndpointGuard guard = MakeGuard(endpoints, options);
         RouteGroupBuilder group = endpoints.MapGroup("");
         HealthEndpoints.Map(group);
         new CheckpointEndpoints(store, new AllowedPaths(options.AllowPaths)).Map(group, guard);
@@ -35,4 +37,15 @@ public static class CheckpointEngineEndpoints
         new UpdateEndpoints(store).Map(group, guard);
         return group;
     }
+
+    /// <summary>Mounts what a host of its own has beside: the page at <c>/</c>, and <c>/metrics</c>.</summary>
+    internal static void MapStatus(this IEndpointRouteBuilder endpoints, ICheckpointStore store, TelemetryExport export, bool areMetricsOpen, CheckpointEngineHttpOptions options)
+    {
+        EndpointGuard guard = MakeGuard(endpoints, options);
+        new StatusEndpoints(store, TimeProvider.System).Map(endpoints, guard);
+        MetricsEndpoints.Map(endpoints, export, areMetricsOpen ? null : guard);
+    }
+
+    private static EndpointGuard MakeGuard(IEndpointRouteBuilder endpoints, CheckpointEngineHttpOptions options)
+        => new(options, endpoints.ServiceProvider.GetService<ILoggerFactory>());
 }

@@ -3,6 +3,7 @@ using System.Net;
 using System.Net.Sockets;
 using CheckpointEngine.Http.Hosting;
 using CheckpointEngine.Http.Replies;
+using CheckpointEngine.Http.Telemetry;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
@@ -15,7 +16,7 @@ namespace CheckpointEngine.Http;
 
 /// <summary>A web server of its own over a <see cref="ParameterServer"/>: what <c>checkpoint-engine serve</c> runs.</summary>
 /// <remarks>Any number of threads. Reads no configuration, takes no signals, logs only where it is told to.</remarks>
-public sealed class CheckpointEngineHost : IAsyncDisposable
+public sealed partial class CheckpointEngineHost : IAsyncDisposable
 {
     private readonly WebApplication _application;
 
@@ -78,14 +79,16 @@ public sealed class CheckpointEngineHost : IAsyncDisposable
                 }
             }
         });
-        application.MapCheckpointEngine(store, encoded, new CheckpointEngineHttpOptions
+        var endpoints = new CheckpointEngineHttpOptions
         {
             Token = options.Token,
             AcceptClientCertificates = options.TlsClientCaFile is not null,
             AllowPaths = options.AllowPaths,
             GatherPeers = options.GatherPeers,
             GatherClient = options.GatherClient,
-        });
+        };
+        application.MapCheckpointEngine(store, encoded, endpoints);
+        application.MapStatus(store, options.Telemetry ?? application.Services.GetRequiredService<TelemetryExport>(), options.MetricsOpen, endpoints);
         try
         {
             await application.StartAsync(cancellationToken).ConfigureAwait(false);
@@ -129,6 +132,7 @@ public sealed class CheckpointEngineHost : IAsyncDisposable
         });
         builder.Services.AddRoutingCore();
         builder.Services.AddSingleton(options.LoggerFactory);
+        builder.Services.AddSingleton(static _ => TelemetryExport.Start());     // disposed of with the application; not made where there is one already
         builder.Services.AddSingleton<IHostLifetime, SilentLifetime>();
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = options.DrainTimeout);
         builder.Services.Configure<SocketTransportOptions>(sockets => sockets.CreateBoundListenSocket = static endPoint
@@ -160,12 +164,14 @@ public sealed class CheckpointEngineHost : IAsyncDisposable
         {
             if (address is { IsTls: false, IsReachable: true } && options.Token is not null)
             {
-                options.LoggerFactory.CreateLogger("CheckpointEngine.Http").LogWarning(
-                    "{Address} is not encrypted: who can listen in on the network can read the token; prefer https", address.Text);
+                LogPlainToken(options.LoggerFactory.CreateLogger("CheckpointEngine.Http"), address.Text);
             }
         }
     }
 
     private static int FindPort(List<(ListenAddress Address, ListenOptions Listen)> bound, ListenAddress address)
         => bound.Find(entry => ReferenceEquals(entry.Address, address)).Listen.EndPoint is IPEndPoint ip ? ip.Port : 0;
+
+    [LoggerMessage(EventId = 4002, Level = LogLevel.Warning, Message = "{Address} is not encrypted: who can listen in on the network can read the token; prefer https")]
+    private static partial void LogPlainToken(ILogger logger, string address);
 }

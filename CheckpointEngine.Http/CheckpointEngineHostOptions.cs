@@ -1,4 +1,5 @@
 using CheckpointEngine.Access;
+using CheckpointEngine.Http.Telemetry;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using Microsoft.Extensions.Logging;
@@ -50,6 +51,14 @@ public sealed class CheckpointEngineHostOptions
 
     /// <summary>How long a client may take for the head of a request; default 10 s. A body must come, and an answer be taken, at 240 bytes a second.</summary>
     public TimeSpan RequestHeadTimeout { get; set; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>
+    /// What <c>/metrics</c> tells; stays the caller's. Null (the default): the host makes its own, which counts from the host's start on.
+    /// </summary>
+    public TelemetryExport? Telemetry { get; set; }
+
+    /// <summary>Whether everybody may read <c>/metrics</c>, token or not: for scrapers that have none. Default false.</summary>
+    public bool MetricsOpen { get; set; }
 
     /// <summary>How long <see cref="CheckpointEngineHost.StopAsync"/> waits for requests under way before it cuts them; default 30 s.</summary>
     public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);

@@ -13,6 +13,9 @@ internal interface ICheckpointStore
 
     Task UnregisterAsync(string name, bool freeSharedPool);
 
+    /// <summary>What it is doing at this moment.</summary>
+    ServerStatus GetStatus();
+
     /// <summary>The side files of a checkpoint held here; null when it is not.</summary>
     IReadOnlyList<SideFile>? FindSideFiles(string name);
 

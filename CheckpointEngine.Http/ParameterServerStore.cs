@@ -9,6 +9,8 @@ internal sealed class ParameterServerStore(ParameterServer server) : ICheckpoint
 {
     public IReadOnlyList<string> CheckpointNames => server.CheckpointNames;
 
+    public ServerStatus GetStatus() => server.GetStatus();
+
     public Task RegisterAsync(string name, IReadOnlyList<string> paths, RegistrationOptions options, CancellationToken cancellationToken)
         => server.RegisterAsync(name, paths, null, options, cancellationToken);
 

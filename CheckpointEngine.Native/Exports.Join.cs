@@ -29,9 +29,9 @@ internal static unsafe partial class Exports
             JoinDestinationKind destination = Choose(given.Destination, "destination",
                 JoinDestinationKind.Memory, JoinDestinationKind.Tensors, JoinDestinationKind.Buckets, JoinDestinationKind.Directory, JoinDestinationKind.Null);
             uint verify = Choose(given.Verify, "verify", 0U, 1U, 2U);
-            if (given.Lanes > 1024 || (given.Reserved | given.Reserved2) != 0)
+            if (given.Lanes > 1024 || given.Reserved != 0)
             {
-                throw new CallException(Status.Argument, $"lanes is {given.Lanes}, at most 1024; reserved is {given.Reserved}, reserved2 {given.Reserved2}, and both must be 0");
+                throw new CallException(Status.Argument, $"lanes is {given.Lanes}, at most 1024; reserved is {given.Reserved}, and must be 0");
             }
             BucketCallback? callback = null;
             if (destination == JoinDestinationKind.Buckets)
@@ -56,6 +56,7 @@ internal static unsafe partial class Exports
                 AttachFiles = given.AttachFiles != 0,
                 Lanes = (int)given.Lanes,
                 Replace = given.Replace != 0,
+                Relay = given.Relay != 0,
                 EarlierCheckpoint = Call.OptionalText(given.EarlierCheckpoint, "earlier_checkpoint"),
             };
             if (given.BucketBytes != 0)
@@ -175,6 +176,8 @@ internal static unsafe partial class Exports
                 Buckets = (uint)made.Buckets,
                 AttachedBytes = (ulong)made.AttachedBytes,
                 ReusedBytes = (ulong)made.ReusedBytes,
+                RetriedBytes = (ulong)made.RetriedBytes,
+                RelayedBytes = (ulong)made.RelayedBytes,
             }, report, "ce_join_report", FirstJoinReportBytes);
             return Ok;
         }

@@ -108,7 +108,7 @@ internal sealed class NativeJoin : IProgress<JoinProgress>
             _progress.BytesDone = (ulong)value.BytesDone;
             _progress.BytesTotal = (ulong)value.BytesTotal;
             _progress.Lanes = (uint)value.Lanes;
-            string phase = value.Phase == "reuse" ? "transfer" : value.Phase;         // taking what is here already
+            string phase = value.Phase switch { "allocate" => "plan", "reuse" => "transfer", string other => other };       // taking what is here already
             _progress.Phase = (uint)Math.Max(0, Array.IndexOf(s_phases, phase));
         }
     }

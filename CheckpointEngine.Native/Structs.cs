@@ -76,6 +76,14 @@ internal unsafe struct CeServerOptions
 }
 
 [StructLayout(LayoutKind.Sequential)]
+internal struct CeRegisterOptions
+{
+    internal nuint StructSize;
+    internal uint Replace;
+    internal uint SharedPool;
+}
+
+[StructLayout(LayoutKind.Sequential)]
 internal unsafe struct CeJoinOptions
 {
     internal nuint StructSize;
@@ -110,7 +118,7 @@ internal unsafe struct CeJoinOptions
     internal byte* EarlierCheckpoint;
     internal ulong RetryTimeoutMs;
     internal uint Replace;
-    internal uint Reserved2;
+    internal uint Relay;
 }
 
 [StructLayout(LayoutKind.Sequential)]
@@ -145,6 +153,8 @@ internal unsafe struct CeJoinReport
     // Since 0.3.
     internal ulong AttachedBytes;
     internal ulong ReusedBytes;
+    internal ulong RetriedBytes;
+    internal ulong RelayedBytes;
 }
 
 [StructLayout(LayoutKind.Sequential)]

@@ -392,6 +392,21 @@ CE_API ce_status ce_server_register_files(ce_server *server, const char *name, c
  * Since:     0.3 */
 CE_API ce_status ce_server_replace_files(ce_server *server, const char *name, const char *const *paths, size_t count, ce_cancel *cancel);
 
+enum { CE_POOL_AS_SERVER = 0, CE_POOL_ON = 1, CE_POOL_OFF = 2 };     /* as CE_SERVER_SHARED_POOL says; for this checkpoint, whatever that says */
+
+typedef struct ce_register_options {
+    size_t struct_size;
+    uint32_t replace;        /* not 0: as ce_server_replace_files. 0: the name must be free */
+    uint32_t shared_pool;    /* CE_POOL_...: whether it takes the memory that is kept, and leaves its own there: see CE_SERVER_SHARED_POOL */
+} ce_register_options;
+
+/* As ce_server_register_files, with choices for this checkpoint alone.
+ * options:   may be NULL: as ce_server_register_files.
+ * Errors:    as ce_server_register_files; with replace, as ce_server_replace_files.
+ * Since:     0.3 */
+CE_API ce_status ce_server_register_files_with(ce_server *server, const char *name, const char *const *paths, size_t count,
+                                               const ce_register_options *options, ce_cancel *cancel);
+
 /* Holds the caller's own tensors in place under a name: nothing is copied. They may overlap (tied weights).
  * Ownership: the memory stays the caller's; it must stay mapped, and unchanged outside ce_server_begin_update and commit, until
  *            ce_server_unregister or ce_server_destroy has returned. The array, names and shapes are copied.
@@ -416,6 +431,21 @@ CE_API ce_status ce_server_commit_update(ce_server *server, const char *name);
  * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_NOT_FOUND.
  * Since:     0.2 */
 CE_API ce_status ce_server_unregister(ce_server *server, const char *name);
+
+/* As ce_server_unregister; a checkpoint of the shared pool leaves no memory there: its own is freed, and so is what is kept of others.
+ * Errors:    as ce_server_unregister.
+ * Since:     0.3 */
+CE_API ce_status ce_server_unregister_force(ce_server *server, const char *name);
+
+/* Waits while other joiners are in the middle of what joins of this server with relay have brought, so that they need not read it from its owner
+ * again; then offers it no more, whatever the outcome. A program that ends after its joins calls it before ce_server_destroy, which waits for
+ * nobody; one that goes on need not: what was brought is offered until it is unregistered. Joins that still run are not waited for. Blocks.
+ * timeout_ms: the longest wait; 0 does not wait; CE_FOREVER.
+ * everybody_done: receives 1 when nobody was left in the middle, else 0: they read the rest from the owner; may be NULL.
+ * Threads:   any, several at once.
+ * Errors:    CE_E_HANDLE: none, or destroyed meanwhile; CE_E_CANCELLED.
+ * Since:     0.3 */
+CE_API ce_status ce_server_finish_relays(ce_server *server, uint64_t timeout_ms, ce_cancel *cancel, uint32_t *everybody_done);
 
 /* What this server knows of a checkpoint: what it holds, merged with what ce_server_load_metas told it.
  * Errors:    CE_E_HANDLE, CE_E_ARGUMENT, CE_E_NOT_FOUND, CE_E_BUSY; CE_E_STATE: it does not listen, so nobody could read.
@@ -561,10 +591,14 @@ typedef struct ce_join_options {
     const char *earlier_checkpoint;    /* CE_TO_MEMORY, CE_TO_DIRECTORY: a version that this server holds under that name; what the owners' digests say is
                                         * the same is copied from it instead of read. NULL, or not held: none */
     uint64_t retry_timeout_ms;         /* with metas_url: how long it is asked again when an owner is lost or has gone on to its next generation, and the join
-                                        * goes on with what it has. CE_TO_MEMORY, CE_TO_DIRECTORY, CE_TO_NULL, with digests. 0: 10 s; CE_FOREVER; CE_NEVER */
+                                        * goes on with what it has (CE_TO_TENSORS: begins again). Not CE_TO_BUCKETS; with digests. 0: 10 s; CE_FOREVER; CE_NEVER */
     uint32_t replace;                  /* CE_TO_MEMORY: not 0: replace what is held under checkpoint_name, which is served until all of the new one is here and
                                         * checked, and freed as by ce_server_replace_files. 0: the name must be free */
-    uint32_t reserved2;                /* 0 */
+    uint32_t relay;                    /* CE_TO_MEMORY, CE_TO_DIRECTORY: not 0: read together with other joins that set this. Each reads a part from the owner
+                                        * and the rest from the others, and offers them, at a port of its own, what it has and has checked: while it reads,
+                                        * and until ce_server_finish_relays, its unregistering or the server's end. Over a network, with digests; where that
+                                        * cannot be, it reads alone, and ce_join_warnings says why. What others send is checked against the owner's digests,
+                                        * and XXH3 is no defence against who means harm: have the owner serve with CE_DIGEST_SHA256 then */
 } ce_join_options;
 
 #define CE_NEVER (UINT64_MAX - 1)      /* retry_timeout_ms: a join whose owner is lost fails */
@@ -625,6 +659,8 @@ typedef struct ce_join_report {
     /* since 0.3 */
     uint64_t attached_bytes;         /* not copied: they are in the owners' memory, mapped read-only */
     uint64_t reused_bytes;           /* not read, padding included: they were here already (earlier_checkpoint, or files of a join that was interrupted) */
+    uint64_t retried_bytes;          /* asked for once more, since the connection or the owner that had been asked was lost, or sent something else */
+    uint64_t relayed_bytes;          /* came from other joins and not from the owners, padding included (relay) */
 } ce_join_report;
 
 /* What it did.

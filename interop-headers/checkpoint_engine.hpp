@@ -706,6 +706,8 @@ struct JoinOptions {
     std::string earlier_checkpoint;                      /* Memory, Directory: a version held here; what has not changed is copied from it, not read */
     std::optional<std::chrono::milliseconds> retry_timeout;   /* with metas_url: how long it is asked again when an owner is lost; none: 10 s, 0: not at all */
     bool replace = false;                                /* Memory: replace what is held under checkpoint_name, once all of the new one is here */
+    bool relay = false;                                  /* Memory, Directory: read together with other joins that set this, and offer them what is here: see
+                                                          * Server::finish_relays */
 };
 
 enum class JoinState : std::uint32_t { Running = CE_JOIN_RUNNING, Done = CE_JOIN_DONE, Failed = CE_JOIN_FAILED, Cancelled = CE_JOIN_CANCELLED };
@@ -744,6 +746,8 @@ struct JoinReport {
     double write_seconds = 0;
     std::uint64_t attached_bytes = 0;      /* not copied: they are in the owners' memory, mapped read-only */
     std::uint64_t reused_bytes = 0;        /* not read, padding included: they were here already */
+    std::uint64_t retried_bytes = 0;       /* asked for once more: an owner or connection was lost, or sent something else */
+    std::uint64_t relayed_bytes = 0;       /* came from other joins and not from the owners, padding included */
 };
 
 /* A join on its way.
@@ -818,6 +822,8 @@ public:
         report.write_seconds = c.write_seconds;
         report.attached_bytes = c.attached_bytes;
         report.reused_bytes = c.reused_bytes;
+        report.retried_bytes = c.retried_bytes;
+        report.relayed_bytes = c.relayed_bytes;
         return report;
     }
 
@@ -981,6 +987,9 @@ struct UpdateReport {
     std::string warnings;              /* remarks for the user, one per line */
 };
 
+/* Whether memory is shared with the checkpoints before and after: as the server's shared_pool says, or whatever that says. */
+enum class SharedPool : std::uint32_t { AsServer = CE_POOL_AS_SERVER, On = CE_POOL_ON, Off = CE_POOL_OFF };
+
 /* Holds checkpoints for others to read, and joins what they hold.
  * Ownership: of its handle. The destructor ends its joins, stops listening, waits for reads under way (drain_timeout) and frees what no Checkpoint
  *            keeps; it must not run inside a callback of its joins.
@@ -1031,20 +1040,18 @@ public:
 
     /* Holds files under a name: one directory, index or .safetensors file, or several .safetensors files. All or nothing. Blocks for a copy.
      * Ownership: nothing is kept; mapped files must stay as they are while they are held.   Threads: any.   Errors: as ce_server_register_files. */
-    void register_files(const std::string &name, const std::vector<std::string> &paths, const Cancel *cancel = nullptr) const {
-        std::vector<const char *> pointers = detail::c_strings(paths);
-        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_register_files)(handle_.get(), detail::c_name(name), pointers.data(), pointers.size(),
-                                                                        cancel == nullptr ? nullptr : cancel->get()));
+    void register_files(const std::string &name, const std::vector<std::string> &paths, const Cancel *cancel = nullptr,
+                        SharedPool pool = SharedPool::AsServer) const {
+        hold_files(name, paths, false, pool, cancel);
     }
 
     /* As register_files, as the next generation of a name that may be held already: who asks is told of the old one until all of the new one is there.
      * Joins of the old one go on, and its memory is freed when they are done or drain_timeout is over. When it fails, the old one stays.
      * Ownership: as register_files; tensors of the caller that are replaced must stay until the destructor has returned.
      * Threads:   any.   Errors: as ce_server_replace_files. */
-    void replace_files(const std::string &name, const std::vector<std::string> &paths, const Cancel *cancel = nullptr) const {
-        std::vector<const char *> pointers = detail::c_strings(paths);
-        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_replace_files)(handle_.get(), detail::c_name(name), pointers.data(), pointers.size(),
-                                                                       cancel == nullptr ? nullptr : cancel->get()));
+    void replace_files(const std::string &name, const std::vector<std::string> &paths, const Cancel *cancel = nullptr,
+                       SharedPool pool = SharedPool::AsServer) const {
+        hold_files(name, paths, true, pool, cancel);
     }
 
     /* Holds the caller's own tensors in place: nothing is copied. They may overlap (tied weights).
@@ -1119,6 +1126,22 @@ public:
      * Threads:   any.   Errors: CE_E_NOT_FOUND. */
     void unregister(const std::string &name) const {
         detail::check(CHECKPOINT_ENGINE_CALL(ce_server_unregister)(handle_.get(), detail::c_name(name)));
+    }
+
+    /* As unregister; a checkpoint of the shared pool leaves no memory there: its own is freed, and so is what is kept of others.
+     * Threads:   any.   Errors: CE_E_NOT_FOUND. */
+    void unregister_force(const std::string &name) const {
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_unregister_force)(handle_.get(), detail::c_name(name)));
+    }
+
+    /* Waits that long at most while other joiners are in the middle of what joins with relay have brought; then offers it no more, whatever the
+     * outcome. Call it before the destructor, which waits for nobody, when the program ends after its joins. Returns whether nobody was left in the
+     * middle. Blocks.
+     * Threads:   any, several at once.   Errors: CE_E_CANCELLED; CE_E_HANDLE: destroyed meanwhile. */
+    template <class Rep, class Period> bool finish_relays(std::chrono::duration<Rep, Period> timeout, const Cancel *cancel = nullptr) const {
+        std::uint32_t done = 0;
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_finish_relays)(handle_.get(), detail::milliseconds(timeout), cancel == nullptr ? nullptr : cancel->get(), &done));
+        return done != 0;
     }
 
     /* What it knows of a checkpoint: what it holds, merged with what load_metas told it.
@@ -1199,6 +1222,7 @@ public:
             c.retry_timeout_ms = retry == 0 ? CE_NEVER : retry;
         }
         c.replace = options.replace ? 1U : 0U;
+        c.relay = options.relay ? 1U : 0U;
 
         ce_join *made = nullptr;
         detail::check(CHECKPOINT_ENGINE_CALL(ce_join_start)(handle_.get(), &c, &made));
@@ -1209,6 +1233,16 @@ public:
     ce_server *release() noexcept { return handle_.release(); }
 
 private:
+    void hold_files(const std::string &name, const std::vector<std::string> &paths, bool replace, SharedPool pool, const Cancel *cancel) const {
+        std::vector<const char *> pointers = detail::c_strings(paths);
+        ce_register_options c{};
+        c.struct_size = sizeof c;
+        c.replace = replace ? 1U : 0U;
+        c.shared_pool = static_cast<std::uint32_t>(pool);
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_register_files_with)(handle_.get(), detail::c_name(name), pointers.data(), pointers.size(), &c,
+                                                                             cancel == nullptr ? nullptr : cancel->get()));
+    }
+
     detail::Handle<ce_server> handle_;
 };
 

@@ -328,6 +328,10 @@ class _CServerOptions(ctypes.Structure):
                 ("rdma_devices", c_char_p), ("grace_time_ms", c_uint64)]
 
 
+class _CRegisterOptions(ctypes.Structure):
+    _fields_ = [("struct_size", c_size_t), ("replace", c_uint32), ("shared_pool", c_uint32)]
+
+
 class _CBucket(ctypes.Structure):
     _fields_ = [("data", c_void_p), ("size_bytes", c_uint64), ("tensors", POINTER(_CTensor)), ("tensor_count", c_uint64), ("index", c_uint64),
                 ("count", c_uint64)]
@@ -343,7 +347,7 @@ class _CJoinOptions(ctypes.Structure):
                 ("on_bucket", _BUCKET_FN), ("user", c_void_p), ("bucket_bytes", c_uint64), ("timeout_ms", c_uint64), ("stall_timeout_ms", c_uint64),
                 ("destination", c_uint32), ("verify", c_uint32), ("transport", c_uint32), ("lanes", c_uint32), ("weights_only", c_uint32),
                 ("reserved", c_uint32), ("copy", c_uint32), ("attach_files", c_uint32), ("replica_urls", POINTER(c_char_p)), ("replica_count", c_size_t),
-                ("earlier_checkpoint", c_char_p), ("retry_timeout_ms", c_uint64), ("replace", c_uint32), ("reserved2", c_uint32)]
+                ("earlier_checkpoint", c_char_p), ("retry_timeout_ms", c_uint64), ("replace", c_uint32), ("relay", c_uint32)]
 
 
 class _CJoinProgress(ctypes.Structure):
@@ -355,7 +359,7 @@ class _CJoinReport(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("bytes", c_uint64), ("tensors", c_uint64), ("seconds", c_double), ("metas_seconds", c_double),
                 ("plan_seconds", c_double), ("allocate_seconds", c_double), ("transfer_seconds", c_double), ("verify_seconds", c_double),
                 ("write_seconds", c_double), ("unverified_reason", c_char_p), ("verified", c_uint32), ("buckets", c_uint32),
-                ("attached_bytes", c_uint64), ("reused_bytes", c_uint64)]
+                ("attached_bytes", c_uint64), ("reused_bytes", c_uint64), ("retried_bytes", c_uint64), ("relayed_bytes", c_uint64)]
 
 
 class _CUpdateOptions(ctypes.Structure):
@@ -412,10 +416,13 @@ _FUNCTIONS: Dict[str, Tuple[str, Tuple[Any, ...]]] = {
     "ce_server_p2p_address": ("s", (_HANDLE, c_char_p, _SIZE)),
     "ce_server_register_files": ("s", (_HANDLE, c_char_p, POINTER(c_char_p), c_size_t, _HANDLE)),
     "ce_server_replace_files": ("s", (_HANDLE, c_char_p, POINTER(c_char_p), c_size_t, _HANDLE)),
+    "ce_server_register_files_with": ("s", (_HANDLE, c_char_p, POINTER(c_char_p), c_size_t, POINTER(_CRegisterOptions), _HANDLE)),
     "ce_server_register_tensors": ("s", (_HANDLE, c_char_p, POINTER(_CTensor), c_size_t)),
     "ce_server_begin_update": ("s", (_HANDLE, c_char_p)),
     "ce_server_commit_update": ("s", (_HANDLE, c_char_p)),
     "ce_server_unregister": ("s", (_HANDLE, c_char_p)),
+    "ce_server_unregister_force": ("s", (_HANDLE, c_char_p)),
+    "ce_server_finish_relays": ("s", (_HANDLE, c_uint64, _HANDLE, POINTER(c_uint32))),
     "ce_server_update": ("s", (_HANDLE, c_char_p, POINTER(_CUpdateOptions), _HANDLE, POINTER(_CUpdateReport))),
     "ce_update_warnings": ("s", (c_char_p, _SIZE)),
     "ce_server_metas": ("s", (_HANDLE, c_char_p, _OUT)),
@@ -1297,6 +1304,7 @@ _ENGINES = {"vllm": 0, "sglang": 1, "lmdeploy": 2, "vllm-files": 3, "sglang-file
 _WORKER_PROTOCOLS = {"0.4": 0, "0.2": 1, "0.1": 2}
 _UPDATE_DEVICES = {"host": 0, "cuda": 1, "auto": 2}
 _TRANSPORTS = {"auto": 0, "tcp": 1, "local": 2, "rdma": 3, "mooncake": 4}
+_POOLS = {None: 0, True: 1, False: 2}
 
 
 class ParameterServer:
@@ -1415,11 +1423,14 @@ class ParameterServer:
         pointer = self._open()
         return _get_text(functools.partial(_lib().ce_server_p2p_address, pointer))
 
-    def register_files(self, name: str, *paths: Union[str, "os.PathLike[str]"], replace: bool = False) -> None:
+    def register_files(self, name: str, *paths: Union[str, "os.PathLike[str]"], replace: bool = False,
+                       use_shared_memory_pool: Optional[bool] = None) -> None:
         """Holds files under a name: one directory, index or .safetensors file (with its side files), or several .safetensors files. All or nothing.
 
         replace: it is the next generation of the name, which may be held already. Who asks is told of the old one until all of the new one is there; joins
         of the old one go on, and its memory is freed when they are done or drain_timeout is over. When it fails, the old one stays.
+        use_shared_memory_pool: whether it takes the memory that is kept of a checkpoint of its layout, and leaves its own there; None: as the server's
+        shared_pool says.
 
         Blocks for a copy (hold "anon", "memfd"); Ctrl-C ends it, and nothing is left (with replace, the old one). Mapping takes no time.
         """
@@ -1429,12 +1440,13 @@ class ParameterServer:
         key = _utf8(name, "name")
         encoded = [_path(path, "a path") for path in paths]
         array = _strings(encoded)
+        options = _CRegisterOptions(struct_size=ctypes.sizeof(_CRegisterOptions), replace=1 if replace else 0,
+                                    shared_pool=_choice(use_shared_memory_pool, "use_shared_memory_pool", _POOLS))
 
         def register() -> None:
-            function = library.ce_server_replace_files if replace else library.ce_server_register_files
             if replace:
                 self._keep_replaced(name)
-            _check(function(pointer, key, array, len(encoded), cancel.pointer))
+            _check(library.ce_server_register_files_with(pointer, key, array, len(encoded), byref(options), cancel.pointer))
 
         _interruptible(register, cancel, None if replace else lambda: library.ce_server_unregister(pointer, key))
 
@@ -1469,20 +1481,36 @@ class ParameterServer:
                     self._kept[name] = before
                 raise
 
-    def unregister(self, name: str) -> None:
+    def unregister(self, name: str, force: bool = False) -> None:
         """Takes a checkpoint away: nobody new reads it, reads under way are waited for (drain_timeout) and then cut. After it the caller's tensors may
-        be changed and freed. Blocks; Ctrl-C leaves at once while it goes on in the background, which keeps the tensors as long."""
+        be changed and freed. Blocks; Ctrl-C leaves at once while it goes on in the background, which keeps the tensors as long.
+
+        force: a checkpoint of the shared pool leaves no memory there: its own is freed, and so is what is kept of others."""
         pointer, key = self._open(), _utf8(name, "name")
         with self._lock:
             kept = self._kept.get(name)
 
         def unregister() -> None:
-            _check(_lib().ce_server_unregister(pointer, key))
+            function = _lib().ce_server_unregister_force if force else _lib().ce_server_unregister
+            _check(function(pointer, key))
             with self._lock:
                 if kept is not None and self._kept.get(name) is kept:
                     del self._kept[name]
 
         _interruptible(unregister)
+
+    def finish_relays(self, timeout: Optional[float] = 10.0) -> bool:
+        """Waits while other joiners are in the middle of what joins of this server with ``relay=True`` have brought, so that they need not read it from
+        its owner again; then offers it no more, whatever the outcome. A program that ends after its joins calls it before `close`, which waits for
+        nobody; one that goes on need not. Joins that still run are not waited for. Blocks; Ctrl-C ends it.
+
+        timeout: the longest wait, in seconds; 0 does not wait, None is for ever. Returns whether nobody was left in the middle.
+        """
+        pointer, library, cancel = self._open(), _lib(), _new_cancel()
+        timeout_ms = _FOREVER if timeout is None else 0 if timeout == 0 else _milliseconds(timeout, "timeout")
+        done = c_uint32()
+        _interruptible(lambda: _check(library.ce_server_finish_relays(pointer, timeout_ms, cancel.pointer, byref(done))), cancel)
+        return bool(done.value)
 
     def updating(self, name: str) -> "_Update":
         """``with server.updating(name):`` change the tensors of `register_tensors` inside.
@@ -1709,7 +1737,9 @@ class JoinResult:
     "transfer", "verify" and "write". verified: every byte was checked against its owner's digest; else unverified_reason says why ("disabled",
     "owner-has-no-digests", "shared-mapping"). warnings: remarks for the user. attached_bytes: of bytes, those that were not copied but mapped where their
     owner has them. planes: which way each owner's bytes came, and why not a better one. reused_bytes: those that were not read, padding included, because
-    they were here already (earlier_checkpoint). checkpoint: what was read, where it went to memory of the library.
+    they were here already (earlier_checkpoint). retried_bytes: asked for once more, since an owner or a connection was lost, or sent something else.
+    relayed_bytes: those that came from other joins and not from the owners, padding included (relay). checkpoint: what was read, where it went to memory
+    of the library.
     """
 
     bytes: int
@@ -1724,6 +1754,8 @@ class JoinResult:
     attached_bytes: int = 0
     planes: Tuple[str, ...] = ()
     reused_bytes: int = 0
+    retried_bytes: int = 0
+    relayed_bytes: int = 0
 
     @property
     def gib_per_second(self) -> float:
@@ -1752,7 +1784,8 @@ class Join:
                  lanes: int = 0, timeout: Optional[float] = None, stall_timeout: Optional[float] = None, weights_only: bool = False,
                  progress: Optional[Callable[[Progress], Any]] = None, transport: str = "auto", token: Optional[str] = None,
                  ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None, copy: bool = False,
-                 attach_files: bool = False, replace: bool = False, earlier_checkpoint: Optional[str] = None, retry_timeout: Optional[float] = None) -> None:
+                 attach_files: bool = False, replace: bool = False, earlier_checkpoint: Optional[str] = None, retry_timeout: Optional[float] = None,
+                 relay: bool = False) -> None:
         given = {"into": into, "tensors": tensors, "on_bucket": on_bucket, "directory": directory}
         destinations = [what for what, value in given.items() if value is not None]
         if len(destinations) > 1:
@@ -1824,6 +1857,7 @@ class Join:
         options.copy = 1 if copy else 0
         options.attach_files = 1 if attach_files else 0
         options.replace = 1 if replace else 0
+        options.relay = 1 if relay else 0
         options.earlier_checkpoint = _utf8_or_none(earlier_checkpoint, "earlier_checkpoint")
         options.retry_timeout_ms = _NEVER if retry_timeout == 0 else _milliseconds(retry_timeout, "retry_timeout")
 
@@ -1949,7 +1983,8 @@ class Join:
             bytes=int(report.bytes), tensors=int(report.tensors), seconds=float(report.seconds), phases=phases, verified=bool(report.verified),
             unverified_reason=_text(report.unverified_reason) if report.unverified_reason else None, buckets=int(report.buckets),
             warnings=tuple(line for line in warnings.splitlines() if line), checkpoint=checkpoint,
-            attached_bytes=int(report.attached_bytes), planes=tuple(line for line in planes.splitlines() if line), reused_bytes=int(report.reused_bytes))
+            attached_bytes=int(report.attached_bytes), planes=tuple(line for line in planes.splitlines() if line), reused_bytes=int(report.reused_bytes),
+            retried_bytes=int(report.retried_bytes), relayed_bytes=int(report.relayed_bytes))
         return self._result
 
     def _fail(self, error: CheckpointEngineError) -> NoReturn:
@@ -1979,7 +2014,8 @@ def start_join(source: Union[str, "os.PathLike[str]", Metas, Sequence[str]], ser
                lanes: int = 0, timeout: Optional[float] = None, stall_timeout: Optional[float] = None, weights_only: bool = False,
                progress: Optional[Callable[[Progress], Any]] = None, transport: str = "auto", token: Optional[str] = None,
                ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None, copy: bool = False,
-               attach_files: bool = False, replace: bool = False, earlier_checkpoint: Optional[str] = None, retry_timeout: Optional[float] = None) -> Join:
+               attach_files: bool = False, replace: bool = False, earlier_checkpoint: Optional[str] = None, retry_timeout: Optional[float] = None,
+               relay: bool = False) -> Join:
     """Starts reading what others hold, and returns. `join` is this with the waiting, and has the same arguments.
 
     source: a URL as in `Metas.fetch`, a list of such URLs, `Metas`, or a path of saved metas. Several URLs are of replicas, which share the work, and of
@@ -2006,10 +2042,14 @@ def start_join(source: Union[str, "os.PathLike[str]", Metas, Sequence[str]], ser
         and they are checked only by verify="require". attach_files: attach to files that others than their owner may write, too.
     timeout: for the whole join, in seconds; None is none. stall_timeout: the longest an owner may send nothing; None is 30.
     retry_timeout: how long the URL is asked again when an owner is lost or has gone on to its next generation, in seconds; the join then goes on with what
-        it has (memory, directory, null, with digests). None is 10; 0: it fails.
+        it has (tensors: it begins again; not with on_bucket), with digests. None is 10; 0: it fails.
     replace: into memory, replace what the server holds under checkpoint_name: that is served until all of the new one is here and checked, and freed when
         its readers are done. earlier_checkpoint: a version that the server holds under that name; what the owners' digests say is the same is copied
         from it instead of read (`JoinResult.reused_bytes`); into memory or a directory.
+    relay: read together with other joins that say so: each reads a part from the owner and the rest from the others, and offers them, at a port of its own,
+        what it has and has checked (`JoinResult.relayed_bytes`); into memory or a directory, over a network, with digests, else it reads alone and
+        `JoinResult.warnings` says why. Give it a server: what was brought is offered as long as that holds it, or until
+        `ParameterServer.finish_relays`; without one nobody is offered anything once the join has ended.
     weights_only: leave side files where they are.
     progress: called with `Progress` about ten times a second by the thread that waits, and by no other; never after the wait is over.
     token: what the owners and the metas' URL demand; with a server, its own token is taken unless one for the URL is given here.
@@ -2017,7 +2057,7 @@ def start_join(source: Union[str, "os.PathLike[str]", Metas, Sequence[str]], ser
     """
     return Join(source, server, into, tensors, on_bucket, bucket_bytes, directory, checkpoint_name, include, exclude, verify, lanes, timeout,
                 stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file, copy, attach_files, replace, earlier_checkpoint,
-                retry_timeout)
+                retry_timeout, relay)
 
 
 def join(source: Union[str, "os.PathLike[str]", Metas, Sequence[str]], server: Optional[ParameterServer] = None, into: Optional[str] = None,
@@ -2027,14 +2067,15 @@ def join(source: Union[str, "os.PathLike[str]", Metas, Sequence[str]], server: O
          lanes: int = 0, timeout: Optional[float] = None, stall_timeout: Optional[float] = None, weights_only: bool = False,
          progress: Optional[Callable[[Progress], Any]] = None, transport: str = "auto", token: Optional[str] = None,
          ca_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None, copy: bool = False,
-         attach_files: bool = False, replace: bool = False, earlier_checkpoint: Optional[str] = None, retry_timeout: Optional[float] = None) -> JoinResult:
+         attach_files: bool = False, replace: bool = False, earlier_checkpoint: Optional[str] = None, retry_timeout: Optional[float] = None,
+         relay: bool = False) -> JoinResult:
     """Reads what others hold: all or nothing, every byte checked. Blocks until it has ended; the arguments are those of `start_join`.
 
     Ctrl-C, and an exception in progress, cancel the join; when they leave here it is over, and nobody writes into the caller's tensors.
     """
     with Join(source, server, into, tensors, on_bucket, bucket_bytes, directory, checkpoint_name, include, exclude, verify, lanes, timeout,
               stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file, copy, attach_files, replace, earlier_checkpoint,
-              retry_timeout) as running:
+              retry_timeout, relay) as running:
         return running.wait()
 
 

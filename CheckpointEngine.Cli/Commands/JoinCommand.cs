@@ -5,9 +5,11 @@ using System.Net;
 using CheckpointEngine.Access;
 using CheckpointEngine.Cli.Options;
 using CheckpointEngine.Cli.Output;
+using CheckpointEngine.Http.Telemetry;
 using CheckpointEngine.Inference;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Telemetry;
 
 namespace CheckpointEngine.Cli.Commands;
 
@@ -61,6 +63,7 @@ internal sealed class JoinCommand : DocumentedCommand
     private readonly HoldingOptions _holding;
     private readonly ListenOptions _listen;
     private readonly LimitOptions _limits;
+    private readonly TelemetryOptions _telemetry;
     private readonly InferenceOptions _inference;
 
     public JoinCommand()
@@ -72,6 +75,7 @@ internal sealed class JoinCommand : DocumentedCommand
         _holding = new HoldingOptions(this);
         _listen = new ListenOptions(this);
         _limits = new LimitOptions(this);
+        _telemetry = new TelemetryOptions(this);
         _inference = new InferenceOptions(this);
         AddGroup(_source.Group);
         AddGroup(new OptionGroup("Destination", [_to, _name, _serve, _follow, _keepPartial]));
@@ -83,6 +87,7 @@ internal sealed class JoinCommand : DocumentedCommand
         AddGroup(_inference.Group with { Title = "Then into an inference server" });
         AddGroup(_limits.Group);
         AddGroup(_credentials.Group);
+        AddGroup(_telemetry.Group);
         AddGroup(_common.Group);
         AddGroup(_listen.Group with { Title = "With --serve: serving" });
         AddGroup(_holding.ServingGroup with { Title = "With --serve: holding" });
@@ -135,6 +140,7 @@ internal sealed class JoinCommand : DocumentedCommand
     {
         using var reload = new ReloadSignal();
         using StderrLogging logging = _common.CreateLogging(parsed, _limits, reload);
+        using TelemetryExport? telemetry = _telemetry.Start(parsed, serves: parsed.GetValue(_serve));
         bool serve = parsed.GetValue(_serve);
         AccessToken? token = serve || parsed.GetValue(_follow) ? _credentials.WatchToken(parsed, reload, logging) : _credentials.ReadToken(parsed);
         MetasClientOptions client = _credentials.CreateClientOptions(parsed, token);
@@ -145,6 +151,7 @@ internal sealed class JoinCommand : DocumentedCommand
         }
 
         long started = Stopwatch.GetTimestamp();
+        using Activity? whole = EngineTelemetry.Source.StartActivity("join from URL");       // the metas and the join in one trace
         using var follower = parsed.GetValue(_follow) ? new MetasFollower(_source.OnlyUrl(parsed)!, client) : null;
         CheckpointMetas metas = follower is null
             ? await _source.ReadAsync(parsed, client, stop).ConfigureAwait(false)
@@ -163,6 +170,7 @@ internal sealed class JoinCommand : DocumentedCommand
         bool json = _common.Json(parsed);
         JoinOptions options = CreateJoinOptions(parsed, client, limit, fetched);
         await JoinOnceAsync(parsed, server, metas, options, fetched, stop).ConfigureAwait(false);
+        whole?.Stop();
         if (follower is null && !serve)
         {
             await FinishRelaysAsync(parsed, server, stop).ConfigureAwait(false);
@@ -177,7 +185,7 @@ internal sealed class JoinCommand : DocumentedCommand
         }, end.Token);
         if (serve)
         {
-            var session = new HolderSession(_listen, _limits, parsed, token, client, reload, logging);
+            var session = new HolderSession(_listen, _limits, parsed, token, client, telemetry, reload, logging);
             await session.RunAsync(server, json, stop).ConfigureAwait(false);
             await end.CancelAsync().ConfigureAwait(false);
         }

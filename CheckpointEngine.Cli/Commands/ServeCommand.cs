@@ -4,6 +4,7 @@ using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Cli.Options;
 using CheckpointEngine.Cli.Output;
+using CheckpointEngine.Http.Telemetry;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 
@@ -20,6 +21,7 @@ internal sealed class ServeCommand : DocumentedCommand
     private readonly HoldingOptions _holding;
     private readonly ListenOptions _listen;
     private readonly LimitOptions _limits;
+    private readonly TelemetryOptions _telemetry;
 
     public ServeCommand()
         : base("serve", "Hold checkpoints in memory and let other processes and hosts read them.")
@@ -28,6 +30,7 @@ internal sealed class ServeCommand : DocumentedCommand
         _holding = new HoldingOptions(this);
         _listen = new ListenOptions(this);
         _limits = new LimitOptions(this);
+        _telemetry = new TelemetryOptions(this);
         AddGroup(new OptionGroup("Checkpoints", [_checkpoints]));
         AddGroup(_listen.Group);
         AddGroup(_holding.FilesGroup);
@@ -35,6 +38,7 @@ internal sealed class ServeCommand : DocumentedCommand
         AddGroup(_holding.TransportGroup);
         AddGroup(_limits.Group);
         AddGroup(_credentials.Group);
+        AddGroup(_telemetry.Group);
         AddGroup(_common.Group);
         Validators.Add(result =>
         {
@@ -94,6 +98,7 @@ internal sealed class ServeCommand : DocumentedCommand
     {
         using var reload = new ReloadSignal();
         using StderrLogging logging = _common.CreateLogging(parsed, _limits, reload);
+        using TelemetryExport? telemetry = _telemetry.Start(parsed, serves: true);      // before there is anything to count
         AccessToken? token = _credentials.WatchToken(parsed, reload, logging);
         MetasClientOptions client = _credentials.CreateClientOptions(parsed, token);
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfHolder(_listen.ListenAddress(parsed), _listen.Peers(parsed));
@@ -112,7 +117,7 @@ internal sealed class ServeCommand : DocumentedCommand
                 Stderr.Warning(warning);
             }
         }
-        var session = new HolderSession(_listen, _limits, parsed, token, client, reload, logging);
+        var session = new HolderSession(_listen, _limits, parsed, token, client, telemetry, reload, logging);
         await session.RunAsync(server, _common.Json(parsed), stop).ConfigureAwait(false);
     }
 }

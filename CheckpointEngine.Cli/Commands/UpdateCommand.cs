@@ -5,6 +5,7 @@ using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Cli.Options;
 using CheckpointEngine.Cli.Output;
+using CheckpointEngine.Http.Telemetry;
 using CheckpointEngine.Inference;
 using CheckpointEngine.Metas;
 
@@ -40,6 +41,7 @@ internal sealed class UpdateCommand : DocumentedCommand
     private readonly CredentialOptions _credentials;
     private readonly HoldingOptions _holding;
     private readonly InferenceOptions _inference;
+    private readonly TelemetryOptions _telemetry;
 
     public UpdateCommand()
         : base("update", "Bring a checkpoint into a running inference server (vLLM, SGLang, LMDeploy).")
@@ -47,6 +49,7 @@ internal sealed class UpdateCommand : DocumentedCommand
         _inference = new InferenceOptions(this);
         _credentials = new CredentialOptions(this);
         _holding = new HoldingOptions(this);
+        _telemetry = new TelemetryOptions(this);
         AddGroup(new OptionGroup("Checkpoint", [_path, _name]));
         AddGroup(_inference.Group);
         AddGroup(new OptionGroup("Afterwards", [_saveMetasFile, _sleepTime, _method]));
@@ -54,6 +57,7 @@ internal sealed class UpdateCommand : DocumentedCommand
         AddGroup(_holding.ServingGroup);
         AddGroup(_holding.TransportGroup);
         AddGroup(_credentials.Group);
+        AddGroup(_telemetry.Group);
         AddGroup(_common.Group);
     }
 
@@ -97,6 +101,7 @@ internal sealed class UpdateCommand : DocumentedCommand
             Stderr.Note("--update-method is ignored: each byte is copied once, however many workers there are");
         }
         bool json = _common.Json(parsed);
+        using TelemetryExport? telemetry = _telemetry.Start(parsed, serves: false);
         AccessToken? token = _credentials.ReadToken(parsed);
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfHolder(null, []);
         await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, address, token, logging));

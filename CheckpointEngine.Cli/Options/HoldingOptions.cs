@@ -60,6 +60,8 @@ internal sealed class HoldingOptions
     private readonly Option<TimeSpan?> _graceTime = OptionRules.Seconds("--grace-time",
         "How long what is taken away stays readable where it is, for plain Mooncake peers, which have no lease; default 0", zeroAllowed: true);
 
+    private readonly Option<bool> _measurePeers = new("--measure-peers") { Description = "Tell in metrics what each peer was sent over TCP, by its address: the first 64, all others together" };
+
     private readonly Option<TimeSpan?> _drainTimeout = OptionRules.Seconds("--drain-timeout",
         "How long joins under way are waited for before what they read is taken away, replaced or freed at the end; default 30", zeroAllowed: true);
 
@@ -78,7 +80,7 @@ internal sealed class HoldingOptions
     public HoldingOptions(Command command)
     {
         TransportGroup = new OptionGroup("Transfer", [_transport, _devices, _mooncakeLibrary, _attachFiles, _localPeers]);
-        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket, _drainTimeout, _graceTime, _requireLease]);
+        ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket, _drainTimeout, _graceTime, _requireLease, _measurePeers]);
         FilesGroup = new OptionGroup("Files", [_consume, _sharedPool]);
         command.Validators.Add(result =>
         {
@@ -169,6 +171,7 @@ internal sealed class HoldingOptions
         GraceTime = parsed.GetValue(_graceTime) ?? TimeSpan.Zero,
         DrainTimeout = parsed.GetValue(_drainTimeout) ?? TimeSpan.FromSeconds(30),
         Limits = limits ?? new ServerLimits(),
+        MeasurePeers = parsed.GetValue(_measurePeers),
         LoggerFactory = logging,
     };
 

@@ -4,6 +4,7 @@ using System.Net;
 using CheckpointEngine.Access;
 using CheckpointEngine.Cli.Commands;
 using CheckpointEngine.Http;
+using CheckpointEngine.Http.Telemetry;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using Microsoft.Extensions.Logging;
@@ -31,6 +32,8 @@ internal sealed class ListenOptions
 
     private readonly Option<bool> _insecure = new("--insecure") { Description = "Allow an address others can reach with neither token nor client certificates" };
 
+    private readonly Option<bool> _metricsOpen = new("--metrics-open") { Description = "Let everybody read /metrics, without the token" };
+
     private readonly Option<string[]> _allowPaths = OptionRules.Repeated("--allow-path", "DIR", "Let HTTP clients register files under this directory (repeatable; default none)");
 
     private readonly Option<string[]> _peers = OptionRules.Repeated("--peers", "URL,URL…", "HTTP addresses of the other holders of this checkpoint");
@@ -48,7 +51,7 @@ internal sealed class ListenOptions
     public ListenOptions(Command command)
     {
         Group = new OptionGroup("Serving",
-            [_listen, _tlsCertificate, _tlsKey, _tlsClientCa, _tlsPeers, _insecure, _allowPaths, _peers, _gather, _saveMetasFile, _sleepTime]);
+            [_listen, _tlsCertificate, _tlsKey, _tlsClientCa, _tlsPeers, _insecure, _metricsOpen, _allowPaths, _peers, _gather, _saveMetasFile, _sleepTime]);
         command.Validators.Add(result =>
         {
             string[] addresses = result.GetValue(_listen) ?? [];
@@ -111,7 +114,7 @@ internal sealed class ListenOptions
         return null;
     }
 
-    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, MetasClientOptions client, ConnectionLimits limits, ILoggerFactory logging) => new()
+    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, MetasClientOptions client, ConnectionLimits limits, TelemetryExport? telemetry, ILoggerFactory logging) => new()
     {
         Listen = Listen(parsed),
         TlsCertificateFile = parsed.GetValue(_tlsCertificate),
@@ -119,6 +122,8 @@ internal sealed class ListenOptions
         TlsClientCaFile = parsed.GetValue(_tlsClientCa),
         Token = token,
         Insecure = parsed.GetValue(_insecure),
+        MetricsOpen = parsed.GetValue(_metricsOpen),
+        Telemetry = telemetry,
         AllowPaths = parsed.GetValue(_allowPaths) ?? [],
         GatherPeers = Peers(parsed),
         GatherClient = client,

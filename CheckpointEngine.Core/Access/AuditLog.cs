@@ -101,33 +101,33 @@ public sealed partial class AuditLog
         }
     }
 
-    [LoggerMessage(EventId = 1, Level = LogLevel.Information, Message = "register checkpoint={Checkpoint} generation={Generation} tensors={Tensors} bytes={Bytes} source={Source}")]
+    [LoggerMessage(EventId = 5001, Level = LogLevel.Information, Message = "register checkpoint={Checkpoint} generation={Generation} tensors={Tensors} bytes={Bytes} source={Source}")]
     private partial void LogRegistered(string checkpoint, long generation, int tensors, long bytes, string source);
 
-    [LoggerMessage(EventId = 2, Level = LogLevel.Information, Message = "unregister checkpoint={Checkpoint} generation={Generation}")]
+    [LoggerMessage(EventId = 5002, Level = LogLevel.Information, Message = "unregister checkpoint={Checkpoint} generation={Generation}")]
     private partial void LogUnregistered(string checkpoint, long generation);
 
-    [LoggerMessage(EventId = 3, Level = LogLevel.Information, Message = "supersede checkpoint={Checkpoint} generation={Old} by={Generation}")]
+    [LoggerMessage(EventId = 5003, Level = LogLevel.Information, Message = "supersede checkpoint={Checkpoint} generation={Old} by={Generation}")]
     private partial void LogSuperseded(string checkpoint, long old, long generation);
 
-    [LoggerMessage(EventId = 4, Level = LogLevel.Information, Message = "update-begin checkpoint={Checkpoint} generation={Generation}")]
+    [LoggerMessage(EventId = 5004, Level = LogLevel.Information, Message = "update-begin checkpoint={Checkpoint} generation={Generation}")]
     private partial void LogUpdateBegan(string checkpoint, long generation);
 
-    [LoggerMessage(EventId = 5, Level = LogLevel.Information, Message = "update-commit checkpoint={Checkpoint} generation={Generation}")]
+    [LoggerMessage(EventId = 5005, Level = LogLevel.Information, Message = "update-commit checkpoint={Checkpoint} generation={Generation}")]
     private partial void LogUpdateCommitted(string checkpoint, long generation);
 
-    [LoggerMessage(EventId = 6, Level = LogLevel.Information, Message = "lease-taken peer={Peer} checkpoint={Checkpoint} generation={Generation} bytes={Bytes}")]
+    [LoggerMessage(EventId = 5006, Level = LogLevel.Information, Message = "lease-taken peer={Peer} checkpoint={Checkpoint} generation={Generation} bytes={Bytes}")]
     private partial void LogLeaseTaken(string peer, string checkpoint, long generation, long bytes);
 
-    [LoggerMessage(EventId = 7, Level = LogLevel.Information, Message = "lease-ended peer={Peer} checkpoint={Checkpoint} generation={Generation} how={How} seconds={Seconds}")]
+    [LoggerMessage(EventId = 5007, Level = LogLevel.Information, Message = "lease-ended peer={Peer} checkpoint={Checkpoint} generation={Generation} how={How} seconds={Seconds}")]
     private partial void LogLeaseEnded(string peer, string checkpoint, long generation, string how, double seconds);
 
-    [LoggerMessage(EventId = 8, Level = LogLevel.Information, Message = "memory-given peer={Peer} checkpoint={Checkpoint} generation={Generation} bytes={Bytes} how={How}")]
+    [LoggerMessage(EventId = 5008, Level = LogLevel.Information, Message = "memory-given peer={Peer} checkpoint={Checkpoint} generation={Generation} bytes={Bytes} how={How}")]
     private partial void LogMemoryGiven(string peer, string checkpoint, long generation, long bytes, string how);
 
-    [LoggerMessage(EventId = 9, Level = LogLevel.Information, Message = "refuse where={Where} peer={Peer} reason={Reason}")]
+    [LoggerMessage(EventId = 5009, Level = LogLevel.Information, Message = "refuse where={Where} peer={Peer} reason={Reason}")]
     private partial void LogRefused(string where, string peer, string reason);
 
-    [LoggerMessage(EventId = 10, Level = LogLevel.Information, Message = "refuse withheld={Count}")]
+    [LoggerMessage(EventId = 5010, Level = LogLevel.Information, Message = "refuse withheld={Count}")]
     private partial void LogWithheld(long count);
 }

@@ -225,10 +225,10 @@ public sealed partial class ConnectionLimiter
         return System.Buffers.Binary.BinaryPrimitives.ReadUInt128BigEndian(bytes);
     }
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "{Listener}: no room, {Open} connections are open; one from {Address} was {Outcome}; so far {Refused} were refused and {Displaced} that waited for their peers were closed")]
+    [LoggerMessage(EventId = 5101, Level = LogLevel.Warning, Message = "{Listener}: no room, {Open} connections are open; one from {Address} was {Outcome}; so far {Refused} were refused and {Displaced} that waited for their peers were closed")]
     private partial void LogFull(string listener, int open, long refused, long displaced, string outcome, string address);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "{Listener}: so far {Refused} requests were refused, of addresses with more than {PerSecond} a second")]
+    [LoggerMessage(EventId = 5102, Level = LogLevel.Warning, Message = "{Listener}: so far {Refused} requests were refused, of addresses with more than {PerSecond} a second")]
     private partial void LogTooMany(string listener, long refused, int perSecond);
 
     /// <summary>What one address has.</summary>

@@ -108,9 +108,9 @@ public sealed partial class WatchedFiles : IDisposable
         return sum.GetCurrentHash();
     }
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "read again: {Files}")]
+    [LoggerMessage(EventId = 5111, Level = LogLevel.Information, Message = "read again: {Files}")]
     private partial void LogTaken(string files);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "{Reason}; what was read before stays")]
+    [LoggerMessage(EventId = 5112, Level = LogLevel.Warning, Message = "{Reason}; what was read before stays")]
     private partial void LogKept(string reason);
 }

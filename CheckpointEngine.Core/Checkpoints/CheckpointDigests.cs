@@ -54,7 +54,10 @@ internal sealed class CheckpointDigests
 
     internal int ChunkCount => _firstChunk[^1];
 
-    internal bool IsComplete => Volatile.Read(ref _doneCount) == ChunkCount;
+    /// <summary>Chunks whose digest is there.</summary>
+    internal int DoneCount => Volatile.Read(ref _doneCount);
+
+    internal bool IsComplete => DoneCount == ChunkCount;
 
     internal int ChunkCountOf(int tensor) => _firstChunk[tensor + 1] - _firstChunk[tensor];
 

@@ -10,6 +10,18 @@ internal sealed class UseGate : IDisposable
     private int _users;
     private bool _closed;
 
+    /// <summary>Those that are inside.</summary>
+    internal int Count
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _users;
+            }
+        }
+    }
+
     /// <summary>Comes in, if it is open.</summary>
     /// <param name="cut">Cancelled when the user is to end.</param>
     internal bool TryEnter(out CancellationToken cut)

@@ -3,6 +3,7 @@ using CheckpointEngine.Internal;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Planning;
+using CheckpointEngine.Telemetry;
 
 namespace CheckpointEngine.Join;
 
@@ -274,6 +275,7 @@ internal sealed partial class DigestVerifier
 
     private void ThrowMismatch(int tensor, int chunk)
     {
+        EngineMetrics.DigestMismatches.Add(1);
         string owner = "";
         foreach (PlannedBuffer buffer in _plan.Buffers)
         {

@@ -246,6 +246,7 @@ internal sealed partial class JoinOperation : IDisposable
                 var clock = new JoinPhaseClock();
                 if (destination is null)
                 {
+                    progress?.Report(new JoinProgress(0, plan.DataBytes, 0, "allocate"));
                     destination = MakeDestination(plan, links, verifier);
                     RegisterWithDevices(destination, links);
                     _mooncake.Register(destination);
@@ -417,9 +418,9 @@ internal sealed partial class JoinOperation : IDisposable
         }
     }
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "join {Checkpoint}: {Remark}")]
+    [LoggerMessage(EventId = 1101, Level = LogLevel.Warning, Message = "join {Checkpoint}: {Remark}")]
     private partial void LogRemark(string checkpoint, string remark);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "join {Checkpoint}: not every byte could be checked: {Reason}")]
+    [LoggerMessage(EventId = 1102, Level = LogLevel.Warning, Message = "join {Checkpoint}: not every byte could be checked: {Reason}")]
     private partial void LogUnverified(string checkpoint, string reason);
 }

@@ -1,6 +1,7 @@
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Planning;
+using CheckpointEngine.Telemetry;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Local;
 using CheckpointEngine.Transfer.Mooncake;
@@ -24,6 +25,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
     private readonly TransferRun _run;
     private readonly Slot[] _slots = new Slot[MaxDepth];
     private readonly Lock _abortLock = new();
+    private LaneCounts _counts;
     private IReadLane? _lane;
     private MemoryBuffer? _staging;
     private IDisposable? _stagingRegistration;
@@ -132,6 +134,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
             {
                 _lane = null;
             }
+            _counts.Tell(lane);
             lane.Dispose();
             if (_isLeaving)
             {
@@ -246,6 +249,7 @@ internal sealed unsafe class LaneWorker : IReadProgress
                     _breaksInRow = 0;
                     slot.From.Completed(slot.Unit);
                     _run.Completed(owner, slot.Unit.LengthBytes);
+                    _counts.Add(lane, slot.Unit.LengthBytes);
                     break;
                 case ReadStatus.Refused:
                     GiveBackAll();

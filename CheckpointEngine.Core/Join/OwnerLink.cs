@@ -236,7 +236,10 @@ internal sealed class OwnerLink : IDisposable
         }
         catch (CheckpointEngineException reason)
         {
-            throw new CheckpointEngineException(reason.Error, $"read from {Name} over RDMA: {reason.Message}", reason.NativeCode, reason);
+            // What was taken away meanwhile is no matter of devices.
+            throw Lease is null || await Lease.WhyLostAsync().ConfigureAwait(false) is not { Error: CheckpointError.Superseded } superseded
+                ? new CheckpointEngineException(reason.Error, $"read from {Name} over RDMA: {reason.Message}", reason.NativeCode, reason)
+                : superseded;
         }
     }
 

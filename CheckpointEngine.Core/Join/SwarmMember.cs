@@ -347,12 +347,12 @@ internal sealed partial class SwarmMember : IAsyncDisposable
         Wake();
     }
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "the owner tells no more who has what, the rest is read from it alone: {Reason}")]
+    [LoggerMessage(EventId = 1111, Level = LogLevel.Warning, Message = "the owner tells no more who has what, the rest is read from it alone: {Reason}")]
     private partial void LogAlone(string reason);
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "relay {Member} is left: {Reason}")]
+    [LoggerMessage(EventId = 1112, Level = LogLevel.Information, Message = "relay {Member} is left: {Reason}")]
     private partial void LogLeft(IPEndPoint member, string reason);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "a relay is read no more: {Reason}")]
+    [LoggerMessage(EventId = 1113, Level = LogLevel.Warning, Message = "a relay is read no more: {Reason}")]
     private partial void LogWrong(string reason);
 }

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Net;
 using System.Net.Http.Headers;
 using System.Net.Sockets;
@@ -6,6 +7,7 @@ using System.Text.Json;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Telemetry;
 using CheckpointEngine.Transfer.Handshake;
 
 namespace CheckpointEngine.Metas;
@@ -31,6 +33,7 @@ public sealed class MetasClient : IDisposable
     public async Task<CheckpointMetas> FetchAsync(string url, CancellationToken cancellationToken = default)
     {
         ArgumentException.ThrowIfNullOrEmpty(url);
+        using Activity? activity = EngineTelemetry.Source.StartActivity("metas", ActivityKind.Client);
         if (url.StartsWith("file://", StringComparison.OrdinalIgnoreCase))
         {
             return await ReadFileAsync(Uri.TryCreate(url, UriKind.Absolute, out Uri? file) ? file.LocalPath : url["file://".Length..], cancellationToken).ConfigureAwait(false);

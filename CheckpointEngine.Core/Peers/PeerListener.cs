@@ -2,6 +2,7 @@ using System.Net;
 using System.Net.Sockets;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
+using CheckpointEngine.Telemetry;
 using CheckpointEngine.Transfer;
 using Microsoft.Extensions.Logging;
 
@@ -162,6 +163,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
             }
             if (_limiter.TryEnter((socket.RemoteEndPoint as IPEndPoint)?.Address, socket.Dispose) is not { } slot)
             {
+                EngineMetrics.Refused(Refusal.Peer, Refusal.Limit);
                 Refuse(socket, isPlain: _options.Security is null || socket.AddressFamily == AddressFamily.Unix);
                 continue;
             }
@@ -243,6 +245,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         }
         catch (CheckpointEngineException refused)
         {
+            EngineMetrics.Refused(Refusal.Peer, Refusal.ReasonOf(refused.Error));
             LogRefused(peer, refused.Message);
             _options.Audit?.Refused(Plane(socket), peer, refused.Message);
         }
@@ -263,15 +266,15 @@ internal sealed partial class PeerListener : IAsyncDisposable
     /// <summary>What the audit log calls it.</summary>
     internal static string Plane(Socket socket) => socket.AddressFamily == AddressFamily.Unix ? "local" : "peers";
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "peers: accept failed: {Reason}")]
+    [LoggerMessage(EventId = 3001, Level = LogLevel.Warning, Message = "peers: accept failed: {Reason}")]
     private partial void LogAcceptFailed(string reason);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "peers: refused {Peer}: {Reason}")]
+    [LoggerMessage(EventId = 3002, Level = LogLevel.Warning, Message = "peers: refused {Peer}: {Reason}")]
     private partial void LogRefused(string peer, string reason);
 
-    [LoggerMessage(Level = LogLevel.Debug, Message = "peers: conversation with {Peer} ended: {Reason}")]
+    [LoggerMessage(EventId = 3003, Level = LogLevel.Debug, Message = "peers: conversation with {Peer} ended: {Reason}")]
     private partial void LogEnded(string peer, string reason);
 
-    [LoggerMessage(Level = LogLevel.Error, Message = "peers: conversation with {Peer} failed")]
+    [LoggerMessage(EventId = 3004, Level = LogLevel.Error, Message = "peers: conversation with {Peer} failed")]
     private partial void LogFailed(string peer, Exception failure);
 }

@@ -10,6 +10,7 @@ using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Interop;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Telemetry;
 using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine.Peers;
@@ -59,6 +60,7 @@ internal sealed partial class PeerSession : IDisposable
             _credentials = PeerCredentials.Of(socket);
             if (token is null && !options.LocalPeers.Allows(_credentials.Value.UserId))
             {
+                EngineMetrics.Refused(Refusal.Peer, Refusal.User);
                 _refusal = $"user {_credentials.Value.UserId} may not have memory of this holder, which runs as user {Libc.geteuid()}: set a token on both sides, or allow the user (--local-peers)";
             }
         }

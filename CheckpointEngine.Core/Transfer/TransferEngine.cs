@@ -48,7 +48,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer");
         _plainPeers = options.AllowedPlainPeers;
         var anyPort = new IPEndPoint(options.Address, 0);
-        _data = mooncake is not null ? null : new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = laneToken, PlainPeers = _plainPeers, Limits = options.Limits.Data, BytesInFlight = options.Limits.DataBytesInFlight, Audit = audit }, _logger);
+        _data = mooncake is not null ? null : new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = laneToken, PlainPeers = _plainPeers, MeasurePeers = options.MeasurePeers, Limits = options.Limits.Data, BytesInFlight = options.Limits.DataBytesInFlight, Audit = audit }, _logger);
         _announcement = Announce(false);
         _announcementOfRdma = Announce(true);
         if (mooncake is not null)
@@ -91,6 +91,18 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
 
     // With RDMA while a device can be used.
     private EngineAnnouncement Announcement => _rdmaPlane is { WhyNone: null } ? _announcementOfRdma : _announcement;
+
+    /// <summary>The planes that are offered now, the best first.</summary>
+    internal IReadOnlyList<string> Planes => Announcement.Transports;
+
+    /// <summary>Data connections that are open.</summary>
+    internal int DataConnectionCount => _data?.ConnectionCount ?? 0;
+
+    /// <summary>Bytes sent over data connections.</summary>
+    internal long SentBytes => _data?.Served().Bytes ?? 0;
+
+    /// <summary>Who has data connections open, and what was sent over them.</summary>
+    internal IReadOnlyList<ReaderStatus> DescribeReaders() => _data?.DescribeReaders() ?? [];
 
     /// <summary>The ranges that peers may read.</summary>
     internal MemoryRegistry Registry { get; }
@@ -215,13 +227,13 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         }
     }
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "not served over RDMA: {Reason}")]
+    [LoggerMessage(EventId = 2001, Level = LogLevel.Warning, Message = "not served over RDMA: {Reason}")]
     private partial void LogNotOverRdma(string reason);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "{Count} regions are registered for RDMA: Mooncake peers take a descriptor of that length only with MC_HANDSHAKE_MAX_LENGTH set (128 MiB at most), on their side")]
+    [LoggerMessage(EventId = 2002, Level = LogLevel.Warning, Message = "{Count} regions are registered for RDMA: Mooncake peers take a descriptor of that length only with MC_HANDSHAKE_MAX_LENGTH set (128 MiB at most), on their side")]
     private partial void LogTooLong(int count);
 
     // The texts are a stranger's and of any content: only their lengths are logged.
-    [LoggerMessage(Level = LogLevel.Debug, Message = "handshake: a notification of {NameLength} + {MessageLength} characters, not used here")]
+    [LoggerMessage(EventId = 2003, Level = LogLevel.Debug, Message = "handshake: a notification of {NameLength} + {MessageLength} characters, not used here")]
     private partial void LogNotify(int nameLength, int messageLength);
 }

@@ -9,24 +9,29 @@ using Microsoft.Extensions.Logging.Abstractions;
 namespace CheckpointEngine.Http.Endpoints;
 
 /// <summary>What stands around every endpoint: who may come in, and how a failure is told.</summary>
-internal sealed class EndpointGuard(CheckpointEngineHttpOptions options, ILoggerFactory? loggerFactory)
+internal sealed partial class EndpointGuard(CheckpointEngineHttpOptions options, ILoggerFactory? loggerFactory)
 {
+    // Both, so that a browser asks its user and a client is told of the header.
+    private static readonly string[] s_bothChallenges = ["Bearer", "Basic realm=\"checkpoint-engine: the token is the password\", charset=\"UTF-8\""];
+
     private readonly ILogger _logger = loggerFactory?.CreateLogger("CheckpointEngine.Http") ?? NullLogger.Instance;
     private readonly AuditLog _audit = new(loggerFactory ?? NullLoggerFactory.Instance);
 
     /// <summary>Lets authorized requests through to <paramref name="handler"/> and turns its exceptions into problems.</summary>
-    internal RequestDelegate Protect(RequestDelegate handler) => context => RunAsync(context, handler);
+    /// <param name="handler">What is guarded.</param>
+    /// <param name="acceptPassword">Whether the token may also come as the password of whatever user, which a browser asks for; only for what changes nothing.</param>
+    internal RequestDelegate Protect(RequestDelegate handler, bool acceptPassword = false) => context => RunAsync(context, handler, acceptPassword);
 
-    private async Task RunAsync(HttpContext context, RequestDelegate handler)
+    private async Task RunAsync(HttpContext context, RequestDelegate handler, bool acceptPassword)
     {
         ConnectionSlot? slot = LimitedConnections.Find(context);
         bool isOfUse = false;
         try
         {
             await WaitForTurnAsync(context, slot).ConfigureAwait(false);
-            if (!IsAuthorized(context))
+            if (!IsAuthorized(context) && !(acceptPassword && HasPassword(context)))
             {
-                context.Response.Headers.WWWAuthenticate = "Bearer";
+                context.Response.Headers.WWWAuthenticate = acceptPassword ? s_bothChallenges : "Bearer";
                 throw new HttpProblemException(StatusCodes.Status401Unauthorized,
                     "this server demands a token: send 'Authorization: Bearer TOKEN' (--token-file or CHECKPOINT_ENGINE_TOKEN)");
             }
@@ -50,7 +55,7 @@ internal sealed class EndpointGuard(CheckpointEngineHttpOptions options, ILogger
             };
             if (status >= StatusCodes.Status500InternalServerError)
             {
-                _logger.LogError(failure, "{Method} {Path} failed", context.Request.Method, context.Request.Path);
+                LogFailed(failure, context.Request.Method, context.Request.Path);
             }
             if (status is StatusCodes.Status401Unauthorized or StatusCodes.Status403Forbidden or StatusCodes.Status429TooManyRequests)
             {
@@ -105,6 +110,18 @@ internal sealed class EndpointGuard(CheckpointEngineHttpOptions options, ILogger
             && options.Token.Matches(Encoding.UTF8.GetBytes(authorization[Scheme.Length..].Trim()));
     }
 
+    // RFC 7617: user and password in base64; the password is the token.
+    private bool HasPassword(HttpContext context)
+    {
+        const string Scheme = "Basic ";
+        string authorization = context.Request.Headers.Authorization.ToString();
+        byte[] pair = new byte[authorization.Length];
+        return authorization.StartsWith(Scheme, StringComparison.OrdinalIgnoreCase)
+            && Convert.TryFromBase64String(authorization[Scheme.Length..].Trim(), pair, out int length)
+            && pair.AsSpan(0, length).IndexOf((byte)':') is >= 0 and int colon
+            && options.Token!.Matches(pair.AsSpan(colon + 1, length - colon - 1));
+    }
+
     // A page in a browser on this host can post to a loopback address without asking anyone; browsers say so.
     private static void RefuseForeignPages(HttpContext context)
     {
@@ -114,4 +131,7 @@ internal sealed class EndpointGuard(CheckpointEngineHttpOptions options, ILogger
             throw new HttpProblemException(StatusCodes.Status403Forbidden, "a page of another site may not change anything here");
         }
     }
+
+    [LoggerMessage(EventId = 4001, Level = LogLevel.Error, Message = "{Method} {Path} failed")]
+    private partial void LogFailed(Exception failure, string method, string path);
 }

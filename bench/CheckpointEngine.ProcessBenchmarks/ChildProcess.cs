@@ -233,8 +233,11 @@ internal sealed partial class ChildProcess : IDisposable
         long start = Stopwatch.GetTimestamp();
         while (!_lines.TryTake(out line, s_timeToDrain))
         {
-            bool isOver = _lines.IsCompleted || _process.HasExited;
-            if (isOver || (timeout != Timeout.InfiniteTimeSpan && Stopwatch.GetElapsedTime(start) > timeout))
+            if (_lines.IsCompleted || _process.HasExited)
+            {
+                return _lines.TryTake(out line, s_timeToDrain);     // what it said last may still be on its way
+            }
+            if (timeout != Timeout.InfiniteTimeSpan && Stopwatch.GetElapsedTime(start) > timeout)
             {
                 return false;
             }

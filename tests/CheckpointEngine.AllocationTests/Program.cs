@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Diagnostics.Metrics;
 using System.Globalization;
 using System.Net;
 using System.Text;
@@ -10,6 +11,7 @@ using CheckpointEngine.Transfer.Local;
 using Microsoft.Win32.SafeHandles;
 using CheckpointEngine.Planning;
 using CheckpointEngine.Relay;
+using CheckpointEngine.Telemetry;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Tcp;
 using Microsoft.Extensions.Logging.Abstractions;
@@ -34,6 +36,7 @@ internal static class Program
         MeasureLookUps();
         MeasureCursor();
         MeasureSwarm();
+        MeasureLaneCounts();
         MeasureMetas();
         BucketCallbackMeasurement.Run(Report);
         Console.WriteLine($"{s_passed} passed, {s_failed} failed, 0 skipped");
@@ -258,6 +261,30 @@ internal static class Program
             }
             source.Completed(unit);
             return true;
+        }
+    }
+
+    // While somebody listens, as always while it serves; every unit is told at once here, not every sixteenth.
+    private static void MeasureLaneCounts()
+    {
+        const int UnitBytes = 64 << 20;
+        long heard = 0;
+        using var listener = new MeterListener();
+        listener.InstrumentPublished = static (instrument, listening) =>
+        {
+            if (instrument.Meter.Name == EngineTelemetry.MeterName)
+            {
+                listening.EnableMeasurementEvents(instrument);
+            }
+        };
+        listener.SetMeasurementEventCallback<long>((_, value, _, _) => heard += value);
+        listener.Start();
+        using IReadLane lane = new TcpReadLane(new TcpLaneTarget([new IPEndPoint(IPAddress.Loopback, 1)], "measured", 2, IsOurs: true, null, TimeSpan.FromSeconds(5), TimeSpan.FromSeconds(30)));
+        var counts = new LaneCounts();
+        Measure("LaneCounts with a listener", 100_000, _ => counts.Add(lane, UnitBytes));
+        if (heard < 200_000L * UnitBytes)
+        {
+            throw new InvalidOperationException("the listener heard too little");
         }
     }
 

@@ -10,7 +10,7 @@ internal static class Program
     [
         () => new SafetensorsTarget(), () => new SafetensorsIndexTarget(), () => new MetasJsonTarget(), () => new MetasPickleTarget(),
         () => new HandshakeFrameTarget(), () => new SegmentDescriptorTarget(), () => new RdmaHandshakeTarget(), () => new EndpointNameTarget(), () => new GlobTarget(),
-        () => new PeerSessionTarget(), () => new PeerClientTarget(), () => new TcpDataTarget(),
+        () => new PeerSessionTarget(), () => new PeerClientTarget(), () => new TcpDataTarget(), () => new SwarmRequestTarget(), () => new SwarmAnswerTarget(),
     ];
 
     private static int Main(string[] arguments)

@@ -32,6 +32,20 @@ public sealed class ProgramTests(Programs programs)
     }
 
     [Fact]
+    public async Task Relays_OfJoinsThatAreStartedTogether_BringTheSameBytes()
+    {
+        using var temp = new TempDirectory();
+        (await Child.RunAsync(await programs.CAsync("relays"), temp.Path)).Succeeded();
+    }
+
+    [Fact]
+    public async Task SharedPool_ChosenForOneRegistration_IsKeptAndFreedByForce()
+    {
+        using var temp = new TempDirectory();
+        (await Child.RunAsync(await programs.CAsync("pools"), temp.Path)).Succeeded();
+    }
+
+    [Fact]
     public async Task EightThreads_WithDestroysInBetween_NeverMeetAnythingUndefined() => (await Child.RunAsync(await programs.CAsync("threads"))).Succeeded();
 
     [Fact]

@@ -36,15 +36,15 @@ internal sealed partial class HandshakeListener
         }
         catch (OperationCanceledException)
         {
-            _options.Logger.LogDebug("Handshake: a client was too slow, or the listener stops");
+            LogTooSlow(_options.Logger);
         }
         catch (Exception e) when (e is CheckpointEngineException or IOException or SocketException or ObjectDisposedException)
         {
-            _options.Logger.LogDebug(e, "Handshake: the exchange with a client ended early");
+            LogEndedEarly(_options.Logger, e);
         }
         catch (Exception e)
         {
-            _options.Logger.LogWarning(e, "Handshake: answering a client failed");
+            LogFailed(_options.Logger, e);
         }
         finally
         {
@@ -139,4 +139,13 @@ internal sealed partial class HandshakeListener
         HandshakeFrame.WriteHeader(MemoryMarshal.AsMemory(output.WrittenMemory).Span, type, oldForm, output.WrittenCount - headerBytes);
         return output.WrittenMemory;
     }
+
+    [LoggerMessage(EventId = 2203, Level = LogLevel.Debug, Message = "handshake: a client was too slow, or the listener stops")]
+    private static partial void LogTooSlow(ILogger logger);
+
+    [LoggerMessage(EventId = 2204, Level = LogLevel.Debug, Message = "handshake: the exchange with a client ended early")]
+    private static partial void LogEndedEarly(ILogger logger, Exception failure);
+
+    [LoggerMessage(EventId = 2205, Level = LogLevel.Warning, Message = "handshake: answering a client failed")]
+    private static partial void LogFailed(ILogger logger, Exception failure);
 }

@@ -146,7 +146,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
                 {
                     return;
                 }
-                _options.Logger.LogWarning(e, "Handshake: accepting a connection failed");
+                LogAcceptFailed(_options.Logger, e);
                 await Task.Delay(s_acceptRetryDelay, _options.TimeProvider, _stop.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             }
         }
@@ -159,4 +159,8 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
             _allClosed.TrySetResult();
         }
     }
+
+
+    [LoggerMessage(EventId = 2202, Level = LogLevel.Warning, Message = "handshake: accept failed")]
+    private static partial void LogAcceptFailed(ILogger logger, Exception failure);
 }

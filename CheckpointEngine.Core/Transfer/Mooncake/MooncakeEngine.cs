@@ -315,18 +315,18 @@ internal sealed partial class MooncakeEngine : IDisposable
         _destroyed.Wait();
     }
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "mooncake: {Library} ({Release}) at {Name} over {Protocol}")]
+    [LoggerMessage(EventId = 2401, Level = LogLevel.Information, Message = "mooncake: {Library} ({Release}) at {Name} over {Protocol}")]
     private partial void LogStarted(string library, string release, EndpointName name, string protocol);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "mooncake: {Library} is {Release}: who reaches its data port can read and write any memory of this process; take v0.3.12 or later")]
+    [LoggerMessage(EventId = 2402, Level = LogLevel.Warning, Message = "mooncake: {Library} is {Release}: who reaches its data port can read and write any memory of this process; take v0.3.12 or later")]
     private partial void LogServesAnyMemory(string library, string release);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "mooncake: the engine at {Name} is ended: {Reason}")]
+    [LoggerMessage(EventId = 2403, Level = LogLevel.Warning, Message = "mooncake: the engine at {Name} is ended: {Reason}")]
     private partial void LogAbandoned(EndpointName name, string reason);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "mooncake: {Count} buffers were to be unregistered: {Reason}")]
+    [LoggerMessage(EventId = 2404, Level = LogLevel.Warning, Message = "mooncake: {Count} buffers were to be unregistered: {Reason}")]
     private partial void LogNotUnregistered(int count, string reason);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "mooncake: batch 0x{Batch:x} stays allocated: {Reason}")]
+    [LoggerMessage(EventId = 2405, Level = LogLevel.Warning, Message = "mooncake: batch 0x{Batch:x} stays allocated: {Reason}")]
     private partial void LogLeaked(ulong batch, string reason);
 }

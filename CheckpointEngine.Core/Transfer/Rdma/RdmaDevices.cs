@@ -386,12 +386,12 @@ internal sealed unsafe partial class RdmaDevices : IDisposable
         return [.. gids];
     }
 
-    [LoggerMessage(Message = "rdma: passed over {Device}: {Reason}")]
+    [LoggerMessage(EventId = 2311, Message = "rdma: passed over {Device}: {Reason}")]
     private static partial void LogDevicePassedOver(ILogger logger, LogLevel level, string device, string reason);
 
-    [LoggerMessage(Message = "rdma: passed over {Device} port {Port}, which is {State}: {Reason}")]
+    [LoggerMessage(EventId = 2312, Message = "rdma: passed over {Device} port {Port}, which is {State}: {Reason}")]
     private static partial void LogPortPassedOver(ILogger logger, LogLevel level, string device, int port, string state, string reason);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "rdma: {Warning}")]
+    [LoggerMessage(EventId = 2313, Level = LogLevel.Warning, Message = "rdma: {Warning}")]
     private static partial void LogWarning(ILogger logger, string warning);
 }

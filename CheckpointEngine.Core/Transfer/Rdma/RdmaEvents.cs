@@ -123,15 +123,15 @@ internal sealed unsafe partial class RdmaEvents : IDisposable
         _changed(nic);
     }
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "rdma: device {Device}: {Event}; it carries nothing until it is back")]
+    [LoggerMessage(EventId = 2331, Level = LogLevel.Warning, Message = "rdma: device {Device}: {Event}; it carries nothing until it is back")]
     private partial void LogLost(string device, string @event);
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "rdma: device {Device} is up, with GID {Gid}")]
+    [LoggerMessage(EventId = 2332, Level = LogLevel.Information, Message = "rdma: device {Device} is up, with GID {Gid}")]
     private partial void LogBack(string device, string gid);
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "rdma: the GIDs of device {Device} have changed; connections are made under {Gid}")]
+    [LoggerMessage(EventId = 2333, Level = LogLevel.Information, Message = "rdma: the GIDs of device {Device} have changed; connections are made under {Gid}")]
     private partial void LogGid(string device, string gid);
 
-    [LoggerMessage(Level = LogLevel.Debug, Message = "rdma: device {Device}: {Event}")]
+    [LoggerMessage(EventId = 2334, Level = LogLevel.Debug, Message = "rdma: device {Device}: {Event}")]
     private partial void LogEvent(string device, string @event);
 }

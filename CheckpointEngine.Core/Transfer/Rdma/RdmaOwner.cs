@@ -199,6 +199,6 @@ internal sealed partial class RdmaOwner
         }
     }
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "rdma: {Owner}: device {Local} (GID {Gid}) to its {Remote}: {Reason}; its part goes another way")]
+    [LoggerMessage(EventId = 2341, Level = LogLevel.Warning, Message = "rdma: {Owner}: device {Local} (GID {Gid}) to its {Remote}: {Reason}; its part goes another way")]
     private partial void LogPairFailed(EndpointName owner, string local, string gid, string remote, string reason);
 }

@@ -149,6 +149,6 @@ internal sealed partial class RdmaRegistrations : IDisposable
         return null;
     }
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "rdma: a device that came up is not used: {Reason}")]
+    [LoggerMessage(EventId = 2321, Level = LogLevel.Warning, Message = "rdma: a device that came up is not used: {Reason}")]
     private partial void LogRefused(string reason);
 }

@@ -1,6 +1,7 @@
 using System.Buffers;
 using System.Net;
 using CheckpointEngine.Internal;
+using CheckpointEngine.Telemetry;
 using CheckpointEngine.Transfer.Handshake;
 using Microsoft.Extensions.Logging;
 
@@ -69,6 +70,7 @@ internal sealed partial class RdmaServing : IDisposable
         }
         catch (CheckpointEngineException refusal)
         {
+            EngineMetrics.Refused(Refusal.Rdma, Refusal.Connection);
             LogRefused(remote, refusal.Message);
             ConnectionReply.WriteRefusal(output, refusal.Message);
         }
@@ -284,9 +286,9 @@ internal sealed partial class RdmaServing : IDisposable
         return HandshakeClient.FetchDescriptorAsync(name, default, options).AsTask().GetAwaiter().GetResult();
     }
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "rdma: {Device} connected to {Peer} with {Count} queue pairs")]
+    [LoggerMessage(EventId = 2301, Level = LogLevel.Information, Message = "rdma: {Device} connected to {Peer} with {Count} queue pairs")]
     private partial void LogConnected(string device, string peer, int count);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "rdma: {Remote} asked for a connection and was refused: {Reason}")]
+    [LoggerMessage(EventId = 2302, Level = LogLevel.Warning, Message = "rdma: {Remote} asked for a connection and was refused: {Reason}")]
     private partial void LogRefused(IPEndPoint remote, string reason);
 }

@@ -34,6 +34,7 @@ internal sealed partial class TcpDataConnection
         if (!_admitted)
         {
             Refusal = "its token is not ours";
+            RefusalReason = Telemetry.Refusal.Token;
         }
         return _admitted;
     }

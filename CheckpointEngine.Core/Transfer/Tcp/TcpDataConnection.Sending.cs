@@ -32,6 +32,7 @@ internal sealed partial class TcpDataConnection
                 continue;
             }
             _batch.Advance(sent);
+            Volatile.Write(ref _sentBytes, _sentBytes + sent);
             _turnLeft -= sent;
             StartBusy();
         }

@@ -5,6 +5,7 @@ using System.Runtime.InteropServices;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Interop;
+using CheckpointEngine.Telemetry;
 
 namespace CheckpointEngine.Transfer.Tcp;
 
@@ -51,6 +52,8 @@ internal sealed partial class TcpDataConnection : IDisposable
     private int _receivedStart;
     private int _receivedEnd;
     private int _turnLeft = TurnBytes;
+    private long _sentBytes;       // written by its loop alone, read by any thread
+    private long _requests;
     private long _busySince;       // Environment.TickCount64 of the last progress while a peer owes us some; 0 while it does not
     private bool _admitted;
     private bool _isOfUse;
@@ -109,8 +112,20 @@ internal sealed partial class TcpDataConnection : IDisposable
     /// <summary>The peer, for messages.</summary>
     internal string RemoteAddress { get; }
 
+    /// <summary>The peer's address.</summary>
+    internal IPAddress Peer => _remoteAddress;
+
+    /// <summary>What the peer is called in metrics; empty when peers are not measured.</summary>
+    internal string PeerTag { get; set; } = "";
+
+    /// <summary>What it has sent so far.</summary>
+    internal ServedTotals Served => new(Volatile.Read(ref _sentBytes), Volatile.Read(ref _requests));
+
     /// <summary>Why the connection was refused, if it was.</summary>
     internal string? Refusal { get; private set; }
+
+    /// <summary>The same in a word of <see cref="Telemetry.Refusal"/>.</summary>
+    internal string RefusalReason { get; private set; } = "";
 
     /// <summary>When the peer last made progress, while it owes us some.</summary>
     internal long? BusySince => Volatile.Read(ref _busySince) is long since and not 0 ? since : null;
@@ -226,7 +241,9 @@ internal sealed partial class TcpDataConnection : IDisposable
                 _receivedStart += DataHeader.Size;
                 _batch.Add(nextRange!, next);
             }
+            int answers = _batch.Count;
             await SendBatchAsync().ConfigureAwait(false);
+            Volatile.Write(ref _requests, _requests + answers);
             return true;
         }
         finally
@@ -241,15 +258,20 @@ internal sealed partial class TcpDataConnection : IDisposable
         range = null;
         if (!_admitted)
         {
+            RefusalReason = Telemetry.Refusal.Token;
             return "it has not proved the token, and --plain-peers does not list it";
         }
         if (header.Operation == DataHeader.Write)
         {
+            RefusalReason = Telemetry.Refusal.Write;
             return "it asked to write, which this holder never allows";
         }
-        return (header.Operation != DataHeader.Challenge || _options.Token is null) && _registry.TryBeginRead(header.Address, header.LengthBytes, out range)
-            ? null
-            : $"it asked for {header.LengthBytes:N0} bytes at 0x{header.Address:x}, which are not registered";
+        if ((header.Operation != DataHeader.Challenge || _options.Token is null) && _registry.TryBeginRead(header.Address, header.LengthBytes, out range))
+        {
+            return null;
+        }
+        RefusalReason = Telemetry.Refusal.Range;
+        return $"it asked for {header.LengthBytes:N0} bytes at 0x{header.Address:x}, which are not registered";
     }
 
     // Waits until that many bytes have come, at the start of what was received. False when the peer has closed before.

@@ -3,6 +3,7 @@ using System.Net.Sockets;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Telemetry;
 using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Transfer.Tcp;
@@ -28,6 +29,9 @@ internal sealed class TcpDataListenerOptions
     /// <summary>How long a peer may take to send the rest of a header, or to take any byte of an answer.</summary>
     internal TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(60);
 
+    /// <summary>Whether what each peer was sent is told by its address.</summary>
+    internal bool MeasurePeers { get; init; }
+
     /// <summary>Whether large pieces are sent without a copy.</summary>
     internal ZeroCopyMode ZeroCopy { get; init; } = ZeroCopyMode.Auto;
 }
@@ -39,6 +43,9 @@ internal sealed class TcpDataListenerOptions
 /// </remarks>
 internal sealed partial class TcpDataListener : IAsyncDisposable
 {
+    // Addresses whose connections are gone, of which it is known what they were sent.
+    private const int MostRemembered = 1024;
+
     private readonly MemoryRegistry _registry;
     private readonly TcpDataListenerOptions _options;
     private readonly ILogger _logger;
@@ -48,6 +55,10 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
     private readonly byte[] _usualCongestionControl;       // of connections from elsewhere; empty: as they are
     private readonly Lock _lock = new();
     private readonly HashSet<TcpDataConnection> _connections = [];
+    private readonly PeerTags? _peerTags;                   // null: peers are not measured
+    private readonly Dictionary<string, long> _closedByPeer = [];
+    private readonly Dictionary<IPAddress, long> _closedByAddress = [];     // of peers that are here, or were lately
+    private ServedTotals _closed;                           // what connections have sent that are gone
     private readonly TaskCompletionSource _allClosed = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Timer _stallTimer;
     private readonly Task _acceptLoop;
@@ -60,11 +71,13 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         _options = options;
         _logger = logger;
         _limiter = new ConnectionLimiter("data port", options.Limits, logger);
+        _peerTags = options.MeasurePeers ? new PeerTags() : null;
         _listener = SocketTools.Listen(bind, backlog: 1024);
         _usualCongestionControl = SocketTools.PreferPlainCongestionControl(_listener);
         LocalEndPoint = (IPEndPoint)_listener.LocalEndPoint!;
         TimeSpan tick = TimeSpan.FromMilliseconds(Math.Clamp(options.StallTimeout.TotalMilliseconds / 4, 10, 5000));
         _stallTimer = new Timer(static state => ((TcpDataListener)state!).CutStalled(), this, tick, tick);
+        LiveServers.Add(this);
         _acceptLoop = AcceptAsync();
     }
 
@@ -79,6 +92,64 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             lock (_lock)
             {
                 return _connections.Count;
+            }
+        }
+    }
+
+    /// <summary>What it has sent so far, over connections that are gone too.</summary>
+    internal ServedTotals Served()
+    {
+        lock (_lock)
+        {
+            ServedTotals all = _closed;
+            foreach (TcpDataConnection connection in _connections)
+            {
+                all += connection.Served;
+            }
+            return all;
+        }
+    }
+
+    /// <summary>Peers with connections open: how many, and what they were sent over these and those before.</summary>
+    internal IReadOnlyList<ReaderStatus> DescribeReaders()
+    {
+        lock (_lock)
+        {
+            return
+            [
+                .. _connections.GroupBy(static connection => connection.Peer)
+                    .Select(peer => new ReaderStatus(peer.Key.ToString(), peer.Count(), peer.Sum(static connection => connection.Served.Bytes) + _closedByAddress.GetValueOrDefault(peer.Key)))
+                    .OrderByDescending(static reader => reader.SentBytes),
+            ];
+        }
+    }
+
+    // Under the lock. When there are too many, those that are not here any more are forgotten.
+    private void Remember(TcpDataConnection connection)
+    {
+        if (_closedByAddress.Count >= MostRemembered && !_closedByAddress.ContainsKey(connection.Peer))
+        {
+            HashSet<IPAddress> here = [.. _connections.Select(static open => open.Peer)];
+            foreach (IPAddress gone in _closedByAddress.Keys.Where(address => !here.Contains(address)).ToArray())
+            {
+                _closedByAddress.Remove(gone);
+            }
+        }
+        _closedByAddress[connection.Peer] = _closedByAddress.GetValueOrDefault(connection.Peer) + connection.Served.Bytes;
+    }
+
+    /// <summary>Adds the bytes of each peer, if peers are measured.</summary>
+    internal void AddServedByPeer(Dictionary<string, long> sums)
+    {
+        lock (_lock)
+        {
+            foreach ((string peer, long bytes) in _closedByPeer)
+            {
+                sums[peer] = sums.GetValueOrDefault(peer) + bytes;
+            }
+            foreach (TcpDataConnection connection in _connections.Where(static connection => connection.PeerTag.Length != 0))
+            {
+                sums[connection.PeerTag] = sums.GetValueOrDefault(connection.PeerTag) + connection.Served.Bytes;
             }
         }
     }
@@ -122,6 +193,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         }
         await _acceptLoop.ConfigureAwait(false);
         await _allClosed.Task.ConfigureAwait(false);
+        LiveServers.Remove(this);
         _threads.Dispose();
     }
 
@@ -166,6 +238,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             lock (_lock)
             {
                 isTaken = !_disposed && _connections.Add(connection);
+                connection.PeerTag = isTaken ? _peerTags?.NameOf(connection.Peer) ?? "" : "";
             }
             if (isTaken)
             {
@@ -173,6 +246,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             }
             else
             {
+                EngineMetrics.Refused(Refusal.Data, Refusal.Limit);
                 connection.Dispose();
             }
         }
@@ -196,6 +270,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         {
             if (connection.Refusal is string refusal)
             {
+                EngineMetrics.Refused(Refusal.Data, connection.RefusalReason);
                 LogRefused(connection.RemoteAddress, refusal);
                 _options.Audit?.Refused("data", connection.RemoteAddress, refusal);
             }
@@ -204,6 +279,12 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             lock (_lock)
             {
                 _connections.Remove(connection);
+                _closed += connection.Served;
+                Remember(connection);
+                if (connection.PeerTag.Length != 0)
+                {
+                    _closedByPeer[connection.PeerTag] = _closedByPeer.GetValueOrDefault(connection.PeerTag) + connection.Served.Bytes;
+                }
                 if (_disposed && _connections.Count == 0)
                 {
                     _allClosed.TrySetResult();
@@ -234,18 +315,18 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         }
     }
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "tcp: accept failed: {Reason}")]
+    [LoggerMessage(EventId = 2101, Level = LogLevel.Warning, Message = "tcp: accept failed: {Reason}")]
     private partial void LogAcceptFailed(string reason);
 
-    [LoggerMessage(Level = LogLevel.Debug, Message = "tcp: connection of {Peer} ended: {Reason}")]
+    [LoggerMessage(EventId = 2102, Level = LogLevel.Debug, Message = "tcp: connection of {Peer} ended: {Reason}")]
     private partial void LogEnded(string peer, string reason);
 
-    [LoggerMessage(Level = LogLevel.Error, Message = "tcp: connection of {Peer} failed")]
+    [LoggerMessage(EventId = 2103, Level = LogLevel.Error, Message = "tcp: connection of {Peer} failed")]
     private partial void LogFailed(string peer, Exception failure);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "tcp: refused {Peer}: {Reason}")]
+    [LoggerMessage(EventId = 2104, Level = LogLevel.Warning, Message = "tcp: refused {Peer}: {Reason}")]
     private partial void LogRefused(string peer, string reason);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "tcp: cut the connection of {Peer}: {Reason}")]
+    [LoggerMessage(EventId = 2105, Level = LogLevel.Warning, Message = "tcp: cut the connection of {Peer}: {Reason}")]
     private partial void LogCut(string peer, string reason);
 }

@@ -1,6 +1,7 @@
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer;
 
 namespace CheckpointEngine.Fuzz.Support;
@@ -14,6 +15,7 @@ internal sealed class FuzzedHolder : IPeerResponder, IDisposable
     private const ulong FirstAddress = 0x1000;
     private const ulong AddressStep = 0x1000;
 
+    private readonly RelayOffer _offer;
     private readonly HeldCheckpoint _checkpoint;
     private readonly CheckpointDigests _digests;
     private readonly MemoryBuffer _memory;
@@ -39,7 +41,14 @@ internal sealed class FuzzedHolder : IPeerResponder, IDisposable
         _checkpoint = new HeldCheckpoint(CheckpointName, table, [new HeldBuffer(_memory, 0, size, 0, table.Count)], [new SideFile("config.json", "{}"u8.ToArray())], []);
         _digests = new CheckpointDigests(table, DigestAlgorithm.Xxh3);
         _range = NewRange();
+        var board = new UnitBoard([8, 8, 8], 1, new Random(0));
+        board.Complete(2, offer: true);
+        board.Complete(0, offer: true);
+        _offer = new RelayOffer(1, board, [FirstAddress, 0, FirstAddress + AddressStep]);
     }
+
+    /// <summary>Told when somebody asks for the offer: three units of layout 1, of which two are here.</summary>
+    internal Action? Offering { get; set; }
 
     public string Instance => "fuzzed";
 
@@ -65,13 +74,19 @@ internal sealed class FuzzedHolder : IPeerResponder, IDisposable
 
     public ReadLease? TryLease(ulong address, string peer) => address % AddressStep == 0 ? new ReadLease(1, static () => 1) : null;
 
-    /// <summary>Whether every tensor that was lent since the last call came back.</summary>
+    public RelayOffer? FindOffer(UInt128 layout)
+    {
+        Offering?.Invoke();
+        return layout == _offer.Layout ? _offer : null;
+    }
+
+    /// <summary>Whether every tensor that was lent since the last call came back, and nobody reads the offer.</summary>
     internal bool TakeBack()
     {
         _range.Close();
         bool isBack = _range.Drained.IsCompleted;
         _range = NewRange();
-        return isBack;
+        return isBack && _offer.Readers == 0;
     }
 
     public void Dispose() => _checkpoint.Dispose();

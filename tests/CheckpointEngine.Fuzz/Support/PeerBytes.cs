@@ -88,7 +88,7 @@ internal static class PeerBytes
                 break;
             default:
                 byte[] payload = frames[at].Length > PeerFrame.HeaderBytes ? mutator.Mutate(frames[at].AsSpan(PeerFrame.HeaderBytes)) : mutator.Mutate(default);
-                ushort type = mutator.Chance(6) || frames[at].Length < PeerFrame.HeaderBytes ? (ushort)mutator.Next(8) : BinaryPrimitives.ReadUInt16LittleEndian(frames[at].AsSpan(4));
+                ushort type = mutator.Chance(6) || frames[at].Length < PeerFrame.HeaderBytes ? (ushort)mutator.Next((int)PeerMessage.Have + 1) : BinaryPrimitives.ReadUInt16LittleEndian(frames[at].AsSpan(4));
                 frames[at] = Frame((PeerMessage)type, payload);
                 break;
         }

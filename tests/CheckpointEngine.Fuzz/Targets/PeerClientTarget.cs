@@ -5,13 +5,15 @@ using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Fuzz.Support;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer.Handshake;
 
 namespace CheckpointEngine.Fuzz.Targets;
 
 /// <summary>
 /// What a hostile server may answer to a <see cref="PeerClient"/>. The first byte of an input: 1 the client has a token, 2 an honest hello (and
-/// proof) comes first, 4 the hello announces SHA-256, 8 what is asked comes in the reverse order.
+/// proof) comes first, 4 the hello announces SHA-256, 8 what is asked comes in the reverse order, 16 the questions
+/// are those of the joiners of a swarm.
 /// </summary>
 internal sealed class PeerClientTarget : FuzzTarget
 {
@@ -19,6 +21,9 @@ internal sealed class PeerClientTarget : FuzzTarget
     private const int HonestStart = 2;
     private const int AnnouncesSha256 = 4;
     private const int Reverse = 8;
+    private const int AsksOfSwarm = 16;
+
+    private const int Units = 4;
 
     private static readonly TimeSpan s_timeout = TimeSpan.FromSeconds(30);
     private static readonly (ulong Address, long LengthBytes)[] s_tensors = [(0x1000, 8), (0x2000, 0), (0x3000, TensorDigest.ChunkBytes + 1)];
@@ -72,7 +77,9 @@ internal sealed class PeerClientTarget : FuzzTarget
     private async Task<string> AskAsync(int flags)
     {
         using PeerClient client = await PeerClient.ConnectAsync(_target, (flags & HasToken) != 0 ? _token : null, s_timeout, CancellationToken.None).ConfigureAwait(false);
-        Func<Task<string>>[] questions = [() => AskMetasAsync(client), () => AskDigestsAsync(client), () => AskSideFilesAsync(client)];
+        Func<Task<string>>[] questions = (flags & AsksOfSwarm) != 0
+            ? [() => AskSwarmAsync(client), () => AskOfferAsync(client), () => AskHaveAsync(client)]
+            : [() => AskMetasAsync(client), () => AskDigestsAsync(client), () => AskSideFilesAsync(client)];
         var outcome = new List<string>();
         foreach (Func<Task<string>> question in (flags & Reverse) != 0 ? questions.Reverse() : questions)
         {
@@ -114,6 +121,36 @@ internal sealed class PeerClientTarget : FuzzTarget
         }
         Check(files.DistinctBy(file => file.Name).Count() == files.Count, "two side files of one name");
         return $"{Math.Min(files.Count, 3)} files";
+    }
+
+    private static async Task<string> AskSwarmAsync(PeerClient client)
+    {
+        SwarmAnswer answer = await client.AskSwarmAsync(new SwarmRequest(0x1000, 1, Units, 0, 0, 4, 4, 0, 0, []), CancellationToken.None).ConfigureAwait(false);
+        Check(Array.TrueForAll(answer.Given ?? [], static unit => unit is >= 0 and < Units), "it is given a unit that is none");
+        return $"{Math.Min(answer.Given?.Length ?? 0, 2)} given, {Math.Min(answer.Members?.Length ?? 0, 2)} members, key {answer.Key is not null}";
+    }
+
+    private static async Task<string> AskOfferAsync(PeerClient client)
+    {
+        ulong[] addresses = await client.GetOfferAsync(1, Units, CancellationToken.None).ConfigureAwait(false);
+        Check(addresses.Length == Units, $"{addresses.Length} addresses of {Units} units");
+        return $"{addresses.Count(static address => address != 0)} offered";
+    }
+
+    private static async Task<string> AskHaveAsync(PeerClient client)
+    {
+        int[] units = await client.GetHaveAsync(1, 0, TimeSpan.Zero, CancellationToken.None).ConfigureAwait(false);
+        Check(units.Length <= PeerSession.MaxUnitsPerAnswer, $"{units.Length:N0} units in one answer");
+        // What is told is no more than a number here: whoever takes it leaves out what is no unit.
+        var board = new UnitBoard([1, 1, 1, 1], 1, new Random(0));
+        int relay = board.AddRelay();
+        board.RelayHas(relay, units);
+        int taken = 0;
+        while (board.TryTakeFrom(relay, null, out int unit))
+        {
+            Check(unit is >= 0 and < Units && ++taken <= Units, "a unit that is none is read, or one twice");
+        }
+        return $"has {taken}";
     }
 
     private void Serve(int flags, ReadOnlySpan<byte> bytes)

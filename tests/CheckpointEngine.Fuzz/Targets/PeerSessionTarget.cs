@@ -15,6 +15,9 @@ internal sealed class PeerSessionTarget : FuzzTarget
     private const int HonestStart = 2;
     private const int InParts = 4;
 
+    // Who has asked for an offer may wait for more of it, which never comes.
+    private static readonly TimeSpan s_offerTime = TimeSpan.FromMilliseconds(50);
+
     private readonly FuzzedHolder _holder = new();
     private readonly AccessToken _token = AccessToken.FromText("fuzz");
     private readonly Socket _listener = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
@@ -35,6 +38,7 @@ internal sealed class PeerSessionTarget : FuzzTarget
     internal override IReadOnlyList<byte[]> Tokens { get; } =
     [
         .. Support.Tokens.Json(PeerBytes.Words), PeerBytes.Frame(PeerMessage.Metas, "fuzz"u8), PeerBytes.Frame(PeerMessage.SideFiles, [0, 16, 0, 0, 0, 0, 0, 0]), PeerBytes.Frame(PeerMessage.Lease, [0, 16, 0, 0, 0, 0, 0, 0]), PeerBytes.Frame(PeerMessage.Release, [0, 16, 0, 0, 0, 0, 0, 0]), PeerBytes.Frame(PeerMessage.Follow, [10, 0, 0, 0, 1, 0, 0x31, 0x66, 0x75, 0x7a, 0x7a]),
+        PeerBytes.Frame(PeerMessage.Offer, [1, .. new byte[15]]), PeerBytes.Frame(PeerMessage.Have, [1, .. new byte[23]]), PeerBytes.Frame(PeerMessage.Have, [1, .. new byte[15], 2, 0, 0, 0, 16, 39, 0, 0]),
         [0, 32, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0], [0, 48, 0, 0, 0, 0, 0, 0, 1, 0, 64, 0, 0, 0, 0, 0],
     ];
 
@@ -62,7 +66,7 @@ internal sealed class PeerSessionTarget : FuzzTarget
         EndSending(client);
         byte[] answer = PeerBytes.ReceiveToEnd(client);
         string ended = served.GetAwaiter().GetResult();
-        Check(_holder.TakeBack(), "a tensor that was lent did not come back");
+        Check(_holder.TakeBack(), "a tensor that was lent did not come back, or a reader of the offer did not leave");
         return $"{ended}; {CheckAnswers(answer)}";
     }
 
@@ -78,9 +82,15 @@ internal sealed class PeerSessionTarget : FuzzTarget
     {
         try
         {
+            using var stop = new CancellationTokenSource();
             using var session = new PeerSession(socket, _holder, token, new PeerListenerOptions());
-            await session.RunAsync(CancellationToken.None).ConfigureAwait(false);
+            _holder.Offering = () => stop.CancelAfter(s_offerTime);
+            await session.RunAsync(stop.Token).ConfigureAwait(false);
             return "ended";
+        }
+        catch (OperationCanceledException)
+        {
+            return "waited";
         }
         catch (CheckpointEngineException refused)
         {
@@ -133,7 +143,7 @@ internal sealed class PeerSessionTarget : FuzzTarget
                 break;    // the session ended while it was writing
             }
             Check(Enum.IsDefined(frame.Type), $"an answer of type {(ushort)frame.Type}");
-            types |= 1u << Math.Min((int)frame.Type, 8);
+            types |= 1u << Math.Min((int)frame.Type, (int)PeerMessage.Have + 1);
             answer = answer[(PeerFrame.HeaderBytes + frame.LengthBytes)..];
         }
         return $"answers {types:x}";

@@ -23,7 +23,6 @@ public sealed class CheckpointEndpointsTests : IDisposable
     }
 
     [Theory]
-    [InlineData("GET", "/", HttpStatusCode.NotFound)]
     [InlineData("GET", "/v1/checkpoints", HttpStatusCode.NotFound)]
     [InlineData("GET", "/v1/checkpoints//metas", HttpStatusCode.NotFound)]
     [InlineData("GET", "/v1/checkpoints/m/update", HttpStatusCode.MethodNotAllowed)]

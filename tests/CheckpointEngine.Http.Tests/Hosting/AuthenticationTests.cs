@@ -25,6 +25,7 @@ public class AuthenticationTests
         [
             (HttpMethod.Get, "/v1/metas"), (HttpMethod.Post, "/v1/metas"), (HttpMethod.Get, "/v1/checkpoints/m/metas"), (HttpMethod.Post, "/v1/checkpoints/m/load-metas"),
             (HttpMethod.Post, "/v1/checkpoints/m/gather-metas"), (HttpMethod.Post, "/v1/checkpoints/m/files"), (HttpMethod.Get, "/v1/checkpoints/m/side-files"), (HttpMethod.Delete, "/v1/checkpoints/m"),
+            (HttpMethod.Get, "/"), (HttpMethod.Get, "/metrics"),
         ];
         foreach ((HttpMethod method, string path) in requests)
         {
@@ -35,7 +36,7 @@ public class AuthenticationTests
                 continue;
             }
             await reply.AssertProblemAsync(HttpStatusCode.Unauthorized, "token");
-            Assert.Equal("Bearer", reply.Headers.WwwAuthenticate.ToString());
+            Assert.Equal(path == "/" ? ["Bearer", "Basic"] : ["Bearer"], reply.Headers.WwwAuthenticate.Select(static challenge => challenge.Scheme));
         }
         Assert.Equal(isLetIn, !server.Store.Calls.IsEmpty);
         using HttpResponseMessage health = await server.GetAsync("/v1/healthz", headers);

@@ -36,6 +36,28 @@ internal sealed class FakeStore : ICheckpointStore
     /// <summary>Run inside RegisterAsync.</summary>
     internal Func<CancellationToken, Task>? OnRegister { get; set; }
 
+    /// <summary>What it says of itself.</summary>
+    internal Func<ServerStatus> Status { get; set; } = () => new()
+    {
+        Version = EngineVersion.Text,
+        Started = DateTimeOffset.UtcNow,
+        Rank = 0,
+        P2pStoreAddress = "",
+        PeerUrl = "",
+        Planes = [],
+        Checkpoints = [],
+        Joins = [],
+        Readers = [],
+        Conversations = 0,
+        SentBytes = 0,
+    };
+
+    public ServerStatus GetStatus()
+    {
+        Record("status");
+        return Status();
+    }
+
     public IReadOnlyList<string> CheckpointNames => [.. World.Keys.Order(StringComparer.Ordinal)];
 
     internal FakeStore Publish(string name, CheckpointMetas metas)

@@ -115,6 +115,13 @@ int main(void) {
     FIELD(ce_server_options, attach_files);
     FIELD(ce_server_options, rdma_devices);
     FIELD(ce_server_options, grace_time_ms);
+    VALUE(CE_POOL_AS_SERVER);
+    VALUE(CE_POOL_ON);
+    VALUE(CE_POOL_OFF);
+    STRUCT(ce_register_options);
+    FIELD(ce_register_options, struct_size);
+    FIELD(ce_register_options, replace);
+    FIELD(ce_register_options, shared_pool);
     VALUE(CE_ENGINE_VLLM);
     VALUE(CE_ENGINE_SGLANG);
     VALUE(CE_ENGINE_LMDEPLOY);
@@ -201,7 +208,7 @@ int main(void) {
     FIELD(ce_join_options, earlier_checkpoint);
     FIELD(ce_join_options, retry_timeout_ms);
     FIELD(ce_join_options, replace);
-    FIELD(ce_join_options, reserved2);
+    FIELD(ce_join_options, relay);
     VALUE(CE_JOIN_RUNNING);
     VALUE(CE_JOIN_DONE);
     VALUE(CE_JOIN_FAILED);
@@ -236,5 +243,7 @@ int main(void) {
     FIELD(ce_join_report, buckets);
     FIELD(ce_join_report, attached_bytes);
     FIELD(ce_join_report, reused_bytes);
+    FIELD(ce_join_report, retried_bytes);
+    FIELD(ce_join_report, relayed_bytes);
     return 0;
 }

@@ -96,6 +96,9 @@ static void null_everywhere(struct pair *pair) {
     IS(CE_E_ARGUMENT, ce_server_register_files(pair->holder, "x", &directory, 0, NULL));
     const char *null_path = NULL;
     IS(CE_E_ARGUMENT, ce_server_register_files(pair->holder, "x", &null_path, 1, NULL));
+    EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_register_files_with(NULL, NULL, NULL, 0, NULL, NULL));
+    IS(CE_E_ARGUMENT, ce_server_register_files_with(pair->holder, NULL, &directory, 1, NULL, NULL));
+    IS(CE_E_ARGUMENT, ce_server_register_files_with(pair->holder, "x", &null_path, 1, NULL, NULL));
     EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_register_tensors(NULL, NULL, NULL, 0));
     IS(CE_E_ARGUMENT, ce_server_register_tensors(pair->holder, NULL, pair->model.tensors, 1));
     IS(CE_E_ARGUMENT, ce_server_register_tensors(pair->holder, "x", NULL, 1));
@@ -106,6 +109,10 @@ static void null_everywhere(struct pair *pair) {
     IS(CE_E_ARGUMENT, ce_server_commit_update(pair->holder, NULL));
     EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_unregister(NULL, NULL));
     IS(CE_E_ARGUMENT, ce_server_unregister(pair->holder, NULL));
+    EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_unregister_force(NULL, NULL));
+    IS(CE_E_ARGUMENT, ce_server_unregister_force(pair->holder, NULL));
+    IS(CE_E_HANDLE, ce_server_finish_relays(NULL, 0, NULL, NULL));
+    OK(ce_server_finish_relays(pair->holder, 0, NULL, NULL));
     EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_update(NULL, NULL, NULL, NULL, NULL));
     IS(CE_E_ARGUMENT, ce_server_update(pair->holder, NULL, NULL, NULL, NULL));
     IS(CE_E_NOT_FOUND, ce_server_update(pair->holder, "x", NULL, NULL, NULL));
@@ -240,11 +247,14 @@ static void unknown_to_all(void *handle, int cancel, int metas, int checkpoint, 
         IS(CE_E_HANDLE, ce_server_p2p_address((ce_server *)handle, text, &size));
         IS(CE_E_HANDLE, ce_server_register_files((ce_server *)handle, "x", &directory, 1, NULL));
         IS(CE_E_HANDLE, ce_server_replace_files((ce_server *)handle, "x", &directory, 1, NULL));
+        IS(CE_E_HANDLE, ce_server_register_files_with((ce_server *)handle, "x", &directory, 1, NULL, NULL));
         tensor = (ce_tensor){ .name = "t", .data = text, .dtype = CE_DTYPE_U8, .size_bytes = 1 };
         IS(CE_E_HANDLE, ce_server_register_tensors((ce_server *)handle, "x", &tensor, 1));
         IS(CE_E_HANDLE, ce_server_begin_update((ce_server *)handle, "m"));
         IS(CE_E_HANDLE, ce_server_commit_update((ce_server *)handle, "m"));
         IS(CE_E_HANDLE, ce_server_unregister((ce_server *)handle, "m"));
+        IS(CE_E_HANDLE, ce_server_unregister_force((ce_server *)handle, "m"));
+        IS(CE_E_HANDLE, ce_server_finish_relays((ce_server *)handle, 0, NULL, NULL));
         IS(CE_E_HANDLE, ce_server_update((ce_server *)handle, "m", NULL, NULL, NULL));
         IS(CE_E_HANDLE, ce_server_metas((ce_server *)handle, "m", (ce_metas **)&out));
         CHECK(out == NULL);
@@ -355,6 +365,7 @@ static void *block_of(const void *from, size_t from_size, size_t size, unsigned 
 static void struct_sizes(struct pair *pair) {
     ce_server_options server_options = { .struct_size = sizeof server_options };
     ce_fetch_options fetch_options = { .struct_size = sizeof fetch_options };
+    ce_register_options register_options = { .struct_size = sizeof register_options };
     ce_join_options join_options = pair_options(pair, CE_TO_NULL);
     const size_t wrong[] = { 0, 1, sizeof(size_t) - 1, SIZE_MAX, SIZE_MAX / 2 };
     void *block;
@@ -367,6 +378,8 @@ static void struct_sizes(struct pair *pair) {
         server_options.struct_size = fetch_options.struct_size = join_options.struct_size = wrong[i];
         IS(CE_E_ARGUMENT, ce_server_create(&server_options, &server));
         IS(CE_E_ARGUMENT, ce_metas_fetch(pair->url, &fetch_options, NULL, &metas));
+        register_options.struct_size = wrong[i];
+        IS(CE_E_ARGUMENT, ce_server_register_files_with(pair->holder, "x", &directory, 1, &register_options, NULL));
         IS(CE_E_ARGUMENT, ce_join_start(pair->joiner, &join_options, &join));
         ce_join_options with_fetch = pair_options(pair, CE_TO_NULL);
         with_fetch.fetch = &fetch_options;
@@ -476,6 +489,8 @@ static void strings(struct pair *pair) {
     IS(CE_E_ARGUMENT, ce_server_begin_update(pair->holder, not_utf8));
     IS(CE_E_ARGUMENT, ce_server_commit_update(pair->holder, not_utf8));
     IS(CE_E_ARGUMENT, ce_server_unregister(pair->holder, not_utf8));
+    IS(CE_E_ARGUMENT, ce_server_unregister_force(pair->holder, not_utf8));
+    IS(CE_E_ARGUMENT, ce_server_register_files_with(pair->holder, "x", &path, 1, NULL, NULL));
     IS(CE_E_ARGUMENT, ce_server_metas(pair->holder, not_utf8, &metas));
     IS(CE_E_ARGUMENT, ce_server_checkpoint(pair->holder, not_utf8, &checkpoint));
     ce_server_options server_options = { .struct_size = sizeof server_options, .address = not_utf8 };
@@ -711,9 +726,6 @@ static void numbers(struct pair *pair) {
     join_ends_with(pair, &options, CE_E_ARGUMENT);
     options = pair_options(pair, CE_TO_NULL);
     options.reserved = 1;
-    join_ends_with(pair, &options, CE_E_ARGUMENT);
-    options = pair_options(pair, CE_TO_NULL);
-    options.reserved2 = 1;
     join_ends_with(pair, &options, CE_E_ARGUMENT);
     options = pair_options(pair, CE_TO_NULL);
     options.metas_url = NULL;

@@ -394,6 +394,46 @@ void generations(const Fixture &fixture) {
     FAILS(CE_E_CANCELLED, ce::Metas::follow(url, &*now, 1h, {}, &cancel));
 }
 
+// Two that read from each other, and memory that is kept for the next checkpoint.
+void sharing(const Fixture &fixture) {
+    using namespace std::chrono_literals;
+    ce::Server one(ce::ServerOptions::join_only());
+    ce::Server two(ce::ServerOptions::join_only());
+    ce::JoinOptions options;
+    options.metas_url = fixture.url;
+    options.transport = ce::Transport::Tcp;
+    options.relay = true;
+    ce::Join first = one.join(options);
+    ce::Join second = two.join(options);
+    for (const ce::Join *join : {&first, &second}) {
+        join->wait();
+        CHECK(join->report().verified && join->report().retried_bytes == 0 && join->report().relayed_bytes <= join->report().bytes);
+        CHECK(join->warnings().find("relay") == std::string::npos);
+        CHECK(join->checkpoint().size() == 5);
+    }
+    CHECK(one.finish_relays(1min) && two.finish_relays(1min));
+    options.checkpoint_name = "alone";
+    options.verify = ce::Verify::Off;
+    ce::Join alone = one.join(options);
+    alone.wait();
+    CHECK(alone.warnings().find("without relay: ") != std::string::npos);
+    ce::Cancel cancel;
+    CHECK(one.finish_relays(0s, &cancel));
+    cancel.trigger();
+    FAILS(CE_E_CANCELLED, one.finish_relays(1h, &cancel));
+
+    const std::vector<std::string> files{directory + "/copy"};
+    two.register_files("pooled", files, nullptr, ce::SharedPool::On);
+    const void *kept = two.checkpoint("pooled").find("weights").data;
+    two.unregister("pooled");
+    two.register_files("pooled", files, nullptr, ce::SharedPool::On);
+    CHECK(two.checkpoint("pooled").find("weights").data == kept);
+    two.replace_files("pooled", files, nullptr, ce::SharedPool::Off);
+    CHECK(two.checkpoint("pooled").find("weights").data != kept);
+    two.unregister_force("pooled");
+    FAILS(CE_E_NOT_FOUND, two.unregister_force("pooled"));
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -413,6 +453,7 @@ int main(int argc, char **argv) {
         cancelling(fixture);
         server(fixture);
         generations(fixture);
+        sharing(fixture);
     } catch (const std::exception &error) {
         std::cerr << "unexpected: " << error.what() << std::endl;
         return 1;

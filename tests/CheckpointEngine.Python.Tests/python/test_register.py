@@ -253,6 +253,47 @@ class FilesTests(Case):
             server.checkpoint("m")
 
 
+class SharedPoolTests(Case):
+    def mapping_of(self, server, name):
+        """What /proc/self/maps says of the first tensor's memory: its address and the path behind it."""
+        tensor = next(iter(server.checkpoint(name).values()))
+        start = tensor._start
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            for line in maps:
+                fields = line.split(maxsplit=5)
+                low, high = (int(end, 16) for end in fields[0].split("-"))
+                if low <= start < high:
+                    return start, fields[5].strip() if len(fields) > 5 else ""
+        return self.fail("it is not mapped")
+
+    def test_chosen_for_one_registration(self):
+        server, model = self.server(), write_model(self.folder / "model")
+        server.register_files("mapped", self.folder / "model")
+        self.assertIn(".safetensors", self.mapping_of(server, "mapped")[1])
+        server.register_files("one", self.folder / "model", use_shared_memory_pool=True)
+        kept, path = self.mapping_of(server, "one")
+        self.assertNotIn(".safetensors", path)
+        server.unregister("one")
+        server.register_files("two", self.folder / "model", use_shared_memory_pool=True)
+        self.assertEqual(self.mapping_of(server, "two")[0], kept)       # it lies in what was kept
+        self.assertEqual(plain(server.checkpoint("two")), model)
+        server.unregister("two", force=True)
+        with self.assertRaises(ce.NotFoundError):
+            server.unregister("two", force=True)
+        server.register_files("mapped", self.folder / "model", replace=True, use_shared_memory_pool=True)
+        self.assertNotIn(".safetensors", self.mapping_of(server, "mapped")[1])
+
+    def test_chosen_against_the_servers_own(self):
+        server = self.server(shared_pool=True)
+        write_model(self.folder / "model")
+        server.register_files("pooled", self.folder / "model")
+        self.assertNotIn(".safetensors", self.mapping_of(server, "pooled")[1])
+        server.register_files("mapped", self.folder / "model", use_shared_memory_pool=False)
+        self.assertIn(".safetensors", self.mapping_of(server, "mapped")[1])
+        with self.assertRaises(ValueError):
+            server.register_files("m", self.folder / "model", use_shared_memory_pool="yes")
+
+
 class NamesTests(Case):
     def test_names_beyond_ascii(self):
         server = self.server()
