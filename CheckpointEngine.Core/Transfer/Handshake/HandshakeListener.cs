@@ -160,7 +160,6 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
         }
     }
 
-
     [LoggerMessage(EventId = 2202, Level = LogLevel.Warning, Message = "handshake: accept failed")]
     private static partial void LogAcceptFailed(ILogger logger, Exception failure);
 }
