@@ -377,7 +377,7 @@ pack_tarball() {
     mkdir -p "$root/share/doc/checkpoint-engine"
     cp -a "$artifacts"/{bin,lib,include,python} "$root/"
     rm "$root"/lib/*.dbg
-    cp -r README.md LICENSE THIRD-PARTY-NOTICES.md docs examples "$root/share/doc/checkpoint-engine/"
+    cp -r README.md SECURITY.md LICENSE THIRD-PARTY-NOTICES.md docs examples "$root/share/doc/checkpoint-engine/"
     local notices
     notices=$(dotnet nuget locals global-packages --list | sed 's/^[^/]*//')/runtime.$runtime.microsoft.dotnet.ilcompiler
     cp "$(find "$notices" -name THIRD-PARTY-NOTICES.TXT | sort -V | tail -1)" "$root/share/doc/checkpoint-engine/dotnet-THIRD-PARTY-NOTICES.txt"

@@ -12,7 +12,7 @@ using Microsoft.Extensions.Logging;
 namespace CheckpointEngine.Cli;
 
 /// <summary>The part of a holder's life that <c>serve</c> and <c>join --serve</c> share: answer over HTTP, gather, say ready, stay.</summary>
-internal sealed class HolderSession(ListenOptions listen, ParseResult parsed, AccessToken? token, MetasClientOptions client, TelemetryExport? telemetry, ILoggerFactory logging)
+internal sealed class HolderSession(ListenOptions listen, LimitOptions limits, ParseResult parsed, AccessToken? token, MetasClientOptions client, TelemetryExport? telemetry, ReloadSignal reload, ILoggerFactory logging)
 {
     private static readonly TimeSpan s_firstRetry = TimeSpan.FromMilliseconds(100);
     private static readonly TimeSpan s_longestRetry = TimeSpan.FromSeconds(2);
@@ -23,6 +23,11 @@ internal sealed class HolderSession(ListenOptions listen, ParseResult parsed, Ac
     public async Task RunAsync(ParameterServer server, bool json, CancellationToken stop)
     {
         await using CheckpointEngineHost host = await StartHostAsync(server, stop).ConfigureAwait(false);
+        if (listen.HasCertificate(parsed))
+        {
+            reload.Add(() => host.ReloadCertificates());
+            reload.Add(() => server.ReloadCertificates());
+        }
         if (listen.Gather(parsed))
         {
             foreach (string name in server.CheckpointNames)
@@ -48,7 +53,7 @@ internal sealed class HolderSession(ListenOptions listen, ParseResult parsed, Ac
 
     private async Task<CheckpointEngineHost> StartHostAsync(ParameterServer server, CancellationToken stop)
     {
-        CheckpointEngineHostOptions options = listen.CreateHostOptions(parsed, token, client, telemetry, logging);
+        CheckpointEngineHostOptions options = listen.CreateHostOptions(parsed, token, client, limits.HttpLimits(parsed), telemetry, logging);
         try
         {
             return await CheckpointEngineHost.StartAsync(server, options, stop).ConfigureAwait(false);

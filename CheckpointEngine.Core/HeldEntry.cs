@@ -64,17 +64,20 @@ internal sealed class HeldEntry : IAsyncDisposable
 
     /// <summary>A lease on what it holds now; null when it is about to be changed or taken away.</summary>
     /// <param name="current">The generation that is held under its name at a moment.</param>
-    internal ReadLease? TryLease(Func<long> current)
+    /// <param name="ended">Called once, when it is released or revoked, with how.</param>
+    internal ReadLease? TryLease(Func<long> current, Action<string> ended)
     {
         if (!Uses.TryEnter(out CancellationToken cut))
         {
             return null;
         }
         CancellationTokenRegistration revocation = default;
-        var lease = new ReadLease(Generation, current, () =>
+        ReadLease? lease = null;
+        lease = new ReadLease(Generation, current, () =>
         {
             revocation.Unregister();
             Uses.Leave();
+            ended(lease!.HowItEnded);
             LiveServers.LeaseEnded();
         });
         LiveServers.LeaseTaken();

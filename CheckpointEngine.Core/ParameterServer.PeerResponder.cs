@@ -48,7 +48,8 @@ public sealed partial class ParameterServer
             {
                 MemoryBuffer memory = range.Buffer;
                 ulong offset = memory.FileDescriptor is null ? 0 : range.Address - (ulong)memory.Address;
-                return new HeldMemory(new MemoryAnswer(Access(memory, peer), range.Address, range.LengthBytes, offset), memory.FileDescriptor, range);
+                (string, long, long)? held = range.Owner is HeldBufferReference { Entry: HeldEntry entry } ? (entry.Checkpoint.Name, entry.Generation, entry.Checkpoint.DataBytes) : null;
+                return new HeldMemory(new MemoryAnswer(Access(memory, peer), range.Address, range.LengthBytes, offset), memory.FileDescriptor, range, held);
             }
             catch
             {
@@ -90,9 +91,30 @@ public sealed partial class ParameterServer
                 ? new SwarmPlace(swarms, layout, seat)
                 : null;
 
-        public ReadLease? TryLease(ulong address)
-            => server._registry.TryFind(address, 1, out RegisteredRange? range) && range.Owner is HeldBufferReference { Entry: HeldEntry entry }
-                ? entry.TryLease(() => server.GenerationOf(entry.Checkpoint.Name))
-                : null;
+        public ReadLease? TryLease(ulong address, string peer)
+        {
+            if (!server._registry.TryFind(address, 1, out RegisteredRange? range) || range.Owner is not HeldBufferReference { Entry: HeldEntry entry })
+            {
+                return null;
+            }
+            if (Interlocked.Increment(ref server._leases) > server.Options.Limits.Leases)
+            {
+                Interlocked.Decrement(ref server._leases);
+                ThrowHelper.Throw(CheckpointError.Busy, $"{server.Options.Limits.Leases:N0} leases are out, as many as this holder gives; try again later, or another holder (--max-leases there)");
+            }
+            (string name, long generation, long taken) = (entry.Checkpoint.Name, entry.Generation, System.Diagnostics.Stopwatch.GetTimestamp());
+            ReadLease? lease = entry.TryLease(() => server.GenerationOf(name), how =>
+            {
+                Interlocked.Decrement(ref server._leases);
+                server._audit.LeaseEnded(peer, name, generation, how, System.Diagnostics.Stopwatch.GetElapsedTime(taken));
+            });
+            if (lease is null)
+            {
+                Interlocked.Decrement(ref server._leases);
+                return null;
+            }
+            server._audit.LeaseTaken(peer, name, generation, entry.Checkpoint.DataBytes);
+            return lease;
+        }
     }
 }

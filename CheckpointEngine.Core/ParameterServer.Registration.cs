@@ -70,7 +70,7 @@ public sealed partial class ParameterServer
             CheckpointDigests? digests = null;
             HeldCheckpoint loaded = await Task.Run(
                 () => CheckpointLoader.Load(name, paths, hold, Options.Pin, Options.Digest, progress, cancellationToken, out digests, _registry, pool), cancellationToken).ConfigureAwait(false);
-            await PublishAsync(loaded, digests, pool, options?.Replace == true).ConfigureAwait(false);
+            await PublishAsync(loaded, digests, "files", pool, options?.Replace == true).ConfigureAwait(false);
             return loaded;
         }
     }
@@ -95,7 +95,7 @@ public sealed partial class ParameterServer
                 {
                     entry.Register(_registry);
                 }
-                Publish(entry, replace: false);
+                Publish(entry, "tensors", replace: false);
             }
             catch
             {
@@ -138,6 +138,7 @@ public sealed partial class ParameterServer
             entry.IsUpdating = true;
             entry.Changing = begin = TakeOutOfReachAsync(entry);
         }
+        _audit.UpdateBegan(name, entry.Generation);
         await begin.ConfigureAwait(false);      // not cancellable, but bounded: half a checkpoint is no state
     }
 
@@ -207,6 +208,7 @@ public sealed partial class ParameterServer
         TellChange();
         EngineMetrics.Changed(CheckpointChange.Updated);
         LogUpdated(name);
+        _audit.UpdateCommitted(name, entry.Generation);
     }
 
     /// <summary>Takes a checkpoint away: nobody new reads it, those under way are waited for (<see cref="ParameterServerOptions.DrainTimeout"/>), its memory is freed, or kept where it is of the shared pool. What other owners are known to hold is forgotten.</summary>
@@ -247,6 +249,7 @@ public sealed partial class ParameterServer
             await FreeAsync(entry).ConfigureAwait(false);      // not cancellable: half a checkpoint is no state
             EngineMetrics.Changed(CheckpointChange.Unregistered);
             LogUnregistered(name);
+            _audit.Unregistered(name, entry.Generation);
         }
         return true;
     }
@@ -300,7 +303,7 @@ public sealed partial class ParameterServer
         => new(held, digests ?? (Options.Digest == DigestAlgorithm.None ? null : new CheckpointDigests(held.Tensors, Options.Digest)), pool);
 
     // Its ranges are registered; from here on it is visible.
-    private void Publish(HeldEntry entry, bool replace)
+    private void Publish(HeldEntry entry, string source, bool replace)
     {
         string name = entry.Checkpoint.Name;
         HeldEntry? replaced;
@@ -333,10 +336,12 @@ public sealed partial class ParameterServer
             }
         }
         TellChange();
+        _audit.Registered(name, entry.Generation, entry.Checkpoint.Tensors.Count, entry.Checkpoint.DataBytes, source);
         EngineMetrics.Changed(replaced is null ? CheckpointChange.Registered : CheckpointChange.Replaced);
         if (replaced is not null)
         {
             LogReplaced(name, replaced.Generation, entry.Generation);
+            _audit.Superseded(name, replaced.Generation, entry.Generation);
         }
     }
 
@@ -346,7 +351,7 @@ public sealed partial class ParameterServer
         await FreeAsync(replaced).ConfigureAwait(false);
     }
 
-    private async Task PublishAsync(HeldCheckpoint held, CheckpointDigests? digests, MemoryPool? pool = null, bool replace = false, JoinRelay? relay = null)
+    private async Task PublishAsync(HeldCheckpoint held, CheckpointDigests? digests, string source, MemoryPool? pool = null, bool replace = false, JoinRelay? relay = null)
     {
         HeldEntry entry = MakeEntry(held, digests, pool);
         entry.Relay = relay;
@@ -356,7 +361,7 @@ public sealed partial class ParameterServer
             {
                 entry.Register(_registry);
             }
-            Publish(entry, replace);
+            Publish(entry, source, replace);
         }
         catch
         {

@@ -27,6 +27,8 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private readonly Lock _lock = new();
     private readonly Dictionary<string, CheckpointRecord> _records = new(StringComparer.Ordinal);
     private readonly ILogger _logger;
+    private readonly AuditLog _audit;
+    private IConnectionSecurity? _certificates;
     private readonly MemoryRegistry _registry = new();
     private readonly MemoryPool _pool = new();
     private readonly HashSet<Task> _retiring = [];       // freeing what was replaced; under the lock
@@ -38,6 +40,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private RdmaPlane? _rdma;
     private string? _whyNoRdma;
     private TaskCompletionSource _changed = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private int _leases;        // that are out
     private readonly byte[]? _swarmKey;                  // what joiners prove to each other, where this server demands something of them too
     private readonly HashSet<JoinRelay> _relays = [];    // of joins that have ended; under the lock
     private bool _disposed;
@@ -47,7 +50,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
     {
         ArgumentNullException.ThrowIfNull(options);
         Options = options;
+        options.Limits.ThrowIfUnfit();
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine");
+        _audit = new AuditLog(options.LoggerFactory);
         _swarmKey = options.Token is not null || options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(SwarmAnswer.KeyBytes) : null;
         LaneKey = options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(LeaseAnswer.LaneKeyBytes) : null;
         EngineMetrics.Watch(this);
@@ -63,9 +68,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
     /// <exception cref="InvalidOperationException">The server was not started.</exception>
     public string P2pStoreAddress => Engine.Name.ToString();
 
-    /// <summary><c>ce://host:port</c> of the peer service; a name behind it is a metas URL.</summary>
+    /// <summary><c>ce://host:port</c> of the peer service, or <c>ce+tls://host:port</c>; a name behind it is a metas URL.</summary>
     /// <exception cref="InvalidOperationException">The server was not started.</exception>
-    public string PeerUrl => $"ce://{PeerName}";
+    public string PeerUrl => $"{(Options.PeerTls is null ? "ce" : "ce+tls")}://{PeerName}";
 
     /// <summary>Names of the checkpoints held here or known by loaded metas, sorted.</summary>
     public IReadOnlyList<string> CheckpointNames
@@ -127,16 +132,18 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
         var responder = new PeerResponder(this);
         ILogger peerLogger = Options.LoggerFactory.CreateLogger("CheckpointEngine.Peers");
-        _peers = new PeerListener(new IPEndPoint(Options.Address, 0), responder, Options.Token, peerLogger);
+        _certificates = Options.PeerTls?.Open(peerLogger);
+        var peerOptions = new PeerListenerOptions { Limits = Options.Limits.Peers, MaxLeases = Options.Limits.LeasesOfAConversation, LocalPeers = Options.LocalPeers, Security = _certificates, Audit = _audit };
+        _peers = new PeerListener(new IPEndPoint(Options.Address, 0), responder, Options.Token, peerLogger, peerOptions);
         try
         {
             string localSocket = Options.Transport is not (TransportChoice.Auto or TransportChoice.Local) ? "" : Options.LocalSocket ?? LocalSocketName.MakeUnique();
             if (localSocket.Length != 0)
             {
-                _localPeers = new PeerListener(localSocket, responder, Options.Token, peerLogger, new PeerListenerOptions { LocalPeers = Options.LocalPeers });
+                _localPeers = new PeerListener(localSocket, responder, Options.Token, peerLogger, peerOptions);
             }
             _mooncake = Options.Transport == TransportChoice.Mooncake ? await StartMooncakeAsync(cancellationToken).ConfigureAwait(false) : null;
-            _engine = new TransferEngine(Options, LaneKey is null ? Options.Token : AccessToken.FromKey(LaneKey), _registry, PeerName, localSocket, OpenRdmaForServing(), _mooncake);
+            _engine = new TransferEngine(Options, LaneKey is null ? Options.Token : AccessToken.FromKey(LaneKey), _registry, PeerName, localSocket, OpenRdmaForServing(), _mooncake, _audit);
         }
         catch
         {
@@ -190,7 +197,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
             outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
             if (outcome.Checkpoint is not null)
             {
-                await PublishAsync(outcome.Checkpoint, outcome.Digests, replace: options.Replace, relay: outcome.Relay).ConfigureAwait(false);
+                await PublishAsync(outcome.Checkpoint, outcome.Digests, "join", replace: options.Replace, relay: outcome.Relay).ConfigureAwait(false);
             }
             if (outcome.Relay is not null)
             {
@@ -239,6 +246,10 @@ public sealed partial class ParameterServer : IAsyncDisposable
         using var operation = new JoinOperation(metas, options, Options, TryOpenRdma);
         return await Task.Run(() => operation.ProbeAsync(cancellationToken), cancellationToken).ConfigureAwait(false);
     }
+
+    /// <summary>Reads the files of <see cref="ParameterServerOptions.PeerTls"/> now, which is otherwise done within two seconds of a change.</summary>
+    /// <returns>Whether they could be used; if not, which is logged, those that were read before stay. True without TLS.</returns>
+    public bool ReloadCertificates() => _certificates?.Reload() ?? true;
 
     /// <summary>Frees every checkpoint and stops listening, after joins and reads under way have ended or <see cref="ParameterServerOptions.DrainTimeout"/> has passed.</summary>
     public async ValueTask DisposeAsync()
@@ -368,6 +379,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
             await _peers.DisposeAsync().ConfigureAwait(false);
         }
         _peers = _localPeers = null;
+        _certificates?.Dispose();
     }
 
     private static void CheckDestination(JoinOptions options)

@@ -50,6 +50,15 @@ public sealed class ParameterServerOptions
     /// <summary>The token that the peer service and our TCP lanes demand; null (the default) demands none.</summary>
     public AccessToken? Token { get; set; }
 
+    /// <summary>
+    /// The certificate with which the peer service speaks TLS 1.3 over TCP, and whose clients' certificates it demands beside the token; null (the default) for none.
+    /// The token is then proved within TLS. Joiners need <see cref="ClientTls"/>, and a version that knows of it. What the data lanes carry is not encrypted.
+    /// </summary>
+    public TlsServerOptions? PeerTls { get; set; }
+
+    /// <summary>How joins meet the peer services of owners that speak TLS; default: by the system's authorities.</summary>
+    public TlsClientOptions ClientTls { get; set; } = new();
+
     /// <summary>Who may read without our handshake. Default: everybody when no token is set, nobody when one is.</summary>
     public PlainPeers? PlainPeers { get; set; }
 
@@ -89,6 +98,9 @@ public sealed class ParameterServerOptions
     /// <summary>Tell in metrics what each peer was sent over TCP, by its address: the first 64 of them, all others together. Default false: addresses stay out of metrics.</summary>
     public bool MeasurePeers { get; set; }
 
-    /// <summary>Where the server logs; default nowhere.</summary>
+    /// <summary>What others may have at a time: connections, requests, leases.</summary>
+    public ServerLimits Limits { get; set; } = new();
+
+    /// <summary>Where the server logs; default nowhere. Who registered, read and was refused is told in the category <see cref="AuditLog.Category"/>.</summary>
     public ILoggerFactory LoggerFactory { get; set; } = NullLoggerFactory.Instance;
 }

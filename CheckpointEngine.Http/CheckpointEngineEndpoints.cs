@@ -47,5 +47,5 @@ public static class CheckpointEngineEndpoints
     }
 
     private static EndpointGuard MakeGuard(IEndpointRouteBuilder endpoints, CheckpointEngineHttpOptions options)
-        => new(options, endpoints.ServiceProvider.GetService<ILoggerFactory>()?.CreateLogger("CheckpointEngine.Http"));
+        => new(options, endpoints.ServiceProvider.GetService<ILoggerFactory>());
 }

@@ -7,7 +7,6 @@ using CheckpointEngine.Http.Telemetry;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
-using Microsoft.AspNetCore.Server.Kestrel.Https;
 using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
@@ -19,13 +18,14 @@ namespace CheckpointEngine.Http;
 /// <remarks>Any number of threads. Reads no configuration, takes no signals, logs only where it is told to.</remarks>
 public sealed partial class CheckpointEngineHost : IAsyncDisposable
 {
-    private const int MaxConnections = 1024;    // each may hold a request's limits in memory; clients of metas come and go
-
     private readonly WebApplication _application;
 
-    private CheckpointEngineHost(WebApplication application, IReadOnlyList<string> addresses)
+    private readonly ServerCertificates? _tls;
+
+    private CheckpointEngineHost(WebApplication application, ServerCertificates? tls, IReadOnlyList<string> addresses)
     {
         _application = application;
+        _tls = tls;
         Addresses = addresses;
     }
 
@@ -57,8 +57,9 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
             addresses[address] = await ListenAddress.ParseAsync(options.Listen[address], cancellationToken).ConfigureAwait(false);
             RefuseOpenDoor(addresses[address], options);
         }
-        TlsHandshakeCallbackOptions? https = Array.Exists(addresses, address => address.IsTls) ? ServerTls.Load(options) : null;
+        ServerCertificates? tls = Array.Exists(addresses, address => address.IsTls) ? ServerTls.Open(options) : null;
 
+        var limiter = new ConnectionLimiter("http", options.Limits, options.LoggerFactory.CreateLogger("CheckpointEngine.Http"));
         var bound = new List<(ListenAddress Address, ListenOptions Listen)>();
         WebApplication application = Build(options, kestrel =>
         {
@@ -68,9 +69,10 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
                 {
                     kestrel.Listen(endPoint, listen =>
                     {
+                        LimitedConnections.Use(listen, limiter);       // before TLS, whose handshake is work
                         if (address.IsTls)
                         {
-                            listen.UseHttps(https!);
+                            listen.UseHttps(ServerTls.OfEachConnection(tls!, options));
                         }
                         bound.Add((address, listen));
                     });
@@ -93,6 +95,7 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
         }
         catch (Exception failure)
         {
+            tls?.Dispose();
             await application.DisposeAsync().ConfigureAwait(false);
             if (failure is IOException or SocketException)
             {
@@ -101,15 +104,20 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
             throw;
         }
         WarnOfPlainToken(addresses, options);
-        return new CheckpointEngineHost(application, [.. addresses.Select(address => address.ToText(FindPort(bound, address)))]);
+        return new CheckpointEngineHost(application, tls, [.. addresses.Select(address => address.ToText(FindPort(bound, address)))]);
     }
 
     /// <summary>Stops listening and waits for the requests under way (<see cref="CheckpointEngineHostOptions.DrainTimeout"/>).</summary>
     public Task StopAsync(CancellationToken cancellationToken = default) => _application.StopAsync(cancellationToken);
 
+    /// <summary>Reads the certificates' files now, which is otherwise done within two seconds of a change.</summary>
+    /// <returns>Whether they could be used; if not, which is logged, those that were read before stay. True without https.</returns>
+    public bool ReloadCertificates() => _tls?.Reload() ?? true;
+
     /// <inheritdoc/>
     public async ValueTask DisposeAsync()
     {
+        _tls?.Dispose();
         await _application.StopAsync().ConfigureAwait(false);
         await _application.DisposeAsync().ConfigureAwait(false);
     }
@@ -133,7 +141,7 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
         builder.WebHost.ConfigureKestrel(kestrel =>
         {
             kestrel.AddServerHeader = false;
-            kestrel.Limits.MaxConcurrentConnections = MaxConnections;
+            kestrel.Limits.RequestHeadersTimeout = options.RequestHeadTimeout;
             kestrel.Limits.MaxConcurrentUpgradedConnections = 0;
             listen(kestrel);
         });

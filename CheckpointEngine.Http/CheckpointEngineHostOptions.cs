@@ -44,6 +44,15 @@ public sealed class CheckpointEngineHostOptions
     public MetasClientOptions? GatherClient { get; set; }
 
     /// <summary>
+    /// Connections at a time over all addresses to listen on, and requests a second of one client; default 1,024 and 512 of one address, 1,000 requests. Health is answered
+    /// at any rate. A client that asks for more is answered later, and with 429 at last.
+    /// </summary>
+    public ConnectionLimits Limits { get; set; } = new(1024, 512, 1000);
+
+    /// <summary>How long a client may take for the head of a request; default 10 s. A body must come, and an answer be taken, at 240 bytes a second.</summary>
+    public TimeSpan RequestHeadTimeout { get; set; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>
     /// What <c>/metrics</c> tells; stays the caller's. Null (the default): the host makes its own, which counts from the host's start on.
     /// </summary>
     public TelemetryExport? Telemetry { get; set; }
@@ -54,6 +63,6 @@ public sealed class CheckpointEngineHostOptions
     /// <summary>How long <see cref="CheckpointEngineHost.StopAsync"/> waits for requests under way before it cuts them; default 30 s.</summary>
     public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);
 
-    /// <summary>Where the server logs; default nowhere.</summary>
+    /// <summary>Where the server logs; default nowhere. Who was refused is told in the category <see cref="AuditLog.Category"/>.</summary>
     public ILoggerFactory LoggerFactory { get; set; } = NullLoggerFactory.Instance;
 }

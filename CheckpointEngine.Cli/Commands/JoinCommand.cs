@@ -62,6 +62,7 @@ internal sealed class JoinCommand : DocumentedCommand
     private readonly CredentialOptions _credentials;
     private readonly HoldingOptions _holding;
     private readonly ListenOptions _listen;
+    private readonly LimitOptions _limits;
     private readonly TelemetryOptions _telemetry;
     private readonly InferenceOptions _inference;
 
@@ -73,6 +74,7 @@ internal sealed class JoinCommand : DocumentedCommand
         _credentials = new CredentialOptions(this);
         _holding = new HoldingOptions(this);
         _listen = new ListenOptions(this);
+        _limits = new LimitOptions(this);
         _telemetry = new TelemetryOptions(this);
         _inference = new InferenceOptions(this);
         AddGroup(_source.Group);
@@ -83,6 +85,7 @@ internal sealed class JoinCommand : DocumentedCommand
             Options = [.. _holding.TransportGroup.Options, _copy, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout, _retryTimeout, _relay, _relayTime],
         });
         AddGroup(_inference.Group with { Title = "Then into an inference server" });
+        AddGroup(_limits.Group);
         AddGroup(_credentials.Group);
         AddGroup(_telemetry.Group);
         AddGroup(_common.Group);
@@ -135,9 +138,11 @@ internal sealed class JoinCommand : DocumentedCommand
 
     private async Task JoinAsync(ParseResult parsed, CancellationToken stop)
     {
-        using StderrLogging logging = _common.CreateLogging(parsed);
+        using var reload = new ReloadSignal();
+        using StderrLogging logging = _common.CreateLogging(parsed, _limits, reload);
         using TelemetryExport? telemetry = _telemetry.Start(parsed, serves: parsed.GetValue(_serve));
-        AccessToken? token = _credentials.ReadToken(parsed);
+        bool serve = parsed.GetValue(_serve);
+        AccessToken? token = serve || parsed.GetValue(_follow) ? _credentials.WatchToken(parsed, reload, logging) : _credentials.ReadToken(parsed);
         MetasClientOptions client = _credentials.CreateClientOptions(parsed, token);
         TimeSpan limit = parsed.GetValue(_timeout) ?? Timeout.InfiniteTimeSpan;
         if (limit > TimeSpan.Zero && limit < client.Timeout)
@@ -154,8 +159,10 @@ internal sealed class JoinCommand : DocumentedCommand
         TimeSpan fetched = Stopwatch.GetElapsedTime(started);
 
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfJoiner(metas);
-        await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, address, token, logging));
-        bool serve = parsed.GetValue(_serve);
+        ParameterServerOptions serverOptions = _holding.CreateServerOptions(parsed, address, token, logging, _limits.ServerLimits(parsed));
+        serverOptions.PeerTls = _listen.PeerTls(parsed);
+        serverOptions.ClientTls = _credentials.CreateTlsOptions(parsed);
+        await using var server = new ParameterServer(serverOptions);
         if (serve)
         {
             await server.StartAsync(stop).ConfigureAwait(false);   // before the bytes come: an address that cannot be had is told at once
@@ -178,7 +185,7 @@ internal sealed class JoinCommand : DocumentedCommand
         }, end.Token);
         if (serve)
         {
-            var session = new HolderSession(_listen, parsed, token, client, telemetry, logging);
+            var session = new HolderSession(_listen, _limits, parsed, token, client, telemetry, reload, logging);
             await session.RunAsync(server, json, stop).ConfigureAwait(false);
             await end.CancelAsync().ConfigureAwait(false);
         }

@@ -50,7 +50,9 @@ internal sealed class PlanCommand : DocumentedCommand
         PlanJson plan = PlanSummary.Of(metas, _filter.Read(parsed));
         if (!parsed.GetValue(_offline))
         {
-            await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, AnnouncedAddress.OfJoiner(metas), token, logging));
+            ParameterServerOptions serverOptions = _holding.CreateServerOptions(parsed, AnnouncedAddress.OfJoiner(metas), token, logging);
+            serverOptions.ClientTls = _credentials.CreateTlsOptions(parsed);
+            await using var server = new ParameterServer(serverOptions);
             var options = new JoinOptions { Include = _filter.Include(parsed), Exclude = _filter.Exclude(parsed), StallTimeout = s_ask, Transport = _holding.Transport(parsed), AttachFiles = _holding.AttachFiles(parsed) };
             IReadOnlyList<OwnerPlane> planes = await server.ProbeAsync(metas, options).ConfigureAwait(false);
             plan = PlanSummary.WithPlanes(plan, planes);

@@ -20,6 +20,7 @@ internal sealed class ServeCommand : DocumentedCommand
     private readonly CredentialOptions _credentials;
     private readonly HoldingOptions _holding;
     private readonly ListenOptions _listen;
+    private readonly LimitOptions _limits;
     private readonly TelemetryOptions _telemetry;
 
     public ServeCommand()
@@ -28,12 +29,14 @@ internal sealed class ServeCommand : DocumentedCommand
         _credentials = new CredentialOptions(this);
         _holding = new HoldingOptions(this);
         _listen = new ListenOptions(this);
+        _limits = new LimitOptions(this);
         _telemetry = new TelemetryOptions(this);
         AddGroup(new OptionGroup("Checkpoints", [_checkpoints]));
         AddGroup(_listen.Group);
         AddGroup(_holding.FilesGroup);
         AddGroup(_holding.ServingGroup);
         AddGroup(_holding.TransportGroup);
+        AddGroup(_limits.Group);
         AddGroup(_credentials.Group);
         AddGroup(_telemetry.Group);
         AddGroup(_common.Group);
@@ -72,6 +75,7 @@ internal sealed class ServeCommand : DocumentedCommand
     public override IReadOnlyList<string> Notes =>
     [
         "It prints where it serves, stays until SIGTERM or SIGINT (or --sleep-time), lets reads that are under way end, and exits 0. A second signal ends it at once.",
+        "The token's file and the certificates' are read again when they change, and on SIGHUP: conversations that are open go on, new ones need what is there then.",
         "With --hold map the files must not be changed or cut short while they are held: a joiner's check would fail, a page that is gone ends the process (SIGBUS).",
     ];
 
@@ -92,12 +96,16 @@ internal sealed class ServeCommand : DocumentedCommand
 
     private async Task ServeAsync(ParseResult parsed, CancellationToken stop)
     {
-        using StderrLogging logging = _common.CreateLogging(parsed);
+        using var reload = new ReloadSignal();
+        using StderrLogging logging = _common.CreateLogging(parsed, _limits, reload);
         using TelemetryExport? telemetry = _telemetry.Start(parsed, serves: true);      // before there is anything to count
-        AccessToken? token = _credentials.ReadToken(parsed);
+        AccessToken? token = _credentials.WatchToken(parsed, reload, logging);
         MetasClientOptions client = _credentials.CreateClientOptions(parsed, token);
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfHolder(_listen.ListenAddress(parsed), _listen.Peers(parsed));
-        await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, address, token, logging));
+        ParameterServerOptions serverOptions = _holding.CreateServerOptions(parsed, address, token, logging, _limits.ServerLimits(parsed));
+        serverOptions.PeerTls = _listen.PeerTls(parsed);
+        serverOptions.ClientTls = _credentials.CreateTlsOptions(parsed);
+        await using var server = new ParameterServer(serverOptions);
         await server.StartAsync(stop).ConfigureAwait(false);
         foreach (string checkpoint in parsed.GetValue(_checkpoints) ?? [])
         {
@@ -109,7 +117,7 @@ internal sealed class ServeCommand : DocumentedCommand
                 Stderr.Warning(warning);
             }
         }
-        var session = new HolderSession(_listen, parsed, token, client, telemetry, logging);
+        var session = new HolderSession(_listen, _limits, parsed, token, client, telemetry, reload, logging);
         await session.RunAsync(server, _common.Json(parsed), stop).ConfigureAwait(false);
     }
 }

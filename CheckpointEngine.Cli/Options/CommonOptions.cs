@@ -29,12 +29,24 @@ internal sealed class CommonOptions
 
     public bool Json(ParseResult parsed) => parsed.GetValue(_json);
 
-    public StderrLogging CreateLogging(ParseResult parsed)
+    /// <summary>Where the engine logs, for a command that serves: audit lines as its limits say, reopened on each <paramref name="reload"/>.</summary>
+    /// <exception cref="CheckpointEngineException">The audit log cannot be opened.</exception>
+    public StderrLogging CreateLogging(ParseResult parsed, LimitOptions limits, ReloadSignal reload)
+    {
+        AuditFile? audit = limits.AuditLog(parsed) is { } path ? new AuditFile(path) : null;
+        if (audit is not null)
+        {
+            reload.Add(audit.Reopen);
+        }
+        return CreateLogging(parsed, audit);
+    }
+
+    public StderrLogging CreateLogging(ParseResult parsed, AuditFile? audit = null)
     {
         if (parsed.IsGiven(_customDist))
         {
             Stderr.Note("--custom-dist is ignored: no process group is needed here");
         }
-        return new StderrLogging(parsed.GetValue(_verbose));
+        return new StderrLogging(parsed.GetValue(_verbose), audit);
     }
 }

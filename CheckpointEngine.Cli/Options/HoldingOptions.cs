@@ -149,7 +149,7 @@ internal sealed class HoldingOptions
     /// <summary>The address the user named, or null.</summary>
     public IPAddress? Address(ParseResult parsed) => parsed.GetValue(_address) is { } text ? IPAddress.Parse(text) : null;
 
-    public ParameterServerOptions CreateServerOptions(ParseResult parsed, IPAddress address, AccessToken? token, ILoggerFactory logging) => new()
+    public ParameterServerOptions CreateServerOptions(ParseResult parsed, IPAddress address, AccessToken? token, ILoggerFactory logging, ServerLimits? limits = null) => new()
     {
         Address = address,
         Port = parsed.GetValue(_port),
@@ -170,6 +170,7 @@ internal sealed class HoldingOptions
         RequireLease = parsed.GetValue(_requireLease),
         GraceTime = parsed.GetValue(_graceTime) ?? TimeSpan.Zero,
         DrainTimeout = parsed.GetValue(_drainTimeout) ?? TimeSpan.FromSeconds(30),
+        Limits = limits ?? new ServerLimits(),
         MeasurePeers = parsed.GetValue(_measurePeers),
         LoggerFactory = logging,
     };

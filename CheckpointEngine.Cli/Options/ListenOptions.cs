@@ -19,11 +19,16 @@ internal sealed class ListenOptions
     private readonly Option<string[]> _listen = OptionRules.Repeated("--listen", "URL",
         $"http://HOST:PORT (0: any free port), https://HOST:PORT or unix:/run/ce.sock (repeatable); default {DefaultListen}");
 
-    private readonly Option<string> _tlsCertificate = new("--tls-cert") { Description = "PEM certificate of the https server", HelpName = "FILE" };
+    private readonly Option<string> _tlsCertificate = new("--tls-cert") { Description = "PEM certificate of the https server; replaced while it runs, new connections get the new one", HelpName = "FILE" };
 
     private readonly Option<string> _tlsKey = new("--tls-key") { Description = "PEM private key of --tls-cert", HelpName = "FILE" };
 
     private readonly Option<string> _tlsClientCa = new("--tls-client-ca") { Description = "Demand client certificates from these authorities (PEM)", HelpName = "FILE" };
+
+    private readonly Option<bool> _tlsPeers = new("--tls-peers")
+    {
+        Description = "Speak TLS 1.3 on the peer service as well, with --tls-cert, --tls-key and --tls-client-ca; joiners trust it by --ca-file",
+    };
 
     private readonly Option<bool> _insecure = new("--insecure") { Description = "Allow an address others can reach with neither token nor client certificates" };
 
@@ -46,7 +51,7 @@ internal sealed class ListenOptions
     public ListenOptions(Command command)
     {
         Group = new OptionGroup("Serving",
-            [_listen, _tlsCertificate, _tlsKey, _tlsClientCa, _insecure, _metricsOpen, _allowPaths, _peers, _gather, _saveMetasFile, _sleepTime]);
+            [_listen, _tlsCertificate, _tlsKey, _tlsClientCa, _tlsPeers, _insecure, _metricsOpen, _allowPaths, _peers, _gather, _saveMetasFile, _sleepTime]);
         command.Validators.Add(result =>
         {
             string[] addresses = result.GetValue(_listen) ?? [];
@@ -55,13 +60,14 @@ internal sealed class ListenOptions
             {
                 result.AddError($"--listen: '{address}' is not http://HOST:PORT, https://HOST:PORT or unix:/PATH");
             }
-            if (result.IsGiven(_tlsCertificate) != result.IsGiven(_tlsKey) || https != result.IsGiven(_tlsCertificate))
+            bool isUsed = https || result.GetValue(_tlsPeers);
+            if (result.IsGiven(_tlsCertificate) != result.IsGiven(_tlsKey) || isUsed != result.IsGiven(_tlsCertificate))
             {
-                result.AddError(https ? "--listen https://… needs --tls-cert and --tls-key" : "--tls-cert and --tls-key go together, with --listen https://…");
+                result.AddError(https ? "--listen https://… needs --tls-cert and --tls-key" : isUsed ? "--tls-peers needs --tls-cert and --tls-key" : "--tls-cert and --tls-key go together, with --listen https://… or --tls-peers");
             }
-            if (result.IsGiven(_tlsClientCa) && !https)
+            if (result.IsGiven(_tlsClientCa) && !isUsed)
             {
-                result.AddError("--tls-client-ca needs --listen https://…");
+                result.AddError("--tls-client-ca needs --listen https://… or --tls-peers");
             }
             if (result.IsGiven(_gather) && !result.IsGiven(_peers))
             {
@@ -77,6 +83,16 @@ internal sealed class ListenOptions
     /// <summary>The peers' base URLs.</summary>
     public IReadOnlyList<string> Peers(ParseResult parsed)
         => [.. (parsed.GetValue(_peers) ?? []).SelectMany(list => list.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries))];
+
+    /// <summary>With what the peer service speaks TLS; null: it does not.</summary>
+    public TlsServerOptions? PeerTls(ParseResult parsed) => !parsed.GetValue(_tlsPeers) ? null : new TlsServerOptions
+    {
+        CertificateFile = parsed.GetRequiredValue(_tlsCertificate),
+        KeyFile = parsed.GetValue(_tlsKey),
+        ClientCaFile = parsed.GetValue(_tlsClientCa),
+    };
+
+    public bool HasCertificate(ParseResult parsed) => parsed.IsGiven(_tlsCertificate);
 
     public bool Gather(ParseResult parsed) => parsed.GetValue(_gather);
 
@@ -98,7 +114,7 @@ internal sealed class ListenOptions
         return null;
     }
 
-    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, MetasClientOptions client, TelemetryExport? telemetry, ILoggerFactory logging) => new()
+    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, MetasClientOptions client, ConnectionLimits limits, TelemetryExport? telemetry, ILoggerFactory logging) => new()
     {
         Listen = Listen(parsed),
         TlsCertificateFile = parsed.GetValue(_tlsCertificate),
@@ -111,6 +127,7 @@ internal sealed class ListenOptions
         AllowPaths = parsed.GetValue(_allowPaths) ?? [],
         GatherPeers = Peers(parsed),
         GatherClient = client,
+        Limits = limits,
         LoggerFactory = logging,
     };
 

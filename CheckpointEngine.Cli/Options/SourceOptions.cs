@@ -10,7 +10,7 @@ namespace CheckpointEngine.Cli.Options;
 internal sealed class SourceOptions
 {
     private readonly Option<string[]> _url = OptionRules.Repeated("--metas-url", "URL",
-        "Where a holder tells its metas: http(s)://HOST:PORT/v1/metas, unix:/run/ce.sock:/v1/metas, or ce://HOST:PORT/NAME (peer service); given several times, these are replicas");
+        "Where a holder tells its metas: http(s)://HOST:PORT/v1/metas, unix:/run/ce.sock:/v1/metas, or ce://HOST:PORT/NAME (peer service; ce+tls:// with TLS); given several times, these are replicas");
 
     private readonly Option<string> _file = new("--load-metas-file") { Description = "File with metas, pickle or JSON", HelpName = "FILE" };
 

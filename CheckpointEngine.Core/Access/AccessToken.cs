@@ -4,44 +4,56 @@ using CheckpointEngine.Internal;
 
 namespace CheckpointEngine.Access;
 
-/// <summary>A shared secret that guards HTTP, the peer service and our own TCP lanes.</summary>
-/// <remarks>Immutable; any number of threads. Never printed: <see cref="ToString"/> gives no part of it.</remarks>
+/// <summary>A shared secret that guards HTTP, the peer service and our own TCP lanes; several at once while one takes the place of another.</summary>
+/// <remarks>
+/// Any number of threads. The first secret is the one that is shown to others, every one is accepted. They stay as they are, but those of an
+/// <see cref="AccessTokenFile"/>, which change with the file. Never printed: <see cref="ToString"/> gives no part of them.
+/// </remarks>
 public sealed class AccessToken
 {
-    private const int MaxBytes = 4096;
-    private readonly byte[] _secret;
+    /// <summary>The most secrets that are valid at once.</summary>
+    internal const int MaxSecrets = 16;
 
-    private AccessToken(byte[] secret) => _secret = secret;
+    private const int MaxBytes = 4096;
+    private byte[][] _secrets;
+
+    private AccessToken(byte[][] secrets) => _secrets = secrets;
+
+    /// <summary>The secrets of this moment, the one to show first; never changed in place.</summary>
+    internal byte[][] Secrets => Volatile.Read(ref _secrets);
 
     /// <summary>Takes a key that one of our own processes told.</summary>
-    internal static AccessToken FromKey(ReadOnlySpan<byte> key) => new(key.ToArray());
+    internal static AccessToken FromKey(ReadOnlySpan<byte> key) => new([key.ToArray()]);
 
-    /// <summary>Takes a token from text; white space around it does not count.</summary>
-    /// <exception cref="ArgumentException">Empty, or longer than 4,096 bytes.</exception>
+    /// <summary>Takes a token from text; white space around it does not count. Of several lines the first is shown to others, and each is accepted.</summary>
+    /// <exception cref="ArgumentException">Empty, more than 16 lines, or one that is longer than 4,096 bytes.</exception>
     public static AccessToken FromText(string text)
     {
         ArgumentNullException.ThrowIfNull(text);
-        byte[] secret = Encoding.UTF8.GetBytes(text.Trim());
-        return secret.Length is > 0 and <= MaxBytes
-            ? new AccessToken(secret)
-            : throw new ArgumentException($"a token has 1 to {MaxBytes:N0} bytes, this one {secret.Length:N0}", nameof(text));
+        byte[][] secrets = [.. text.Split('\n', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries).Select(Encoding.UTF8.GetBytes)];
+        if (secrets.Length is 0 or > MaxSecrets)
+        {
+            throw new ArgumentException($"a token has 1 to {MaxSecrets} lines, this one {secrets.Length:N0}", nameof(text));
+        }
+        int longest = secrets.Max(secret => secret.Length);
+        return longest <= MaxBytes ? new AccessToken(secrets) : throw new ArgumentException($"a token has 1 to {MaxBytes:N0} bytes, this one {longest:N0}", nameof(text));
     }
 
-    /// <summary>Reads a token from a file.</summary>
+    /// <summary>Reads a token from a file, once; <see cref="AccessTokenFile"/> goes on with what the file becomes.</summary>
     /// <exception cref="CheckpointEngineException">The file cannot be read, is empty or too long.</exception>
     public static AccessToken FromFile(string path)
     {
         try
         {
-            if (new FileInfo(path).Length > MaxBytes + 2)
+            if (new FileInfo(path).Length > MaxSecrets * (MaxBytes + 2))
             {
-                ThrowHelper.Throw(CheckpointError.InvalidData, $"token file '{path}' has more than {MaxBytes:N0} bytes");
+                ThrowHelper.Throw(CheckpointError.InvalidData, $"token file '{path}' has more than {MaxSecrets} tokens of {MaxBytes:N0} bytes");
             }
             return FromText(File.ReadAllText(path));
         }
-        catch (ArgumentException empty)
+        catch (ArgumentException unusable)
         {
-            throw new CheckpointEngineException(CheckpointError.InvalidData, $"token file '{path}' holds no token", 0, empty);
+            throw new CheckpointEngineException(CheckpointError.InvalidData, $"token file '{path}' holds no token that can be used: one a line, at most {MaxSecrets} of {MaxBytes:N0} bytes", 0, unusable);
         }
         catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
         {
@@ -49,22 +61,32 @@ public sealed class AccessToken
         }
     }
 
-    /// <summary>Whether <paramref name="candidate"/> is this token; takes the same time wherever they differ.</summary>
+    /// <summary>Whether <paramref name="candidate"/> is one of the secrets; takes the same time wherever they differ.</summary>
     public bool Matches(ReadOnlySpan<byte> candidate)
     {
         Span<byte> mine = stackalloc byte[SHA256.HashSizeInBytes];
         Span<byte> theirs = stackalloc byte[SHA256.HashSizeInBytes];
-        SHA256.HashData(_secret, mine);
         SHA256.HashData(candidate, theirs);
-        return CryptographicOperations.FixedTimeEquals(mine, theirs);
+        bool matches = false;
+        foreach (byte[] secret in Secrets)
+        {
+            SHA256.HashData(secret, mine);
+            matches |= CryptographicOperations.FixedTimeEquals(mine, theirs);
+        }
+        return matches;
     }
 
     /// <summary>The value of an HTTP <c>Authorization</c> header for this token.</summary>
-    public string ToBearerHeader() => "Bearer " + Encoding.UTF8.GetString(_secret);
+    public string ToBearerHeader() => "Bearer " + Encoding.UTF8.GetString(Secrets[0]);
 
     /// <inheritdoc/>
     public override string ToString() => "(token)";
 
-    /// <summary>HMAC-SHA256 of <paramref name="message"/> under the secret.</summary>
-    internal void Sign(ReadOnlySpan<byte> message, Span<byte> destination) => HMACSHA256.HashData(_secret, message, destination);
+    /// <summary>Takes the secrets of another token in place of its own.</summary>
+    /// <returns>Whether they are others than before.</returns>
+    internal bool Become(AccessToken other)
+    {
+        byte[][] before = Interlocked.Exchange(ref _secrets, other.Secrets);
+        return before.Length != other.Secrets.Length || !before.Zip(other.Secrets).All(pair => pair.First.AsSpan().SequenceEqual(pair.Second));
+    }
 }

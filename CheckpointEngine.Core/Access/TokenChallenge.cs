@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using System.Security.Cryptography;
 
 namespace CheckpointEngine.Access;
@@ -22,7 +23,14 @@ internal static class TokenChallenge
         TcpLane = 2,
     }
 
-    internal static void Prove(AccessToken token, Purpose purpose, bool asServer, ReadOnlySpan<byte> clientNonce, ReadOnlySpan<byte> serverNonce, Span<byte> proof)
+    /// <summary>The proof of one side.</summary>
+    /// <param name="secret">The secret: of a client the first of its token, of a server the one that the client has.</param>
+    /// <param name="purpose">What the connection is for.</param>
+    /// <param name="asServer">Which side.</param>
+    /// <param name="clientNonce">The client's random number.</param>
+    /// <param name="serverNonce">The server's.</param>
+    /// <param name="proof">Filled.</param>
+    internal static void Prove(ReadOnlySpan<byte> secret, Purpose purpose, bool asServer, ReadOnlySpan<byte> clientNonce, ReadOnlySpan<byte> serverNonce, Span<byte> proof)
     {
         Span<byte> message = stackalloc byte[2 + NonceBytes * 2 + 24];
         "checkpoint-engine/1 auth"u8.CopyTo(message);
@@ -30,13 +38,44 @@ internal static class TokenChallenge
         message[25] = asServer ? (byte)1 : (byte)0;
         clientNonce.CopyTo(message[26..]);
         serverNonce.CopyTo(message[(26 + NonceBytes)..]);
-        token.Sign(message, proof);
+        HMACSHA256.HashData(secret, message, proof);
     }
 
-    internal static bool Check(AccessToken token, Purpose purpose, bool ofServer, ReadOnlySpan<byte> clientNonce, ReadOnlySpan<byte> serverNonce, ReadOnlySpan<byte> proof)
+    /// <summary>The secret of <paramref name="token"/> that the other side has proved; null when it is none of them.</summary>
+    internal static byte[]? Check(AccessToken token, Purpose purpose, bool ofServer, ReadOnlySpan<byte> clientNonce, ReadOnlySpan<byte> serverNonce, ReadOnlySpan<byte> proof)
     {
         Span<byte> expected = stackalloc byte[ProofBytes];
-        Prove(token, purpose, ofServer, clientNonce, serverNonce, expected);
-        return CryptographicOperations.FixedTimeEquals(expected, proof);
+        byte[]? proved = null;
+        foreach (byte[] secret in token.Secrets)
+        {
+            Prove(secret, purpose, ofServer, clientNonce, serverNonce, expected);
+            proved = CryptographicOperations.FixedTimeEquals(expected, proof) ? secret : proved;
+        }
+        return proved;
+    }
+
+    /// <summary>Says to a server that proves first which secret the client means, of several that may be valid; to nobody else. 56 bits.</summary>
+    internal static ulong Hint(ReadOnlySpan<byte> secret, ReadOnlySpan<byte> clientNonce)
+    {
+        Span<byte> message = stackalloc byte[24 + NonceBytes];
+        "checkpoint-engine/1 hint"u8.CopyTo(message);
+        clientNonce.CopyTo(message[24..]);
+        Span<byte> sum = stackalloc byte[HMACSHA256.HashSizeInBytes];
+        HMACSHA256.HashData(secret, message, sum);
+        return BinaryPrimitives.ReadUInt64LittleEndian(sum) >> 8;
+    }
+
+    /// <summary>The secret of <paramref name="token"/> that a client means; the first one when it means none of them.</summary>
+    internal static byte[] Choose(AccessToken token, ulong hint, ReadOnlySpan<byte> clientNonce)
+    {
+        byte[][] secrets = token.Secrets;
+        for (int i = 1; i < secrets.Length; i++)
+        {
+            if (Hint(secrets[i], clientNonce) == hint)
+            {
+                return secrets[i];
+            }
+        }
+        return secrets[0];
     }
 }

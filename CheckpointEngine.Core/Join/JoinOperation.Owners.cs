@@ -39,7 +39,7 @@ internal sealed partial class JoinOperation
     private async Task<OwnerLink> OpenAsync(TransferPlan plan, ReplicaTable? table, int owner, CancellationToken cancellationToken)
     {
         TimeSpan stallTimeout = table is not null && _options.StallTimeout > OwnerReplicas.StallTimeout ? OwnerReplicas.StallTimeout : _options.StallTimeout;
-        OwnerLink link = await OwnerLink.ConnectAsync(plan.Metas.Owners[owner], _token, _options.Transport, stallTimeout, cancellationToken).ConfigureAwait(false);
+        OwnerLink link = await OwnerLink.ConnectAsync(plan.Metas.Owners[owner], _token, _options.Transport, stallTimeout, cancellationToken, _tls).ConfigureAwait(false);
         try
         {
             (ulong Address, ulong LengthBytes)[] runs = table is not null ? [.. table.RunsOf(owner)] : [.. plan.Ranges.ToArray().Where(range => range.Owner == owner).Select(range => (range.RemoteAddress, (ulong)range.LengthBytes))];

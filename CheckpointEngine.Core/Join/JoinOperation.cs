@@ -26,6 +26,7 @@ internal sealed partial class JoinOperation : IDisposable
     private readonly CheckpointMetas _metas;
     private readonly JoinOptions _options;
     private readonly AccessToken? _token;
+    private readonly TlsClientOptions _tls;
     private readonly DigestAlgorithm _ownDigest;
     private readonly LocalPeers _localPeers;
     private readonly PinMode _pin;
@@ -59,6 +60,7 @@ internal sealed partial class JoinOperation : IDisposable
         _metas = metas;
         _options = options;
         _token = server.Token;
+        _tls = server.ClientTls;
         _ownDigest = server.Digest;
         _localPeers = server.LocalPeers;
         _pin = server.Pin;

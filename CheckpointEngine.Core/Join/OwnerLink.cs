@@ -29,13 +29,15 @@ internal sealed class OwnerLink : IDisposable
     private readonly SegmentDescriptor _descriptor;
     private readonly EndpointName _opened;
     private readonly string _localSocket;
+    private readonly TlsClientOptions? _tls;        // null: its peer service speaks none
     private readonly bool _mayFallBack;
     private readonly TimeSpan _stallTimeout;
     private string? _localReason;
     private string? _rdmaReason;
 
-    private OwnerLink(MetasOwner owner, TcpLaneTarget? target, PeerClient? peer, SegmentDescriptor descriptor, EndpointName opened, TransportChoice choice, TimeSpan stallTimeout)
+    private OwnerLink(MetasOwner owner, TcpLaneTarget? target, PeerClient? peer, SegmentDescriptor descriptor, EndpointName opened, TransportChoice choice, TimeSpan stallTimeout, TlsClientOptions? tls)
     {
+        _tls = tls;
         _stallTimeout = stallTimeout;
         _localSocket = descriptor.Engine?.LocalSocket ?? "";
         _descriptor = descriptor;
@@ -300,7 +302,7 @@ internal sealed class OwnerLink : IDisposable
 
     /// <summary>Asks the owner what it is, and begins a conversation if it is one of ours.</summary>
     /// <exception cref="CheckpointEngineException">It cannot be reached, refuses, or offers no transport that we have.</exception>
-    internal static async Task<OwnerLink> ConnectAsync(MetasOwner owner, AccessToken? token, TransportChoice choice, TimeSpan stallTimeout, CancellationToken cancellationToken)
+    internal static async Task<OwnerLink> ConnectAsync(MetasOwner owner, AccessToken? token, TransportChoice choice, TimeSpan stallTimeout, CancellationToken cancellationToken, TlsClientOptions? tls = null)
     {
         EndpointName name = EndpointName.Parse(owner.P2pStoreAddress);
         var handshake = new HandshakeClientOptions { ReplyTimeout = stallTimeout, MaxFrameBytes = MaxDescriptorBytes };
@@ -312,14 +314,20 @@ internal sealed class OwnerLink : IDisposable
             ThrowHelper.Throw(CheckpointError.NotSupported,
                 $"read from rank {owner.Rank} at {name}: it offers {descriptor.Protocol} only; read it with --transport rdma, or start it with MC_FORCE_TCP=1");
         }
+        bool isSecured = descriptor.Engine is { PeerTls: true, Peer.Length: > 0 };
+        if (tls is { Required: true } && !isSecured)
+        {
+            ThrowHelper.Throw(CheckpointError.Refused, $"read from rank {owner.Rank} at {name}: it has no peer service that speaks TLS, which was demanded (--require-tls); give it a certificate (--tls-peers there)");
+        }
+        tls = isSecured ? tls ?? new TlsClientOptions() : null;
         PeerClient? peer = null;
         if (descriptor.Engine is { } engine && engine.Peer.Length != 0)
         {
-            peer = await PeerClient.ConnectAsync(ServiceOf(name, engine), token, stallTimeout, cancellationToken).ConfigureAwait(false);
+            peer = await PeerClient.ConnectAsync(ServiceOf(name, engine), token, stallTimeout, cancellationToken, tls).ConfigureAwait(false);
         }
         if (!isTcp)
         {
-            return new OwnerLink(owner, null, peer, descriptor, name, choice, stallTimeout);
+            return new OwnerLink(owner, null, peer, descriptor, name, choice, stallTimeout, tls);
         }
         bool isOurs = peer is not null && !descriptor.Engine!.Transports.Contains(MooncakeReadLane.Name);      // else the data port is Mooncake's
         try
@@ -335,7 +343,7 @@ internal sealed class OwnerLink : IDisposable
                 IsOurs: isOurs,
                 isOurs && peer!.Server.TokenRequired ? token : null,
                 s_connectTimeout,
-                stallTimeout), peer, descriptor, name, choice, stallTimeout);
+                stallTimeout), peer, descriptor, name, choice, stallTimeout, tls);
         }
         catch
         {
@@ -347,7 +355,7 @@ internal sealed class OwnerLink : IDisposable
     /// <summary>Begins another conversation with the owner, for questions that must not wait for the answers of this one.</summary>
     /// <remarks>Where there is a <see cref="Peer"/>. The caller's to dispose.</remarks>
     internal Task<PeerClient> ConverseAsync(AccessToken? token, CancellationToken cancellationToken)
-        => PeerClient.ConnectAsync(ServiceOf(_opened, _descriptor.Engine!), token, _stallTimeout, cancellationToken);
+        => PeerClient.ConnectAsync(ServiceOf(_opened, _descriptor.Engine!), token, _stallTimeout, cancellationToken, _tls);
 
     // The port is the peer's word, the host is the one we opened: a descriptor cannot send us elsewhere.
     private static EndpointName ServiceOf(EndpointName opened, EngineAnnouncement engine) => new(opened.Host, EndpointName.Parse(engine.Peer).Port);

@@ -4,6 +4,7 @@ using System.Net.Http.Headers;
 using System.Net.Sockets;
 using System.Security.Cryptography.X509Certificates;
 using System.Text.Json;
+using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Telemetry;
@@ -15,6 +16,8 @@ namespace CheckpointEngine.Metas;
 /// <remarks>Any number of threads; keeps connections open until disposed.</remarks>
 public sealed class MetasClient : IDisposable
 {
+    private const string PlainScheme = "ce://";
+    private const string TlsScheme = "ce+tls://";
     private const int MaxProblemBytes = 64 << 10;
 
     private readonly MetasClientOptions _options;
@@ -24,7 +27,7 @@ public sealed class MetasClient : IDisposable
     /// <summary>Makes a client.</summary>
     public MetasClient(MetasClientOptions? options = null) => _options = options ?? new MetasClientOptions();
 
-    /// <summary>Fetches metas from <paramref name="url"/>: <c>http(s)://host:port/…</c>, <c>unix:/path/to.sock:/v1/metas</c>, <c>ce://host:port/NAME</c>, <c>file:///path</c>.</summary>
+    /// <summary>Fetches metas from <paramref name="url"/>: <c>http(s)://host:port/…</c>, <c>unix:/path/to.sock:/v1/metas</c>, <c>ce://host:port/NAME</c> (<c>ce+tls://</c> with TLS), <c>file:///path</c>.</summary>
     /// <exception cref="CheckpointEngineException">Not reached, refused, not found, too large or malformed.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public async Task<CheckpointMetas> FetchAsync(string url, CancellationToken cancellationToken = default)
@@ -37,7 +40,7 @@ public sealed class MetasClient : IDisposable
         }
         return await AskAsync(url, TimeSpan.Zero, async token =>
         {
-            if (!url.StartsWith("ce://", StringComparison.OrdinalIgnoreCase))
+            if (!IsOfPeerService(url))
             {
                 return (await FetchOverHttpAsync(url, null, TimeSpan.Zero, token).ConfigureAwait(false)).Metas!;
             }
@@ -104,7 +107,7 @@ public sealed class MetasClient : IDisposable
         wait = entityTag is null ? TimeSpan.Zero : TimeSpan.FromSeconds(Math.Floor(Math.Clamp(wait.TotalSeconds, 0, PeerSession.MaxFollowMs / 1000)));
         return AskAsync(url, wait, async token =>
         {
-            if (!url.StartsWith("ce://", StringComparison.OrdinalIgnoreCase))
+            if (!IsOfPeerService(url))
             {
                 (CheckpointMetas? metas, string tag) = await FetchOverHttpAsync(url, entityTag ?? "", wait, token).ConfigureAwait(false);
                 return metas is null ? null
@@ -150,16 +153,22 @@ public sealed class MetasClient : IDisposable
         }
     }
 
+    private static bool IsOfPeerService(string url)
+        => url.StartsWith(PlainScheme, StringComparison.OrdinalIgnoreCase) || url.StartsWith(TlsScheme, StringComparison.OrdinalIgnoreCase);
+
     private Task<PeerClient> ConnectAsync(string url, out string name, CancellationToken cancellationToken)
     {
-        int slash = url.IndexOf('/', 5);
+        bool isTls = url.StartsWith(TlsScheme, StringComparison.OrdinalIgnoreCase);
+        int host = isTls ? TlsScheme.Length : PlainScheme.Length;
+        int slash = url.IndexOf('/', host);
         name = slash < 0 ? "" : Uri.UnescapeDataString(url[(slash + 1)..]);
         if (name.Length == 0)
         {
             ThrowHelper.Throw(CheckpointError.InvalidData, $"'{url}' names no checkpoint; ce://host:port/NAME is needed");
         }
-        EndpointName service = EndpointName.Parse(url.AsSpan(5, slash - 5));
-        return PeerClient.ConnectAsync(service, _options.Token, _options.Timeout, cancellationToken);
+        EndpointName service = EndpointName.Parse(url.AsSpan(host, slash - host));
+        return PeerClient.ConnectAsync(service, _options.Token, _options.Timeout, cancellationToken,
+            isTls ? new TlsClientOptions { CaFile = _options.CaFile, Certificate = _options.ClientCertificate } : null);
     }
 
     // Null metas: they are those of the entity tag still.

@@ -40,7 +40,10 @@ internal interface IPeerResponder
     byte[]? LaneKey => null;
 
     /// <summary>A lease on the checkpoint that <paramref name="address"/> belongs to; null when there is none, or it is about to be changed or taken away.</summary>
-    ReadLease? TryLease(ulong address);
+    /// <param name="address">An address inside the checkpoint.</param>
+    /// <param name="peer">Who asks, for logs.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Busy"/>: as many leases as are allowed are out.</exception>
+    ReadLease? TryLease(ulong address, string peer);
 
     /// <summary>What joiners of one swarm prove to each other; null when none is demanded.</summary>
     byte[]? SwarmKey => null;

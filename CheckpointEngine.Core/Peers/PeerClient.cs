@@ -27,15 +27,15 @@ internal sealed partial class PeerClient : IDisposable
     private const int ChunksPerTimeout = 512;
 
     private readonly Socket _socket;
-    private readonly NetworkStream _stream;
+    private readonly Stream _stream;
     private readonly string _peer;
     private readonly TimeSpan _timeout;
     private readonly SemaphoreSlim _turn = new(1, 1);
 
-    private PeerClient(Socket socket, string peer, TimeSpan timeout)
+    private PeerClient(Socket socket, string peer, TimeSpan timeout, Stream? secured = null)
     {
         _socket = socket;
-        _stream = new NetworkStream(socket, ownsSocket: true);
+        _stream = secured ?? new NetworkStream(socket, ownsSocket: true);
         _peer = peer;
         _timeout = timeout;
     }
@@ -47,11 +47,17 @@ internal sealed partial class PeerClient : IDisposable
     internal DigestAlgorithm Digest => DigestNames.FromWord(Server.Digest);
 
     /// <summary>Connects, says hello and proves the token if that is demanded.</summary>
+    /// <param name="target">Where it listens.</param>
+    /// <param name="token">The token, if one is demanded.</param>
+    /// <param name="timeout">For each answer.</param>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <param name="tls">How TLS is spoken with it; null: not at all.</param>
     /// <exception cref="CheckpointEngineException">Unreachable, Timeout, Refused or ProtocolViolation.</exception>
-    internal static async Task<PeerClient> ConnectAsync(EndpointName target, AccessToken? token, TimeSpan timeout, CancellationToken cancellationToken)
+    internal static async Task<PeerClient> ConnectAsync(EndpointName target, AccessToken? token, TimeSpan timeout, CancellationToken cancellationToken, TlsClientOptions? tls = null)
     {
         Socket socket = await HandshakeConnector.ConnectAsync(target, "connecting to the peer service", HandshakeClientOptions.Default, cancellationToken).ConfigureAwait(false);
-        var client = new PeerClient(socket, $"peer service {target}", timeout);
+        Stream? secured = tls is null ? null : await tls.SecureAsync(socket, target.Host, $"peer service {target}", timeout, cancellationToken).ConfigureAwait(false);
+        var client = new PeerClient(socket, $"peer service {target}", timeout, secured);
         try
         {
             await client.IntroduceAsync(token, cancellationToken).ConfigureAwait(false);
@@ -303,10 +309,10 @@ internal sealed partial class PeerClient : IDisposable
             ThrowHelper.Throw(CheckpointError.Refused, $"{_peer} demands a token; give it by --token-file or CHECKPOINT_ENGINE_TOKEN");
         }
         byte[] proof = new byte[TokenChallenge.ProofBytes];
-        TokenChallenge.Prove(token, TokenChallenge.Purpose.PeerService, asServer: false, clientNonce, serverNonce, proof);
+        TokenChallenge.Prove(token.Secrets[0], TokenChallenge.Purpose.PeerService, asServer: false, clientNonce, serverNonce, proof);
         byte[] serverProof = await AskAsync(PeerMessage.Proof, proof, TokenChallenge.ProofBytes, "prove the token", cancellationToken).ConfigureAwait(false);
         if (serverProof.Length != TokenChallenge.ProofBytes
-            || !TokenChallenge.Check(token, TokenChallenge.Purpose.PeerService, ofServer: true, clientNonce, serverNonce, serverProof))
+            || TokenChallenge.Check(token, TokenChallenge.Purpose.PeerService, ofServer: true, clientNonce, serverNonce, serverProof) is null)
         {
             ThrowHelper.Throw(CheckpointError.Refused, $"{_peer} has not proved the token: it is not the holder it should be");
         }

@@ -26,8 +26,17 @@ internal sealed record PeerListenerOptions
     /// <summary>Which users may ask over a Unix socket when no token is demanded; default the own one and root.</summary>
     internal LocalPeers LocalPeers { get; init; } = LocalPeers.Own;
 
-    /// <summary>The most conversations at a time. A joiner has one with each owner; thousands of joiners at a time are served by other holders.</summary>
-    internal int MaxConnections { get; init; } = 2048;
+    /// <summary>Conversations and requests at a time. Thousands of joiners at a time are served by other holders.</summary>
+    internal ConnectionLimits Limits { get; init; } = new ServerLimits().Peers;
+
+    /// <summary>The most leases of one conversation.</summary>
+    internal int MaxLeases { get; init; } = new ServerLimits().LeasesOfAConversation;
+
+    /// <summary>With what it speaks TLS over TCP; null: it does not. The caller's to dispose of.</summary>
+    internal IConnectionSecurity? Security { get; init; }
+
+    /// <summary>Told of those that are refused; null for nobody.</summary>
+    internal AuditLog? Audit { get; init; }
 }
 
 /// <summary>The peer service: the one side channel between two of our own processes.</summary>
@@ -41,6 +50,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
     private readonly AccessToken? _token;
     private readonly PeerListenerOptions _options;
     private readonly ILogger _logger;
+    private readonly ConnectionLimiter _limiter;
     private readonly CancellationTokenSource _stop = new();
     private readonly Lock _lock = new();
     private readonly HashSet<Task> _sessions = [];
@@ -67,6 +77,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         _token = token;
         _options = options ?? new PeerListenerOptions();
         _logger = logger;
+        _limiter = new ConnectionLimiter(listener.LocalEndPoint is IPEndPoint ? "peer service" : "peer service of this host", _options.Limits, logger);
         _listener = listener;
         LocalEndPoint = listener.LocalEndPoint as IPEndPoint ?? new IPEndPoint(IPAddress.None, 0);
         _acceptLoop = AcceptAsync();
@@ -150,19 +161,42 @@ internal sealed partial class PeerListener : IAsyncDisposable
                 }
                 continue;
             }
+            if (_limiter.TryEnter((socket.RemoteEndPoint as IPEndPoint)?.Address, socket.Dispose) is not { } slot)
+            {
+                EngineMetrics.Refused(Refusal.Peer, Refusal.Limit);
+                Refuse(socket, isPlain: _options.Security is null || socket.AddressFamily == AddressFamily.Unix);
+                continue;
+            }
             lock (_lock)
             {
-                if (_sessions.Count >= _options.MaxConnections)
-                {
-                    EngineMetrics.Refused(Refusal.Peer, Refusal.Limit);
-                    socket.Dispose();
-                    continue;
-                }
-                Task session = Task.Run(() => ServeAsync(socket));
+                Task session = Task.Run(() => ServeAsync(socket, slot));
                 _sessions.Add(session);
                 _ = session.ContinueWith(Remove, TaskScheduler.Default);
             }
         }
+    }
+
+    private async Task<(Stream Stream, string Peer)> SecureAsync(Socket socket, IConnectionSecurity security)
+    {
+        using var introduction = CancellationTokenSource.CreateLinkedTokenSource(_stop.Token);
+        introduction.CancelAfter(_options.IntroductionTimeout);
+        return await security.SecureAsync(socket, introduction.Token).ConfigureAwait(false);
+    }
+
+    // Said at once or not at all: a socket that is new has room for it.
+    private static void Refuse(Socket socket, bool isPlain)
+    {
+        try
+        {
+            socket.Blocking = false;
+            socket.Send(!isPlain ? [] : PeerSession.ErrorFrame(CheckpointError.Busy, "as many conversations as this holder allows are open; try again later, or another holder (--max-connections there)"));
+            socket.Shutdown(SocketShutdown.Send);
+        }
+        catch (SocketException)
+        {
+            // Then it learns no reason.
+        }
+        socket.Dispose();
     }
 
     private void Remove(Task session)
@@ -173,9 +207,10 @@ internal sealed partial class PeerListener : IAsyncDisposable
         }
     }
 
-    private async Task ServeAsync(Socket socket)
+    private async Task ServeAsync(Socket socket, ConnectionSlot slot)
     {
         string peer = "";
+        using ConnectionSlot place = slot;
         try
         {
             if (socket.AddressFamily == AddressFamily.Unix)
@@ -188,7 +223,10 @@ internal sealed partial class PeerListener : IAsyncDisposable
                 peer = socket.RemoteEndPoint?.ToString() ?? "";
                 socket.NoDelay = true;
             }
-            using var session = new PeerSession(socket, _responder, _token, _options);
+            (Stream? secured, string shown) = socket.AddressFamily == AddressFamily.Unix || _options.Security is null ? (null, "") : await SecureAsync(socket, _options.Security).ConfigureAwait(false);
+            using Stream? inside = secured;
+            peer = shown.Length == 0 ? peer : $"{peer} ({shown})";
+            using var session = new PeerSession(socket, _responder, _token, _options, secured) { Peer = peer, Slot = slot };
             lock (_lock)
             {
                 _open.Add(session);
@@ -209,6 +247,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         {
             EngineMetrics.Refused(Refusal.Peer, Refusal.ReasonOf(refused.Error));
             LogRefused(peer, refused.Message);
+            _options.Audit?.Refused(Plane(socket), peer, refused.Message);
         }
         catch (Exception failure) when (failure is SocketException or IOException or OperationCanceledException or ObjectDisposedException)
         {
@@ -223,6 +262,9 @@ internal sealed partial class PeerListener : IAsyncDisposable
             socket.Dispose();
         }
     }
+
+    /// <summary>What the audit log calls it.</summary>
+    internal static string Plane(Socket socket) => socket.AddressFamily == AddressFamily.Unix ? "local" : "peers";
 
     [LoggerMessage(EventId = 3001, Level = LogLevel.Warning, Message = "peers: accept failed: {Reason}")]
     private partial void LogAcceptFailed(string reason);

@@ -35,11 +35,8 @@ internal sealed partial class PeerSession : IDisposable
 
     private const int FollowHeadBytes = 6;
 
-    // A joiner takes one with each owner.
-    private const int MaxLeases = 64;
-
     private readonly Socket _socket;
-    private readonly NetworkStream _stream;
+    private readonly Stream _stream;
     private readonly PipeReader _reader;
     private readonly PipeWriter _writer;
     private readonly IPeerResponder _responder;
@@ -48,13 +45,15 @@ internal sealed partial class PeerSession : IDisposable
     private readonly PeerCredentials? _credentials;      // of a Unix socket's peer
     private readonly string? _refusal;
     private readonly List<HeldMemory> _held = [];       // what the peer may read out of this process until it leaves
+    private readonly HashSet<long> _given = [];         // generations of which the peer has had memory, for the audit log
     private readonly Dictionary<ulong, ReadLease> _leases = [];
 
     /// <param name="socket">The connection; the caller's to dispose.</param>
     /// <param name="responder">What is answered from.</param>
     /// <param name="token">The token that is demanded; null for none.</param>
     /// <param name="options">Limits, and who may ask over a Unix socket.</param>
-    internal PeerSession(Socket socket, IPeerResponder responder, AccessToken? token, PeerListenerOptions options)
+    /// <param name="secured">The connection as TLS makes it; null: as it is.</param>
+    internal PeerSession(Socket socket, IPeerResponder responder, AccessToken? token, PeerListenerOptions options, Stream? secured = null)
     {
         if (socket.AddressFamily == AddressFamily.Unix)
         {
@@ -69,10 +68,16 @@ internal sealed partial class PeerSession : IDisposable
         _responder = responder;
         _token = token;
         _options = options;
-        _stream = new NetworkStream(socket, ownsSocket: false);
+        _stream = secured ?? new NetworkStream(socket, ownsSocket: false);
         _reader = PipeReader.Create(_stream, new StreamPipeReaderOptions(leaveOpen: true));
         _writer = PipeWriter.Create(_stream, new StreamPipeWriterOptions(leaveOpen: true));
     }
+
+    /// <summary>Who the peer is, for logs.</summary>
+    internal string Peer { get; init; } = "";
+
+    /// <summary>Its place among the conversations; null: it needs none.</summary>
+    internal ConnectionSlot? Slot { get; init; }
 
     internal async Task RunAsync(CancellationToken cancellationToken)
     {
@@ -84,6 +89,7 @@ internal sealed partial class PeerSession : IDisposable
                 return;
             }
         }
+        Slot?.BeginUse();       // until it ends
         while (true)
         {
             PeerFrame frame;
@@ -103,13 +109,28 @@ internal sealed partial class PeerSession : IDisposable
                 {
                     ThrowHelper.Throw(CheckpointError.Refused, _refusal);
                 }
+                await WaitForTurnAsync(cancellationToken).ConfigureAwait(false);
                 await AnswerAsync(frame.Type, payload, cancellationToken).ConfigureAwait(false);
             }
             catch (CheckpointEngineException failure)
             {
+                if (failure.Error is CheckpointError.Refused or CheckpointError.Busy)
+                {
+                    _options.Audit?.Refused(PeerListener.Plane(_socket), Peer, failure.Message);
+                }
                 await WriteErrorAsync(failure.Error, failure.Message, cancellationToken).ConfigureAwait(false);
             }
         }
+    }
+
+    // Who asks for more than its share is answered later.
+    private Task WaitForTurnAsync(CancellationToken cancellationToken)
+    {
+        if (Slot is null || Slot.TakeRequest() is not TimeSpan wait)
+        {
+            return Slot is null ? Task.CompletedTask : ThrowHelper.Throw<Task>(CheckpointError.Busy, "more requests came from your address than this holder allows in a second; ask less often (--max-requests there)");
+        }
+        return wait == TimeSpan.Zero ? Task.CompletedTask : Task.Delay(wait, cancellationToken);
     }
 
     public void Dispose()
@@ -165,13 +186,13 @@ internal sealed partial class PeerSession : IDisposable
             return false;
         }
         if (frame.Type != PeerMessage.Proof || payload.Length != TokenChallenge.ProofBytes
-            || !TokenChallenge.Check(_token, TokenChallenge.Purpose.PeerService, ofServer: false, clientNonce, serverNonce, payload))
+            || TokenChallenge.Check(_token, TokenChallenge.Purpose.PeerService, ofServer: false, clientNonce, serverNonce, payload) is not byte[] secret)
         {
             await WriteErrorAsync(CheckpointError.Refused, "this holder demands a token, and yours is missing or another", cancellationToken).ConfigureAwait(false);
-            ThrowHelper.Throw(CheckpointError.Refused, "its token is missing or not ours");
+            return ThrowHelper.Throw<bool>(CheckpointError.Refused, "its token is missing or not ours");
         }
         byte[] proof = new byte[TokenChallenge.ProofBytes];
-        TokenChallenge.Prove(_token, TokenChallenge.Purpose.PeerService, asServer: true, clientNonce, serverNonce, proof);
+        TokenChallenge.Prove(secret, TokenChallenge.Purpose.PeerService, asServer: true, clientNonce, serverNonce, proof);
         await WriteAsync(PeerMessage.Proof, proof, cancellationToken).ConfigureAwait(false);
         return true;
     }
@@ -316,11 +337,11 @@ internal sealed partial class PeerSession : IDisposable
         ReadLease? lease = _leases.GetValueOrDefault(address);
         if (lease is null && type == PeerMessage.Lease)
         {
-            if (_leases.Count == MaxLeases)
+            if (_leases.Count >= _options.MaxLeases)
             {
-                ThrowHelper.Throw(CheckpointError.Refused, $"one conversation has at most {MaxLeases} leases");
+                ThrowHelper.Throw(CheckpointError.Refused, $"one conversation has at most {_options.MaxLeases} leases");
             }
-            if (_responder.TryLease(address) is ReadLease taken)
+            if (_responder.TryLease(address, Peer) is ReadLease taken)
             {
                 _leases.Add(address, lease = taken);
             }
@@ -330,7 +351,7 @@ internal sealed partial class PeerSession : IDisposable
         if (lease is not null && type == PeerMessage.Release)
         {
             _leases.Remove(address);
-            lease.Dispose();
+            lease.End("released");
         }
         return WriteAsync(type, answer, cancellationToken);
     }
@@ -348,6 +369,10 @@ internal sealed partial class PeerSession : IDisposable
             return;
         }
         HeldMemory memory = _responder.AcquireMemory(BinaryPrimitives.ReadUInt64LittleEndian(payload), BinaryPrimitives.ReadUInt64LittleEndian(payload.AsSpan(8)), peer);
+        if (_options.Audit is not null && memory.Held is (var checkpoint, var generation, var bytes) && _given.Add(generation))
+        {
+            _options.Audit.MemoryGiven(Peer, checkpoint, generation, bytes, memory.Answer.Access.ToString().ToLowerInvariant());
+        }
         bool keep = false;
         try
         {
@@ -443,11 +468,16 @@ internal sealed partial class PeerSession : IDisposable
         while (payload.Length != 0);
     }
 
-    private ValueTask WriteErrorAsync(CheckpointError error, string message, CancellationToken cancellationToken)
+    /// <summary>An error as it goes over the wire.</summary>
+    internal static byte[] ErrorFrame(CheckpointError error, string message)
     {
-        byte[] payload = new byte[2 + Encoding.UTF8.GetByteCount(message)];
-        BinaryPrimitives.WriteUInt16LittleEndian(payload, (ushort)error);
-        Encoding.UTF8.GetBytes(message, payload.AsSpan(2));
-        return WriteAsync(PeerMessage.Error, payload, cancellationToken);
+        byte[] frame = new byte[PeerFrame.HeaderBytes + 2 + Encoding.UTF8.GetByteCount(message)];
+        new PeerFrame(PeerMessage.Error, frame.Length - PeerFrame.HeaderBytes).Encode(frame);
+        BinaryPrimitives.WriteUInt16LittleEndian(frame.AsSpan(PeerFrame.HeaderBytes), (ushort)error);
+        Encoding.UTF8.GetBytes(message, frame.AsSpan(PeerFrame.HeaderBytes + 2));
+        return frame;
     }
+
+    private ValueTask WriteErrorAsync(CheckpointError error, string message, CancellationToken cancellationToken)
+        => WriteAsync(PeerMessage.Error, ErrorFrame(error, message).AsMemory(PeerFrame.HeaderBytes), cancellationToken);
 }

@@ -30,12 +30,19 @@ internal sealed class ReadLease : IDisposable
         : new LeaseAnswer(0, _current(), 0);
 
     /// <summary>Takes the promise back: the memory may go.</summary>
-    internal void Revoke() => Dispose();
+    internal void Revoke() => End("revoked");
 
-    public void Dispose()
+    /// <summary>How it ended; empty while it lives.</summary>
+    internal string HowItEnded { get; private set; } = "";
+
+    /// <summary>Its peer's conversation is over.</summary>
+    public void Dispose() => End("left");
+
+    internal void End(string how)
     {
         if (Interlocked.Exchange(ref _ended, 1) == 0)
         {
+            HowItEnded = how;
             _released?.Invoke();
         }
     }

@@ -92,7 +92,7 @@ internal sealed class RelayServer : IAsyncDisposable
 
         public HeldMemory AcquireMemory(ulong address, ulong lengthBytes, PeerCredentials peer) => throw NoHolder();
 
-        public ReadLease? TryLease(ulong address) => null;
+        public ReadLease? TryLease(ulong address, string peer) => null;
 
         public RelayOffer? FindOffer(UInt128 layout) => layout == offer.Layout ? offer : null;
 

@@ -19,6 +19,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
 
     private readonly ParameterServerOptions _options;
     private readonly ILogger _logger;
+    private readonly AuditLog? _audit;
     private readonly PlainPeers _plainPeers;
     private readonly TcpDataListener? _data;              // null: Mooncake's library has its own
     private readonly HandshakeListener _handshakes;
@@ -37,15 +38,17 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     /// <param name="localSocket">Where it is for processes of this host; empty for nowhere.</param>
     /// <param name="rdma">The RDMA devices to be read over; null for none. The caller's, who disposes it later.</param>
     /// <param name="mooncake">Mooncake's library, which then serves in place of our own data port; null for none. The caller's, who disposes it later.</param>
+    /// <param name="audit">Told of those that are refused; null for nobody.</param>
     /// <exception cref="CheckpointEngineException">An address or port cannot be had.</exception>
-    internal TransferEngine(ParameterServerOptions options, AccessToken? laneToken, MemoryRegistry registry, EndpointName peerName, string localSocket, RdmaPlane? rdma, MooncakeEngine? mooncake)
+    internal TransferEngine(ParameterServerOptions options, AccessToken? laneToken, MemoryRegistry registry, EndpointName peerName, string localSocket, RdmaPlane? rdma, MooncakeEngine? mooncake, AuditLog? audit = null)
     {
         Registry = registry;
         _options = options;
+        _audit = audit;
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer");
         _plainPeers = options.AllowedPlainPeers;
         var anyPort = new IPEndPoint(options.Address, 0);
-        _data = mooncake is not null ? null : new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = laneToken, PlainPeers = _plainPeers, MeasurePeers = options.MeasurePeers }, _logger);
+        _data = mooncake is not null ? null : new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = laneToken, PlainPeers = _plainPeers, MeasurePeers = options.MeasurePeers, Limits = options.Limits.Data, BytesInFlight = options.Limits.DataBytesInFlight, Audit = audit }, _logger);
         _announcement = Announce(false);
         _announcementOfRdma = Announce(true);
         if (mooncake is not null)
@@ -56,7 +59,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         try
         {
             // Last: once the handshake port answers, all that it describes is there.
-            _handshakes = HandshakeListener.Start([new IPEndPoint(options.Address, options.Port)], this, new HandshakeListenerOptions { Logger = _logger });
+            _handshakes = HandshakeListener.Start([new IPEndPoint(options.Address, options.Port)], this, new HandshakeListenerOptions { Logger = _logger, Limits = options.Limits.Handshake });
         }
         catch
         {
@@ -76,6 +79,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         EngineAnnouncement Announce(bool withRdma) => new()
         {
             Peer = peerName.ToString(),
+            PeerTls = options.PeerTls is not null,
             HostId = HostIdentity.BootId,
             LocalSocket = localSocket,
             Transports = mooncake is not null ? [MooncakeReadLane.Name]
@@ -204,6 +208,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         }
         else if (!_plainPeers.Allows(peer.Remote.Address))
         {
+            _audit?.Refused("handshake", peer.Remote.ToString(), "it asked to connect over RDMA without a token");
             ConnectionReply.WriteRefusal(output, "a token is demanded, and RDMA knows none yet; read over tcp");
         }
         else

@@ -1,4 +1,6 @@
 using System.Text;
+using CheckpointEngine.Access;
+using CheckpointEngine.Http.Hosting;
 using CheckpointEngine.Http.Replies;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
@@ -7,12 +9,13 @@ using Microsoft.Extensions.Logging.Abstractions;
 namespace CheckpointEngine.Http.Endpoints;
 
 /// <summary>What stands around every endpoint: who may come in, and how a failure is told.</summary>
-internal sealed partial class EndpointGuard(CheckpointEngineHttpOptions options, ILogger? logger)
+internal sealed partial class EndpointGuard(CheckpointEngineHttpOptions options, ILoggerFactory? loggerFactory)
 {
     // Both, so that a browser asks its user and a client is told of the header.
     private static readonly string[] s_bothChallenges = ["Bearer", "Basic realm=\"checkpoint-engine: the token is the password\", charset=\"UTF-8\""];
 
-    private readonly ILogger _logger = logger ?? NullLogger.Instance;
+    private readonly ILogger _logger = loggerFactory?.CreateLogger("CheckpointEngine.Http") ?? NullLogger.Instance;
+    private readonly AuditLog _audit = new(loggerFactory ?? NullLoggerFactory.Instance);
 
     /// <summary>Lets authorized requests through to <paramref name="handler"/> and turns its exceptions into problems.</summary>
     /// <param name="handler">What is guarded.</param>
@@ -21,8 +24,11 @@ internal sealed partial class EndpointGuard(CheckpointEngineHttpOptions options,
 
     private async Task RunAsync(HttpContext context, RequestDelegate handler, bool acceptPassword)
     {
+        ConnectionSlot? slot = LimitedConnections.Find(context);
+        bool isOfUse = false;
         try
         {
+            await WaitForTurnAsync(context, slot).ConfigureAwait(false);
             if (!IsAuthorized(context) && !(acceptPassword && HasPassword(context)))
             {
                 context.Response.Headers.WWWAuthenticate = acceptPassword ? s_bothChallenges : "Bearer";
@@ -30,6 +36,8 @@ internal sealed partial class EndpointGuard(CheckpointEngineHttpOptions options,
                     "this server demands a token: send 'Authorization: Bearer TOKEN' (--token-file or CHECKPOINT_ENGINE_TOKEN)");
             }
             RefuseForeignPages(context);
+            slot?.BeginUse();       // only now: who has no token gives way to others
+            isOfUse = true;
             await handler(context).ConfigureAwait(false);
         }
         catch (Exception) when (context.RequestAborted.IsCancellationRequested)
@@ -49,7 +57,35 @@ internal sealed partial class EndpointGuard(CheckpointEngineHttpOptions options,
             {
                 LogFailed(failure, context.Request.Method, context.Request.Path);
             }
+            if (status is StatusCodes.Status401Unauthorized or StatusCodes.Status403Forbidden or StatusCodes.Status429TooManyRequests)
+            {
+                _audit.Refused("http", $"{context.Connection.RemoteIpAddress?.ToString() ?? "unix"}:{context.Connection.RemotePort}", $"{status} {context.Request.Method} {context.Request.Path}");
+            }
             await Problems.WriteAsync(context, status, failure.Message, names).ConfigureAwait(false);
+        }
+        finally
+        {
+            if (isOfUse)
+            {
+                slot?.EndUse();
+            }
+        }
+    }
+
+    private static async Task WaitForTurnAsync(HttpContext context, ConnectionSlot? slot)
+    {
+        if (slot is null)
+        {
+            return;
+        }
+        if (slot.TakeRequest() is not TimeSpan wait)
+        {
+            context.Response.Headers.RetryAfter = "5";
+            throw new HttpProblemException(StatusCodes.Status429TooManyRequests, "more requests came from your address than this server allows in a second; ask less often (--max-requests there)");
+        }
+        if (wait > TimeSpan.Zero)
+        {
+            await Task.Delay(wait, context.RequestAborted).ConfigureAwait(false);
         }
     }
 

@@ -13,6 +13,9 @@ internal sealed record EngineAnnouncement
     /// <summary><c>host:port</c> of the peer service, empty when there is none.</summary>
     internal string Peer { get; init; } = "";
 
+    /// <summary>Whether the peer service speaks TLS over TCP.</summary>
+    internal bool PeerTls { get; init; }
+
     /// <summary>The boot id of the owner's host; two processes with the same one can try the local transport.</summary>
     internal string HostId { get; init; } = "";
 

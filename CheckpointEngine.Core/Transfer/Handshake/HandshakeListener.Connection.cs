@@ -3,6 +3,7 @@ using System.IO.Pipelines;
 using System.Net;
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
+using CheckpointEngine.Access;
 using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Transfer.Handshake;
@@ -14,11 +15,12 @@ internal sealed partial class HandshakeListener
     // reply, but not without end.
     private const int MaxTrailingBytes = 64 * 1024;
 
-    private async Task ServeAsync(Socket socket)
+    private async Task ServeAsync(Socket socket, ConnectionSlot slot)
     {
         await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding);
         try
         {
+            using (slot)
             using (socket)
             using (var deadline = new CancellationTokenSource(_options.ReadTimeout, _options.TimeProvider))
             using (_stop.Token.UnsafeRegister(static state => ((CancellationTokenSource)state!).Cancel(), deadline))
@@ -36,7 +38,7 @@ internal sealed partial class HandshakeListener
         {
             LogTooSlow(_options.Logger);
         }
-        catch (Exception e) when (e is CheckpointEngineException or IOException or SocketException)
+        catch (Exception e) when (e is CheckpointEngineException or IOException or SocketException or ObjectDisposedException)
         {
             LogEndedEarly(_options.Logger, e);
         }

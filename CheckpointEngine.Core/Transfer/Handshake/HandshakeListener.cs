@@ -1,5 +1,6 @@
 using System.Net;
 using System.Net.Sockets;
+using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using Microsoft.Extensions.Logging;
 
@@ -24,6 +25,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
     private readonly HandshakeListenerOptions _options;
     private readonly Socket[] _sockets;
     private readonly Task _accepting;
+    private readonly ConnectionLimiter _limiter;
     private readonly CancellationTokenSource _stop = new();
     private readonly TaskCompletionSource _allClosed = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private int _holders = 1;   // open connections, and one for the listener itself
@@ -34,6 +36,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
         _sockets = sockets;
         _responder = responder;
         _options = options;
+        _limiter = new ConnectionLimiter("handshake", options.Limits, options.Logger);
         EndPoints = Array.ConvertAll(sockets, socket => (IPEndPoint)socket.LocalEndPoint!);
         _accepting = Task.WhenAll(Array.ConvertAll(sockets, AcceptAsync));
     }
@@ -123,13 +126,13 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
             try
             {
                 Socket socket = await listening.AcceptAsync(_stop.Token).ConfigureAwait(false);
-                if (TryHold())
+                if (_limiter.TryEnter((socket.RemoteEndPoint as IPEndPoint)?.Address, socket.Dispose) is { } slot)
                 {
-                    _ = ServeAsync(socket);   // never throws; counted until it has ended
+                    Interlocked.Increment(ref _holders);
+                    _ = ServeAsync(socket, slot);   // never throws; counted until it has ended
                 }
                 else
                 {
-                    LogFull(_options.Logger, _options.MaxConnections);
                     socket.Dispose();
                 }
             }
@@ -149,16 +152,6 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
         }
     }
 
-    private bool TryHold()
-    {
-        if (Interlocked.Increment(ref _holders) <= _options.MaxConnections + 1)
-        {
-            return true;
-        }
-        Release();
-        return false;
-    }
-
     private void Release()
     {
         if (Interlocked.Decrement(ref _holders) == 0)
@@ -166,9 +159,6 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
             _allClosed.TrySetResult();
         }
     }
-
-    [LoggerMessage(EventId = 2201, Level = LogLevel.Debug, Message = "handshake: {Count} connections are open, one more was closed")]
-    private static partial void LogFull(ILogger logger, int count);
 
     [LoggerMessage(EventId = 2202, Level = LogLevel.Warning, Message = "handshake: accept failed")]
     private static partial void LogAcceptFailed(ILogger logger, Exception failure);

@@ -1,3 +1,4 @@
+using CheckpointEngine.Access;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 
@@ -19,10 +20,9 @@ internal sealed record HandshakeListenerOptions
     internal TimeSpan CloseTimeout { get; init; } = TimeSpan.FromSeconds(5);
 
     /// <summary>
-    /// Connections at once; default 256. One holds at most its request and its reply, so this many requests of the default size are 256 MiB in
-    /// the worst case. What comes beyond is closed at once.
+    /// Connections at once. One holds at most its request and its reply, so as many requests of the default size are 512 MiB in the worst case.
     /// </summary>
-    internal int MaxConnections { get; init; } = 256;
+    internal ConnectionLimits Limits { get; init; } = new ServerLimits().Handshake;
 
     /// <summary>The clock of the deadlines.</summary>
     internal TimeProvider TimeProvider { get; init; } = TimeProvider.System;

@@ -262,6 +262,10 @@ internal static class SegmentDescriptorReader
             {
                 engine = engine with { Peer = HandshakeJson.ReadString(ref reader, "peer") };
             }
+            else if (HandshakeJson.IsKey(ref reader, "peer_tls"u8))
+            {
+                engine = engine with { PeerTls = HandshakeJson.ReadBoolean(ref reader, "peer_tls") };
+            }
             else if (HandshakeJson.IsKey(ref reader, "host_id"u8))
             {
                 engine = engine with { HostId = HandshakeJson.ReadString(ref reader, "host_id") };

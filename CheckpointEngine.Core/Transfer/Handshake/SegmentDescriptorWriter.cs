@@ -115,6 +115,10 @@ internal static class SegmentDescriptorWriter
             writer.WriteString("local_socket"u8, engine.LocalSocket);
         }
         writer.WriteString("peer"u8, engine.Peer);
+        if (engine.PeerTls)
+        {
+            writer.WriteBoolean("peer_tls"u8, true);
+        }
         writer.WriteNumber("protocol"u8, engine.Protocol);
         if (engine.Rails.Length != 0)
         {

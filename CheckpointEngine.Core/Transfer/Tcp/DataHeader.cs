@@ -54,4 +54,11 @@ internal readonly record struct DataHeader(ulong LengthBytes, ulong Address, byt
 
     internal static DataHeader Decode(ReadOnlySpan<byte> source)
         => new(BinaryPrimitives.ReadUInt64LittleEndian(source), BinaryPrimitives.ReadUInt64LittleEndian(source[8..]), source[16]);
+
+    /// <summary>Puts a <see cref="Access.TokenChallenge.Hint"/> into the seven bytes that mean nothing to others, of a header that is encoded.</summary>
+    internal static void EncodeHint(Span<byte> header, ulong hint)
+        => BinaryPrimitives.WriteUInt64LittleEndian(header[(Size - 8)..], (hint << 8) | header[Size - 8]);
+
+    /// <summary>The hint of a <see cref="Challenge"/>; 0 when it has none.</summary>
+    internal static ulong DecodeHint(ReadOnlySpan<byte> header) => BinaryPrimitives.ReadUInt64LittleEndian(header[(Size - 8)..]) >> 8;
 }

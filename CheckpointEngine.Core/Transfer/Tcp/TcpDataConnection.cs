@@ -37,6 +37,7 @@ internal sealed partial class TcpDataConnection : IDisposable
     private const int ReceiveBytes = 1 << 10;
 
     private readonly Socket _socket;
+    private readonly ConnectionSlot _slot;
     private readonly SafeSocketHandle _handle;
     private readonly int _fd;                 // valid until Dispose, which lets go of _handle
     private readonly MemoryRegistry _registry;
@@ -55,11 +56,19 @@ internal sealed partial class TcpDataConnection : IDisposable
     private long _requests;
     private long _busySince;       // Environment.TickCount64 of the last progress while a peer owes us some; 0 while it does not
     private bool _admitted;
+    private bool _isOfUse;
     private volatile bool _cut;
 
-    internal TcpDataConnection(Socket socket, MemoryRegistry registry, ServingThreads threads, TcpDataListenerOptions options, byte[] usualCongestionControl)
+    /// <param name="socket">The connection; its own from here on, unless this throws.</param>
+    /// <param name="slot">Its place; likewise.</param>
+    /// <param name="registry">What may be read.</param>
+    /// <param name="threads">Who serve it.</param>
+    /// <param name="options">Who may read, and limits.</param>
+    /// <param name="usualCongestionControl">What a connection from elsewhere is given; empty: it stays as it is.</param>
+    internal TcpDataConnection(Socket socket, ConnectionSlot slot, MemoryRegistry registry, ServingThreads threads, TcpDataListenerOptions options, byte[] usualCongestionControl)
     {
         _socket = socket;
+        _slot = slot;
         _registry = registry;
         _options = options;
         _socket.NoDelay = true;
@@ -75,6 +84,10 @@ internal sealed partial class TcpDataConnection : IDisposable
         if (options.ZeroCopy == ZeroCopyMode.Always || (options.ZeroCopy == ZeroCopyMode.Auto && !isOwnHost))
         {
             _zeroCopy = TryAllowZeroCopy(socket) ? new ZeroCopySends() : null;
+        }
+        if (options.BytesInFlight != 0)
+        {
+            _socket.SendBufferSize = options.BytesInFlight;
         }
         _admitted = options.PlainPeers.Allows(_remoteAddress);
         if (!_admitted)
@@ -144,6 +157,11 @@ internal sealed partial class TcpDataConnection : IDisposable
             {
                 return;
             }
+            if (!_isOfUse)
+            {
+                _isOfUse = true;
+                _slot.BeginUse();       // it has proved the token, or read: it gives way to nobody
+            }
             StopBusy();
         }
     }
@@ -198,6 +216,7 @@ internal sealed partial class TcpDataConnection : IDisposable
         _readiness.Dispose();
         _handle.DangerousRelease();
         _socket.Dispose();
+        _slot.Dispose();
     }
 
     // The first one, and those behind it that have come already and can be answered with it.

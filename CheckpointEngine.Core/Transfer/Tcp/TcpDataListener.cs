@@ -17,8 +17,14 @@ internal sealed class TcpDataListenerOptions
     /// <summary>Who may read without proving anything.</summary>
     internal PlainPeers PlainPeers { get; init; } = PlainPeers.All;
 
-    /// <summary>The most connections at a time. A Mooncake initiator opens one a request, hundreds in a batch; each costs a descriptor and some kilobytes.</summary>
-    internal int MaxConnections { get; init; } = 4096;
+    /// <summary>Connections at a time; each costs a descriptor and some kilobytes.</summary>
+    internal ConnectionLimits Limits { get; init; } = new ServerLimits().Data;
+
+    /// <summary><see cref="ServerLimits.DataBytesInFlight"/>.</summary>
+    internal int BytesInFlight { get; init; }
+
+    /// <summary>Told of those that are refused; null for nobody.</summary>
+    internal AuditLog? Audit { get; init; }
 
     /// <summary>How long a peer may take to send the rest of a header, or to take any byte of an answer.</summary>
     internal TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(60);
@@ -43,6 +49,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
     private readonly MemoryRegistry _registry;
     private readonly TcpDataListenerOptions _options;
     private readonly ILogger _logger;
+    private readonly ConnectionLimiter _limiter;
     private readonly ServingThreads _threads = new(Math.Clamp(Environment.ProcessorCount, 2, 64));
     private readonly Socket _listener;
     private readonly byte[] _usualCongestionControl;       // of connections from elsewhere; empty: as they are
@@ -63,6 +70,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         _registry = registry;
         _options = options;
         _logger = logger;
+        _limiter = new ConnectionLimiter("data port", options.Limits, logger);
         _peerTags = options.MeasurePeers ? new PeerTags() : null;
         _listener = SocketTools.Listen(bind, backlog: 1024);
         _usualCongestionControl = SocketTools.PreferPlainCongestionControl(_listener);
@@ -208,21 +216,28 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
                 await Task.Delay(TimeSpan.FromMilliseconds(50)).ConfigureAwait(false);
                 continue;
             }
-            TcpDataConnection connection;
+            TcpDataConnection? connection = null;
+            ConnectionSlot? slot = _limiter.TryEnter((socket.RemoteEndPoint as IPEndPoint)?.Address, () => Volatile.Read(ref connection)?.Cut());
+            if (slot is null)
+            {
+                socket.Dispose();
+                continue;
+            }
             try
             {
-                connection = new TcpDataConnection(socket, _registry, _threads, _options, _usualCongestionControl);
+                Volatile.Write(ref connection, new TcpDataConnection(socket, slot, _registry, _threads, _options, _usualCongestionControl));
             }
             catch (Exception failure) when (failure is SocketException or IOException or ObjectDisposedException)
             {
                 LogAcceptFailed(failure.Message);    // it was reset before it could be served
+                slot.Dispose();
                 socket.Dispose();
                 continue;
             }
             bool isTaken;
             lock (_lock)
             {
-                isTaken = !_disposed && _connections.Count < _options.MaxConnections && _connections.Add(connection);
+                isTaken = !_disposed && _connections.Add(connection);
                 connection.PeerTag = isTaken ? _peerTags?.NameOf(connection.Peer) ?? "" : "";
             }
             if (isTaken)
@@ -257,6 +272,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
             {
                 EngineMetrics.Refused(Refusal.Data, connection.RefusalReason);
                 LogRefused(connection.RemoteAddress, refusal);
+                _options.Audit?.Refused("data", connection.RemoteAddress, refusal);
             }
             await connection.LetGoAsync().ConfigureAwait(false);
             connection.Dispose();

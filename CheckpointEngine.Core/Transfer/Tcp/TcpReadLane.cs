@@ -363,9 +363,11 @@ internal sealed unsafe class TcpReadLane : IReadLane
     private void ProveToken(Socket socket, AccessToken token)
     {
         Span<byte> hello = stackalloc byte[DataHeader.Size + TokenChallenge.NonceBytes];
-        new DataHeader(TokenChallenge.NonceBytes, 0, DataHeader.Challenge | DataHeader.Acknowledged).Encode(hello);
         Span<byte> clientNonce = hello[DataHeader.Size..];
         RandomNumberGenerator.Fill(clientNonce);
+        byte[] secret = token.Secrets[0];
+        new DataHeader(TokenChallenge.NonceBytes, 0, DataHeader.Challenge | DataHeader.Acknowledged).Encode(hello);
+        DataHeader.EncodeHint(hello, TokenChallenge.Hint(secret, clientNonce));
         socket.Send(hello);
         Span<byte> answer = stackalloc byte[DataHeader.StatusSize + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes];
         ReadStatus answered = ReceiveExactly(socket, answer[..DataHeader.StatusSize]);
@@ -379,12 +381,12 @@ internal sealed unsafe class TcpReadLane : IReadLane
             Refuse("it did not answer the token challenge");
         }
         Span<byte> serverNonce = answer.Slice(DataHeader.StatusSize, TokenChallenge.NonceBytes);
-        if (!TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: true, clientNonce, serverNonce, answer[(DataHeader.StatusSize + TokenChallenge.NonceBytes)..]))
+        if (TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: true, clientNonce, serverNonce, answer[(DataHeader.StatusSize + TokenChallenge.NonceBytes)..]) is null)
         {
             Refuse("its token is not ours");
         }
         Span<byte> proof = stackalloc byte[TokenChallenge.ProofBytes];
-        TokenChallenge.Prove(token, TokenChallenge.Purpose.TcpLane, asServer: false, clientNonce, serverNonce, proof);
+        TokenChallenge.Prove(secret, TokenChallenge.Purpose.TcpLane, asServer: false, clientNonce, serverNonce, proof);
         socket.Send(proof);
         Span<byte> status = stackalloc byte[DataHeader.StatusSize];
         answered = ReceiveExactly(socket, status);

@@ -49,7 +49,7 @@ public sealed class PeerSessionTests
 
         internal Func<ReadLease?> Lease { get; init; } = () => new ReadLease(1, () => 1);
 
-        public ReadLease? TryLease(ulong address) => Lease();
+        public ReadLease? TryLease(ulong address, string peer) => Lease();
 
         public IReadOnlyList<SideFile>? FindSideFiles(ulong address) => address == 1 ? [new SideFile("config.json", SideFile)] : null;
     }
@@ -154,11 +154,13 @@ public sealed class PeerSessionTests
     }
 
     [Fact]
-    public async Task Session_MoreThanAllowed_AreClosed()
+    public async Task Session_MoreThanAllowed_AreToldWhyAndClosed()
     {
-        await using PeerListener listener = Listen(options: new PeerListenerOptions { MaxConnections = 1 });
+        await using PeerListener listener = Listen(options: new PeerListenerOptions { Limits = new ConnectionLimits(1, 1) });
         using RawClient first = await IntroduceAsync(listener);
         using RawClient second = await RawClient.ConnectAsync(listener.LocalEndPoint);
+        (PeerMessage type, byte[] payload) = await ReadFrameAsync(second);
+        Assert.Equal((PeerMessage.Error, CheckpointError.Busy), (type, ErrorOf(payload)));
         Assert.Empty(await second.ReadToEndAsync());
         await first.SendAsync(Frame(PeerMessage.Metas, "nothing"u8));
         Assert.Equal(PeerMessage.Error, (await ReadFrameAsync(first)).Type);
@@ -228,10 +230,10 @@ public sealed class PeerSessionTests
     {
         await using PeerListener listener = Listen(s_token);
         byte[] proof = new byte[32];
-        Assert.Equal(PeerMessage.Proof, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token, TokenChallenge.Purpose.PeerService, false, s_nonce, serverNonce, proof)));
+        Assert.Equal(PeerMessage.Proof, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.PeerService, false, s_nonce, serverNonce, proof)));
         Assert.Equal(PeerMessage.Error, await ProveAsync(_ => { }));
-        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token, TokenChallenge.Purpose.TcpLane, false, s_nonce, serverNonce, proof)));
-        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token, TokenChallenge.Purpose.PeerService, true, s_nonce, serverNonce, proof)));
+        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.TcpLane, false, s_nonce, serverNonce, proof)));
+        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.PeerService, true, s_nonce, serverNonce, proof)));
 
         async Task<PeerMessage> ProveAsync(Action<byte[]> prove)
         {

@@ -72,7 +72,7 @@ internal sealed class FuzzedHolder : IPeerResponder, IDisposable
 
     public Task<PublishedMetas> WaitForMetasAsync(string name, string entityTag, CancellationToken cancellationToken) => Task.FromResult(GetMetas(name));
 
-    public ReadLease? TryLease(ulong address) => address % AddressStep == 0 ? new ReadLease(1, static () => 1) : null;
+    public ReadLease? TryLease(ulong address, string peer) => address % AddressStep == 0 ? new ReadLease(1, static () => 1) : null;
 
     public RelayOffer? FindOffer(UInt128 layout)
     {

@@ -164,7 +164,7 @@ internal sealed class PeerClientTarget : FuzzTarget
             if ((flags & HasToken) != 0 && PeerBytes.Receive(socket) is not null)
             {
                 byte[] proof = new byte[TokenChallenge.ProofBytes];
-                TokenChallenge.Prove(_token, TokenChallenge.Purpose.PeerService, asServer: true, PeerBytes.NonceOf(hello), nonce, proof);
+                TokenChallenge.Prove(_token.Secrets[0], TokenChallenge.Purpose.PeerService, asServer: true, PeerBytes.NonceOf(hello), nonce, proof);
                 PeerBytes.Send(socket, PeerBytes.Frame(PeerMessage.Proof, proof));
             }
         }

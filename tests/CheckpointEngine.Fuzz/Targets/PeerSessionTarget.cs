@@ -114,7 +114,7 @@ internal sealed class PeerSessionTarget : FuzzTarget
         if (proves)
         {
             byte[] proof = new byte[TokenChallenge.ProofBytes];
-            TokenChallenge.Prove(_token, TokenChallenge.Purpose.PeerService, asServer: false, nonce, PeerBytes.NonceOf(hello), proof);
+            TokenChallenge.Prove(_token.Secrets[0], TokenChallenge.Purpose.PeerService, asServer: false, nonce, PeerBytes.NonceOf(hello), proof);
             PeerBytes.Send(client, PeerBytes.Frame(PeerMessage.Proof, proof));
             Check(PeerBytes.Receive(client) is { Length: TokenChallenge.ProofBytes }, "an honest proof is not answered");
         }

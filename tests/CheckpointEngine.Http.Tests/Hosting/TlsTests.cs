@@ -83,14 +83,91 @@ public sealed class TlsTests : IDisposable
         Assert.Contains("ca.pem", garbage.Message, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Https_CertificateReplaced_OpenConnectionsGoOnAndNewOnesGetIt(bool isAskedTo)
+    {
+        await using CheckpointEngineHost host = await StartAsync();
+        var seen = new List<string>();
+        using HttpClient open = Client(seen);
+        string url = host.Addresses[0] + "/v1/metas";
+        (await open.GetAsync(url, TestServer.Cancellation)).EnsureSuccessStatusCode();
+
+        using X509Certificate2 next = WriteCertificate();
+        if (isAskedTo)
+        {
+            Assert.True(host.ReloadCertificates());
+        }
+        using var patience = new CancellationTokenSource(TimeSpan.FromSeconds(30));
+        string shown;
+        do
+        {
+            using HttpClient fresh = Client(seen);
+            (await fresh.GetAsync(url, patience.Token)).EnsureSuccessStatusCode();
+            shown = seen[^1];
+            Assert.True(shown == next.Thumbprint || !isAskedTo, "a new connection got the old certificate");
+        }
+        while (shown != next.Thumbprint);
+
+        int handshakes = seen.Count;
+        (await open.GetAsync(url, TestServer.Cancellation)).EnsureSuccessStatusCode();
+        Assert.Equal(handshakes, seen.Count);       // over the connection that was there before
+    }
+
+    [Fact]
+    public async Task Https_FilesThatCannotBeUsed_KeepTheCertificate()
+    {
+        await using CheckpointEngineHost host = await StartAsync();
+        var seen = new List<string>();
+        using HttpClient before = Client(seen);
+        (await before.GetAsync(host.Addresses[0] + "/v1/metas", TestServer.Cancellation)).EnsureSuccessStatusCode();
+        Write("server.pem", "hello");
+        Assert.False(host.ReloadCertificates());
+        using HttpClient after = Client(seen);
+        (await after.GetAsync(host.Addresses[0] + "/v1/metas", TestServer.Cancellation)).EnsureSuccessStatusCode();
+        Assert.Equal(seen[0], seen[1]);
+    }
+
+    [Fact]
+    public async Task Https_ClientAuthorityReplaced_LetsInWhoIsOfTheNewOne()
+    {
+        await using CheckpointEngineHost host = await StartAsync(options => options.TlsClientCaFile = Write("ca.pem", _authority.Authority.ExportCertificatePem()));
+        using X509Certificate2 theirs = _stranger.Issue(isClient: true);
+        await Assert.ThrowsAsync<HttpRequestException>(() => GetAsync(host, theirs));
+        Write("ca.pem", _authority.Authority.ExportCertificatePem() + "\n" + _stranger.Authority.ExportCertificatePem());
+        Assert.True(host.ReloadCertificates());
+        Assert.Equal(HttpStatusCode.OK, await GetAsync(host, theirs));
+    }
+
+    // A client of its own, which notes the certificate of each handshake.
+    private static HttpClient Client(List<string> seen)
+    {
+        var handler = new SocketsHttpHandler { UseProxy = false };
+        handler.SslOptions.RemoteCertificateValidationCallback = (_, certificate, _, _) =>
+        {
+            seen.Add(((X509Certificate2)certificate!).Thumbprint);
+            return certificate.Subject == "CN=server";
+        };
+        return new HttpClient(handler);
+    }
+
+    private X509Certificate2 WriteCertificate()
+    {
+        X509Certificate2 certificate = _authority.Issue(isClient: false);
+        Write("server.pem", certificate.ExportCertificatePem());
+        Write("server.key", certificate.GetECDsaPrivateKey()!.ExportPkcs8PrivateKeyPem());
+        return certificate;
+    }
+
     private async Task<CheckpointEngineHost> StartAsync(Action<CheckpointEngineHostOptions>? configure = null)
     {
-        using X509Certificate2 certificate = _authority.Issue(isClient: false);
+        WriteCertificate().Dispose();
         var options = new CheckpointEngineHostOptions
         {
             Listen = ["https://127.0.0.1:0"],
-            TlsCertificateFile = Write("server.pem", certificate.ExportCertificatePem()),
-            TlsKeyFile = Write("server.key", certificate.GetECDsaPrivateKey()!.ExportPkcs8PrivateKeyPem()),
+            TlsCertificateFile = Path.Join(_directory.FullName, "server.pem"),
+            TlsKeyFile = Path.Join(_directory.FullName, "server.key"),
         };
         configure?.Invoke(options);
         return await CheckpointEngineHost.StartAsync(new FakeStore().Publish("m", Samples.TwoRanks), new EncodedMetas(), options, TestServer.Cancellation);

@@ -2,6 +2,7 @@ using System.Buffers;
 using System.Net;
 using System.Net.Sockets;
 using System.Text;
+using CheckpointEngine.Access;
 using CheckpointEngine.Transfer.Handshake;
 
 namespace CheckpointEngine.Tests;
@@ -71,17 +72,21 @@ public class HandshakeListenerTests
     }
 
     [Fact]
-    public async Task Connections_BeyondTheBound_AreClosedAndLaterOnesServed()
+    public async Task Connections_BeyondTheBound_CloseTheOneThatHasBeenSilentLongest()
     {
-        await using HandshakeListener listener = HandshakeListener.Start([s_any], new RecordingResponder(s_descriptor), new HandshakeListenerOptions { MaxConnections = 2 });
+        await using HandshakeListener listener = HandshakeListener.Start([s_any], new RecordingResponder(s_descriptor), new HandshakeListenerOptions { Limits = new ConnectionLimits(2, 2) });
         using RawClient first = await RawClient.ConnectAsync(listener.EndPoints[0]);
         using (RawClient second = await RawClient.ConnectAsync(listener.EndPoints[0]))
         {
             await UntilAsync(() => listener.ConnectionCount == 2);
             using RawClient third = await RawClient.ConnectAsync(listener.EndPoints[0]);
-            Assert.Empty(await third.ReadToEndAsync());
+            Assert.Empty(await first.ReadToEndAsync());
+            await third.SendAsync(Captures.Read("02-probe.tx"));
+            third.HalfClose();
+            Assert.NotEmpty(await third.ReadToEndAsync());
+            await UntilAsync(() => listener.ConnectionCount == 1);
         }
-        await UntilAsync(() => listener.ConnectionCount == 1);
+        await UntilAsync(() => listener.ConnectionCount == 0);
         Assert.NotEmpty(await RawClient.ExchangeAsync(listener.EndPoints[0], Captures.Read("02-probe.tx")));
     }
 

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Net.Sockets;
+using CheckpointEngine.Access;
 using CheckpointEngine.Transfer.Tcp;
 
 namespace CheckpointEngine.Tests;
@@ -199,14 +200,17 @@ public sealed class TcpDataListenerHostileTests
     [Fact]
     public async Task Connections_MoreThanAllowed_AreClosedAndTheOthersServed()
     {
-        await using var port = new DataPort(new TcpDataListenerOptions { MaxConnections = 100 });
+        await using var port = new DataPort(new TcpDataListenerOptions { Limits = new ConnectionLimits(100, 100) });
         using var memory = new TestMemory(port.Registry, 16, TestMemory.OfTarget);
         var clients = new List<RawClient>();
         try
         {
             for (int i = 0; i < 100; i++)
             {
-                clients.Add(await RawClient.ConnectAsync(port.EndPoint));
+                RawClient client = await RawClient.ConnectAsync(port.EndPoint);
+                clients.Add(client);
+                await client.SendAsync(DataPort.Header(16, memory.Address, DataHeader.Read));
+                Assert.Equal(memory.Bytes(0, 16), await client.ReadExactlyAsync(16));
             }
             await Until(() => port.Listener.ConnectionCount == 100);
             for (int i = 0; i < 1000; i++)
