@@ -83,7 +83,7 @@ internal sealed class HeldEntry : IAsyncDisposable
         LiveServers.LeaseTaken();
         revocation = cut.UnsafeRegister(static state =>
         {
-            EngineMetrics.LeasesRevoked.Add(1);
+            EngineMetrics.Revoked();
             ((ReadLease)state!).Revoke();
         }, lease);
         return lease;

@@ -118,7 +118,7 @@ public sealed partial class ParameterServer
         try
         {
             // Who is alone in its process and has nobody to tell does not wake up to be told.
-            bool isWatched = progress is not null || _engine is not null || EngineTelemetry.Source.HasListeners();
+            bool isWatched = progress is not null || _engine is not null || (EngineTelemetry.IsSupported && EngineTelemetry.Source.HasListeners());
             JoinReport report = await JoinUnobservedAsync(metas, options, arriving, isWatched ? observation : null, cancellationToken).ConfigureAwait(false);
             observation.Completed(report);
             return report;
@@ -140,8 +140,12 @@ public sealed partial class ParameterServer
 
     private static async Task<InferenceUpdateReport> ObserveUpdateAsync(string name, InferenceUpdateOptions options, Func<Task<InferenceUpdateReport>> update)
     {
+        if (!EngineTelemetry.IsSupported)
+        {
+            return await update().ConfigureAwait(false);
+        }
         long start = Stopwatch.GetTimestamp();
-        using Activity? activity = EngineTelemetry.Source.StartActivity("update", ActivityKind.Client);
+        using Activity? activity = EngineTelemetry.Start("update");
         activity?.SetTag("checkpoint", name).SetTag("engine", options.Engine.ToString());
         string outcome = Outcomes.Ok;
         try

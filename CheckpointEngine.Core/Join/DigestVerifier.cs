@@ -275,7 +275,7 @@ internal sealed partial class DigestVerifier
 
     private void ThrowMismatch(int tensor, int chunk)
     {
-        EngineMetrics.DigestMismatches.Add(1);
+        EngineMetrics.Mismatched();
         string owner = "";
         foreach (PlannedBuffer buffer in _plan.Buffers)
         {

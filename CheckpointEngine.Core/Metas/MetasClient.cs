@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Diagnostics.CodeAnalysis;
 using System.Net;
 using System.Net.Http.Headers;
 using System.Net.Sockets;
@@ -24,6 +25,10 @@ public sealed class MetasClient : IDisposable
     private readonly Lock _lock = new();
     private readonly Dictionary<string, HttpClient> _clients = [];    // by Unix socket path; "" for TCP, "loopback" without compression
 
+    // The C library leaves it out, for its size.
+    [FeatureSwitchDefinition("CheckpointEngine.Metas.Brotli")]
+    private static bool TakesBrotli { get; } = !AppContext.TryGetSwitch("CheckpointEngine.Metas.Brotli", out bool takes) || takes;
+
     /// <summary>Makes a client.</summary>
     public MetasClient(MetasClientOptions? options = null) => _options = options ?? new MetasClientOptions();
 
@@ -33,7 +38,7 @@ public sealed class MetasClient : IDisposable
     public async Task<CheckpointMetas> FetchAsync(string url, CancellationToken cancellationToken = default)
     {
         ArgumentException.ThrowIfNullOrEmpty(url);
-        using Activity? activity = EngineTelemetry.Source.StartActivity("metas", ActivityKind.Client);
+        using Activity? activity = EngineTelemetry.Start("metas");
         if (url.StartsWith("file://", StringComparison.OrdinalIgnoreCase))
         {
             return await ReadFileAsync(Uri.TryCreate(url, UriKind.Absolute, out Uri? file) ? file.LocalPath : url["file://".Length..], cancellationToken).ConfigureAwait(false);
@@ -244,7 +249,7 @@ public sealed class MetasClient : IDisposable
             UseProxy = key.Length == 0,
             ConnectTimeout = TimeSpan.FromSeconds(5),
             // On one host inflating costs more than the bytes that it spares.
-            AutomaticDecompression = key.Length == 0 ? DecompressionMethods.Brotli | DecompressionMethods.GZip : DecompressionMethods.None,
+            AutomaticDecompression = key.Length != 0 ? DecompressionMethods.None : TakesBrotli ? DecompressionMethods.Brotli | DecompressionMethods.GZip : DecompressionMethods.GZip,
         };
         if (key.StartsWith('/'))
         {

@@ -76,12 +76,36 @@ internal static class EngineMetrics
     private static readonly KeyValuePair<string, object?>[] s_tcp = [new(Plane, "tcp")];
 
     /// <summary>Asks a server for its state from now on, when somebody looks.</summary>
-    internal static void Watch(ParameterServer server) => LiveServers.Add(server);
+    internal static void Watch(ParameterServer server)
+    {
+        if (EngineTelemetry.IsSupported)
+        {
+            LiveServers.Add(server);
+        }
+    }
+
+    /// <summary>Counts bytes that are not what their owner vouches for.</summary>
+    internal static void Mismatched()
+    {
+        if (EngineTelemetry.IsSupported)
+        {
+            DigestMismatches.Add(1);
+        }
+    }
+
+    /// <summary>Counts a lease that was taken back.</summary>
+    internal static void Revoked()
+    {
+        if (EngineTelemetry.IsSupported)
+        {
+            LeasesRevoked.Add(1);
+        }
+    }
 
     /// <summary>Counts one refusal.</summary>
     internal static void Refused(string service, string reason)
     {
-        if (Refusals.Enabled)
+        if (EngineTelemetry.IsSupported && Refusals.Enabled)
         {
             Refusals.Add(1, new("service", service), new("reason", reason));
         }
@@ -90,7 +114,7 @@ internal static class EngineMetrics
     /// <summary>Counts one change of what is held.</summary>
     internal static void Changed(string change)
     {
-        if (CheckpointChanges.Enabled)
+        if (EngineTelemetry.IsSupported && CheckpointChanges.Enabled)
         {
             CheckpointChanges.Add(1, new KeyValuePair<string, object?>("change", change));
         }

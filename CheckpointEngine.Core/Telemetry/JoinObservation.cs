@@ -22,7 +22,7 @@ internal sealed class JoinObservation : IProgress<JoinProgress>, IDisposable
         Checkpoint = checkpoint;
         _told = told;
         _ended = ended;
-        _activity = EngineTelemetry.Source.StartActivity("join", ActivityKind.Client);
+        _activity = EngineTelemetry.Start("join");
         _activity?.SetTag("checkpoint", checkpoint);
     }
 
@@ -51,10 +51,10 @@ internal sealed class JoinObservation : IProgress<JoinProgress>, IDisposable
             isNew = value.Phase != _latest.Phase;
             _latest = value;
         }
-        if (isNew && _activity is not null)
+        if (EngineTelemetry.IsSupported && isNew && _activity is not null)
         {
             _phase?.Stop();
-            _phase = EngineTelemetry.Source.StartActivity(value.Phase, ActivityKind.Internal, _activity.Context);
+            _phase = EngineTelemetry.Start(value.Phase, ActivityKind.Internal, _activity.Context);
         }
         _told?.Report(value);
     }
@@ -62,6 +62,10 @@ internal sealed class JoinObservation : IProgress<JoinProgress>, IDisposable
     /// <summary>Counts a join that ended well.</summary>
     internal void Completed(JoinReport report)
     {
+        if (!EngineTelemetry.IsSupported)
+        {
+            return;
+        }
         Count(Outcomes.Ok);
         EngineMetrics.JoinAttached.Add(report.AttachedBytes);
         EngineMetrics.JoinReused.Add(report.ReusedBytes);
@@ -84,6 +88,10 @@ internal sealed class JoinObservation : IProgress<JoinProgress>, IDisposable
     /// <summary>Counts a join that failed or was cancelled.</summary>
     internal void Failed(Exception failure)
     {
+        if (!EngineTelemetry.IsSupported)
+        {
+            return;
+        }
         Count(Outcomes.Of(failure));
         Outcomes.Fail(_phase, failure);
         Outcomes.Fail(_activity, failure);

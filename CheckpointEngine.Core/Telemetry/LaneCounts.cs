@@ -26,7 +26,7 @@ internal struct LaneCounts
     /// <summary>Tells what was not told yet; last of all when the lane ends.</summary>
     internal void Tell(IReadLane lane)
     {
-        if (_units != 0 && (EngineMetrics.JoinRead.Enabled || EngineMetrics.JoinUnits.Enabled))
+        if (EngineTelemetry.IsSupported && _units != 0 && (EngineMetrics.JoinRead.Enabled || EngineMetrics.JoinUnits.Enabled))
         {
             var plane = new KeyValuePair<string, object?>(EngineMetrics.Plane, lane.TransportName);
             EngineMetrics.JoinRead.Add(_bytes, plane);

@@ -17,7 +17,13 @@ internal static class LiveServers
 
     internal static void Add(ParameterServer server) => s_servers.Add(server, null);
 
-    internal static void Remove(ParameterServer server) => s_servers.Remove(server);
+    internal static void Remove(ParameterServer server)
+    {
+        if (EngineTelemetry.IsSupported)
+        {
+            s_servers.Remove(server);
+        }
+    }
 
     internal static long Sum(Func<ParameterServer, long> value)
     {
@@ -34,14 +40,21 @@ internal static class LiveServers
 
     internal static void LeaseTaken()
     {
-        Interlocked.Increment(ref s_leases);
-        EngineMetrics.LeasesTaken.Add(1);
+        if (EngineTelemetry.IsSupported)
+        {
+            Interlocked.Increment(ref s_leases);
+            EngineMetrics.LeasesTaken.Add(1);
+        }
     }
 
     internal static void LeaseEnded() => Interlocked.Decrement(ref s_leases);
 
     internal static void Add(TcpDataListener port)
     {
+        if (!EngineTelemetry.IsSupported)
+        {
+            return;
+        }
         lock (s_lock)
         {
             s_ports.Add(port);
@@ -51,6 +64,10 @@ internal static class LiveServers
     /// <summary>Keeps what a port has sent, once none of its connections is open.</summary>
     internal static void Remove(TcpDataListener port)
     {
+        if (!EngineTelemetry.IsSupported)
+        {
+            return;
+        }
         lock (s_lock)
         {
             if (s_ports.Remove(port))
