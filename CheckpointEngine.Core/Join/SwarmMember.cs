@@ -227,7 +227,7 @@ internal sealed partial class SwarmMember : IAsyncDisposable
             {
                 foreach ((IPEndPoint member, Reading reading) in _readings)
                 {
-                    if (reading.Relay == useless)
+                    if (reading.Relay == useless && reading.Source >= 0)
                     {
                         _avoid[member] = SwarmTable.Now + s_avoidTime;
                         _run!.LoseRelay(reading.Source, new OperationCanceledException("it has nothing that is missing here"));

@@ -112,6 +112,13 @@ public sealed class RelayTests(ITestOutputHelper output)
         ServeAndJoinTests.AssertSame(temp["model"], temp["copy"]);
     }
 
+    [Theory]
+    [InlineData("--relay", "--to", "null")]
+    [InlineData("--relay", "--repeat", "2")]
+    [InlineData("--relay-time", "5")]
+    public async Task Join_RelayOfWhatCannotBeRelayed_IsBadUsage(params string[] arguments)
+        => Assert.Equal(2, (await Engine.RunAsync(["join", "--metas-url", "http://127.0.0.1:1/v1/metas", .. arguments])).ExitCode);
+
     private static NetworkOfHosts CreateOrSkip(int hosts, int firstMegabits)
     {
         if (NetworkOfHosts.TryCreate(hosts, firstMegabits, out string? whyNot) is NetworkOfHosts network)
