@@ -14,7 +14,7 @@ internal static class HostAdvice
         }
         if (report.Memory is { LockLimitBytes: { } limit, MayLockBeyondLimit: false } && limit < report.Memory.TotalBytes / 2)
         {
-            advice.Add($"locked memory is limited to {Output.Quantity.Bytes(limit)}: a checkpoint beyond that can be swapped out, and RDMA cannot register it; "
+            advice.Add($"locked memory is limited to {Quantity.Bytes(limit)}: a checkpoint beyond that can be swapped out, and RDMA cannot register it; "
                 + "raise it with 'ulimit -l unlimited' (containers: --ulimit memlock=-1, or --cap-add IPC_LOCK)");
         }
         if (report.Memory.TransparentHugePages == "never")

@@ -28,7 +28,6 @@ internal sealed partial class SwarmMember : IAsyncDisposable
 
     private readonly SwarmWork _work;
     private readonly PeerClient _owner;
-    private readonly ulong _address;
     private readonly AccessToken? _key;
     private readonly ILogger _logger;
     private readonly SwarmAsker _asker;
@@ -62,14 +61,10 @@ internal sealed partial class SwarmMember : IAsyncDisposable
     {
         _work = work;
         _owner = owner;
-        _address = address;
         _key = key;
         _logger = logger;
         _asker = new SwarmAsker(work.Board, address, work.Layout);
     }
-
-    /// <summary>What is read.</summary>
-    internal SwarmWork Work => _work;
 
     /// <summary>Joiners that lack something, as the owner said last.</summary>
     internal int Incomplete { get; private set; }
@@ -208,9 +203,9 @@ internal sealed partial class SwarmMember : IAsyncDisposable
         catch (CheckpointEngineException lost)
         {
             IsAlone = true;
-            if (_stop.IsCancellationRequested)
+            if (_stop.IsCancellationRequested || _work.Board.Done == _work.Units.Length)
             {
-                return;
+                return;     // nothing is read any more
             }
             LogAlone(lost.Message);
             _work.Board.GiveAll();      // the owner itself may still be there

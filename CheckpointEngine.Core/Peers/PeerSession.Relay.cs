@@ -18,7 +18,7 @@ internal sealed partial class PeerSession
 
     internal const int HaveRequestBytes = LayoutBytes + 8;
 
-    // As many as there are leases: one with each owner, and each choice of tensors.
+    // A joiner has one in each conversation.
     private const int MaxPlaces = 16;
 
     // Units come by the thousand a second: whoever waits for them takes some at a time.

@@ -8,7 +8,7 @@ namespace CheckpointEngine.Relay;
 /// </summary>
 /// <remarks>
 /// Any number of threads. Pure: it knows no socket and no clock, time comes with each call, and the same calls with the same random numbers have the same answers.
-/// It keeps 5 bytes for each unit and nothing of who has what, which the joiners tell each other.
+/// It keeps a byte for each unit and nothing of who has what, which the joiners tell each other.
 /// </remarks>
 internal sealed class Swarm
 {

@@ -22,6 +22,9 @@ internal static class Quantity
     /// <summary>Bytes per second; a dash when it is not known.</summary>
     internal static string Rate(double? bytesPerSecond) => bytesPerSecond is double rate ? Bytes(rate) + "/s" : "\u2013";
 
+    /// <summary>Seconds to the millisecond, without the unit.</summary>
+    internal static string Seconds(double seconds) => seconds.ToString("0.000", CultureInfo.InvariantCulture);
+
     /// <summary>A time in its two largest units.</summary>
     internal static string Time(TimeSpan time) => time switch
     {

@@ -72,8 +72,8 @@ public sealed class FloodTests(ITestOutputHelper output)
         Task<Outcome> join = JoinAsync(holder, (int)(s_phase.TotalSeconds * 5 / round), access);
         await Task.Delay(s_phase);
         using var end = new CancellationTokenSource();
-        Task<TimeSpan> probing = ProbeHealthAsync(holder, end.Token);
-        Task<TimeSpan> probingIdle = ProbeHealthAsync(idle, end.Token);
+        Task<TimeSpan> probing = holder.WatchHealthAsync(isStranger: true, end.Token);
+        Task<TimeSpan> probingIdle = idle.WatchHealthAsync(isStranger: true, end.Token);
         long began = Stopwatch.GetTimestamp();
         long opened;
         using (Flood flood = await Flood.StartAsync(listeners, count))
@@ -125,22 +125,5 @@ public sealed class FloodTests(ITestOutputHelper output)
     {
         using JsonDocument report = JsonDocument.Parse(join.Succeeded().Output);
         return [.. report.RootElement.GetProperty("rounds").EnumerateArray().Select(round => round.GetProperty("seconds").GetDouble())];
-    }
-
-    // A connection for each question, as a stranger's would be: it has to get in.
-    private static async Task<TimeSpan> ProbeHealthAsync(Holder holder, CancellationToken end)
-    {
-        using var client = new HttpClient(new SocketsHttpHandler { UseProxy = false, PooledConnectionLifetime = TimeSpan.Zero });
-        using var timer = new PeriodicTimer(TimeSpan.FromMilliseconds(20));
-        TimeSpan slowest = TimeSpan.Zero;
-        while (!end.IsCancellationRequested)
-        {
-            long start = Stopwatch.GetTimestamp();
-            (await client.GetAsync(new Uri(holder.Http + "/v1/healthz"), CancellationToken.None)).EnsureSuccessStatusCode();
-            TimeSpan answer = Stopwatch.GetElapsedTime(start);
-            slowest = answer > slowest ? answer : slowest;
-            await timer.WaitForNextTickAsync(CancellationToken.None);
-        }
-        return slowest;
     }
 }

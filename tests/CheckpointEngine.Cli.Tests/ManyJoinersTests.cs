@@ -30,8 +30,8 @@ public sealed class ManyJoinersTests
         Figures before = Figures.Read(holder.Engine.ProcessId, temp.Path);
         using var end = new CancellationTokenSource();
         Task<Figures> watching = WatchAsync(holder, temp.Path, end.Token);
-        Task<TimeSpan> probing = ProbeHealthAsync(holder, end.Token);
-        Task<TimeSpan> probingIdle = ProbeHealthAsync(idle, end.Token);
+        Task<TimeSpan> probing = holder.WatchHealthAsync(isStranger: false, end.Token);
+        Task<TimeSpan> probingIdle = idle.WatchHealthAsync(isStranger: false, end.Token);
 
         Outcome[] outcomes = await Task.WhenAll(Enumerable.Range(0, Joiners).Select(
             _ => Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--to", "null", "--transport", "tcp", "--require-verify", "--json")));
@@ -76,23 +76,6 @@ public sealed class ManyJoinersTests
             most = new Figures(Math.Max(most.OwnBytes, now.OwnBytes), Math.Max(most.Threads, now.Threads), Math.Max(most.Descriptors, now.Descriptors));
         }
         return most;
-    }
-
-    // The slowest answer.
-    private static async Task<TimeSpan> ProbeHealthAsync(Holder holder, CancellationToken end)
-    {
-        using var client = new HttpClient();
-        using var timer = new PeriodicTimer(TimeSpan.FromMilliseconds(20));
-        TimeSpan slowest = TimeSpan.Zero;
-        while (!end.IsCancellationRequested)
-        {
-            long start = Stopwatch.GetTimestamp();
-            (await client.GetAsync(new Uri(holder.Http + "/v1/healthz"), CancellationToken.None)).EnsureSuccessStatusCode();
-            TimeSpan answer = Stopwatch.GetElapsedTime(start);
-            slowest = answer > slowest ? answer : slowest;
-            await timer.WaitForNextTickAsync(CancellationToken.None);
-        }
-        return slowest;
     }
 
     /// <summary>What a process has: resident memory that is not of files below a directory, threads, descriptors.</summary>

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Text.Json;
 
 namespace CheckpointEngine.Cli.Tests.Support;
@@ -46,6 +47,26 @@ internal sealed class Holder : IAsyncDisposable
             await engine.DisposeAsync();
             throw;
         }
+    }
+
+    /// <summary>Asks after its health every 20 ms.</summary>
+    /// <param name="isStranger">Over a connection for each question, which has to get in.</param>
+    /// <param name="end">Ends it.</param>
+    /// <returns>The slowest answer.</returns>
+    public async Task<TimeSpan> WatchHealthAsync(bool isStranger, CancellationToken end)
+    {
+        using var client = new HttpClient(new SocketsHttpHandler { UseProxy = false, PooledConnectionLifetime = isStranger ? TimeSpan.Zero : Timeout.InfiniteTimeSpan });
+        using var timer = new PeriodicTimer(TimeSpan.FromMilliseconds(20));
+        TimeSpan slowest = TimeSpan.Zero;
+        while (!end.IsCancellationRequested)
+        {
+            long start = Stopwatch.GetTimestamp();
+            (await client.GetAsync(new Uri(Http + "/v1/healthz"), CancellationToken.None)).EnsureSuccessStatusCode();
+            TimeSpan answer = Stopwatch.GetElapsedTime(start);
+            slowest = answer > slowest ? answer : slowest;
+            await timer.WaitForNextTickAsync(CancellationToken.None);
+        }
+        return slowest;
     }
 
     public ValueTask DisposeAsync() => Engine.DisposeAsync();
