@@ -30,6 +30,10 @@ internal sealed unsafe class BlockingSocketStream(Socket socket) : Stream
 
     public override int Read(Span<byte> buffer)
     {
+        if (buffer.IsEmpty)
+        {
+            return 0;       // asked before there is a buffer, to wait without one
+        }
         fixed (byte* start = buffer)
         {
             var part = new Libc.IoVec { iov_base = start, iov_len = (nuint)buffer.Length };
