@@ -33,7 +33,7 @@ internal sealed unsafe partial class TcpReadLane
             throw status == ReadStatus.Stalled
                 ? new CheckpointEngineException(CheckpointError.Timeout, $"begin TLS on a lane to {_target.PeerName}: it did not answer within {_target.StallTimeout.TotalSeconds:0.#} s")
                 : new CheckpointEngineException(CheckpointError.Unreachable,
-                    $"begin TLS on a lane to {_target.PeerName}: {failure.Message}; the log of the owner says why, if it was that (a client certificate that is missing: --cert, --key)", 0, failure);
+                    $"begin TLS on a lane to {_target.PeerName}: {failure.Message}; check that the owner still runs, and that it lets your certificate in if it demands one (--cert, --key)", 0, failure);
         }
         catch (IOException)
         {

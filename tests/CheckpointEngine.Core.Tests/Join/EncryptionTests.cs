@@ -6,9 +6,10 @@ using System.Text;
 using CheckpointEngine.Access;
 using CheckpointEngine.Http.Tests.Support;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
+using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
-using CheckpointEngine.Transfer.Tcp;
 
 namespace CheckpointEngine.Tests;
 
@@ -213,22 +214,17 @@ public sealed class EncryptionTests : IDisposable
     }
 
     [Fact]
-    public async Task Relays_KeepTheLimitsOfTheirServer()
+    public async Task Relay_KeepsTheLimitsOfItsServer()
     {
-        await using ParameterServer holder = await HoldAsync(new ParameterServerOptions());
-        await using var first = new ParameterServer(new ParameterServerOptions
-        {
-            ClientTls = Trusting(demands: false),
-            PeerTls = Certificate(),
-            Limits = new ServerLimits { Peers = new ConnectionLimits(1, 1, 1) },
-            LoggerFactory = _log,
-        });
-        await using var second = new ParameterServer(new ParameterServerOptions { ClientTls = Trusting(demands: true) });
-        await first.JoinAsync(MetasOf(holder), Relayed(), null, Cancel);
-        JoinReport report = await second.JoinAsync(MetasOf(holder), Relayed(), null, Cancel);
-        Assert.True(report.Verified);
-        await TcpDataListenerHostileTests.Until(() => _log.Of(AuditLog.Category).Any(line => line.StartsWith("relay-taken", StringComparison.Ordinal)));
-        Assert.True(report.RelayedBytes < report.Bytes, "more than one request a second was answered");
+        var terms = new RelayTerms { Logging = _log, Limits = new ServerLimits { Peers = new ConnectionLimits(1, 1) }, Audit = new AuditLog(_log) };
+        await using var relay = new RelayServer(IPAddress.Loopback, null, new RelayOffer(1, new UnitBoard([4], 1, new Random(1)), [0]), terms);
+        SegmentDescriptor descriptor = await HandshakeClient.FetchDescriptorAsync(new EndpointName("127.0.0.1", relay.Port), default, HandshakeClientOptions.Default, Cancel);
+        EndpointName service = EndpointName.Parse(descriptor.Engine!.Peer);
+        using PeerClient one = await PeerClient.ConnectAsync(service, null, TimeSpan.FromSeconds(20), Cancel);
+        await one.GetOfferAsync(1, 1, Cancel);
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => PeerClient.ConnectAsync(service, null, TimeSpan.FromSeconds(20), Cancel));
+        Assert.Equal(CheckpointError.Busy, failure.Error);
+        Assert.StartsWith("relay-taken peer=127.0.0.1:", Assert.Single(_log.Of(AuditLog.Category)), StringComparison.Ordinal);
     }
 
     private static JoinOptions OverTcp() => new() { CheckpointName = "copy", Transport = TransportChoice.Tcp };
