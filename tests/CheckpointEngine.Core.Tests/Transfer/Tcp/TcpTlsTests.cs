@@ -111,8 +111,9 @@ public sealed class TcpTlsTests : IDisposable
         using var client = new TcpClient();
         await client.ConnectAsync(port.EndPoint, Cancel);
         await using var stream = new SslStream(client.GetStream());
-        await Assert.ThrowsAnyAsync<Exception>(() => stream.AuthenticateAsClientAsync(
-            new SslClientAuthenticationOptions { TargetHost = "127.0.0.1", EnabledSslProtocols = SslProtocols.Tls12, RemoteCertificateValidationCallback = static (_, _, _, _) => true }, Cancel));
+        SslClientAuthenticationOptions old = new TlsClientOptions { CaFile = _temp["authority"] }.CreateOptions("127.0.0.1");
+        old.EnabledSslProtocols = SslProtocols.Tls12;
+        await Assert.ThrowsAnyAsync<Exception>(() => stream.AuthenticateAsClientAsync(old, Cancel));
         await TcpDataListenerHostileTests.Until(() => _log.Of(AuditLog.Category).Length == 1);
     }
 
@@ -170,7 +171,7 @@ public sealed class TcpTlsTests : IDisposable
             await secured.WriteAsync(new byte[500], token);
             if (how == "garbage")
             {
-                await stream.WriteAsync(new byte[] { 0x17, 3, 3, 0, 32, .. new byte[32] }, token);
+                await stream.WriteAsync((byte[])[0x17, 3, 3, 0, 32, .. new byte[32]], token);
             }
             if (how != "close")
             {
