@@ -183,7 +183,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     public Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, IProgress<JoinProgress>? progress = null, CancellationToken cancellationToken = default)
         => JoinAsync(metas, options, null, progress, cancellationToken);
 
-    private async Task<JoinReport> JoinUnobservedAsync(CheckpointMetas metas, JoinOptions options, Action<ArrivingCheckpoint>? arriving, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
+    private async Task<JoinReport> JoinUnobservedAsync(CheckpointMetas metas, JoinOptions options, JoinArrival? arrival, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(metas);
         ArgumentNullException.ThrowIfNull(options);
@@ -201,7 +201,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         try
         {
             deadline.CancelAfter(options.Timeout);
-            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma, arriving, earlier) { MakeRelayTerms = MakeRelayTerms };
+            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma, arrival, earlier) { MakeRelayTerms = MakeRelayTerms };
             outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
             if (outcome.Checkpoint is not null)
             {
