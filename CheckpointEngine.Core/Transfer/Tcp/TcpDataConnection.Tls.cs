@@ -11,7 +11,7 @@ namespace CheckpointEngine.Transfer.Tcp;
 // TLS between requests and socket: what goes out is sealed into records, which are then sent as anything else is; nothing waits in a system call here either.
 internal sealed partial class TcpDataConnection
 {
-    // What is sealed and sent at a time: eight records. It stays in a core's own cache from the copy on, and one call for each record would cost a sixth of the rate.
+    // What is sealed and sent at a time: eight records, in one call. It stays in a core's own cache from the copy on.
     private const int SealBytes = 128 << 10;
 
     private const byte HandshakeRecord = 0x16;      // RFC 8446, 5.1: what every TLS connection begins with

@@ -90,6 +90,24 @@ public sealed class TcpTlsTests : IDisposable
         Assert.Equal(ReadStatus.Refused, lane.Wait(null).Status);
     }
 
+    // A touch of pages that are gone would end this process.
+    [Fact]
+    public async Task Read_OfAFileThatWasCutShort_EndsTheConnection()
+    {
+        string path = _temp.Write("file", new byte[1 << 20]);
+        await using var port = new DataPort(new TcpDataListenerOptions { Security = _security });
+        using var buffer = Checkpoints.MemoryBuffer.MapFile(path);
+        port.Registry.Register(buffer, (ulong)buffer.Address, 1 << 20);
+        using (FileStream file = File.OpenWrite(path))
+        {
+            file.SetLength(4096);
+        }
+        using TcpReadLane lane = DataPort.Open(Target(port));
+        byte[] there = GC.AllocateArray<byte>(8192, pinned: true);
+        lane.Submit(new ReadRequest((ulong)buffer.Address, Marshal.UnsafeAddrOfPinnedArrayElement(there, 0), there.Length, 0));
+        Assert.Equal(ReadStatus.Broken, lane.Wait(null).Status);
+    }
+
     [Fact]
     public async Task Client_ThatSpeaksNoTls_GetsNothingAndIsWrittenDown()
     {
