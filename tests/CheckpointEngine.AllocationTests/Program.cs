@@ -33,7 +33,7 @@ internal static class Program
         MeasureLane(version: 1, unitBytes: 4096, operations: 20_000);
         using (var certificate = new LoopbackCertificate())
         {
-            MeasureLane(version: 2, unitBytes: UnitBytes, operations: 500, certificate);
+            MeasureLane(version: 2, unitBytes: UnitBytes, operations: 2000, certificate);
             MeasureLane(version: 2, unitBytes: 4096, operations: 20_000, certificate);
         }
         MeasureLocalLanes();
