@@ -48,7 +48,14 @@ internal sealed unsafe partial class TcpReadLane
             socket.Send(bytes);
             return;
         }
-        _secured.Write(bytes);
+        try
+        {
+            _secured.Write(bytes);
+        }
+        catch (IOException broken)
+        {
+            throw broken.InnerException as SocketException ?? new SocketException((int)SocketError.ConnectionReset);     // as without TLS
+        }
     }
 
     // As much as there is, in one piece of the oldest answer: the rest of its status, or of its payload.
