@@ -7,9 +7,9 @@ namespace CheckpointEngine.Access;
 internal interface IConnectionSecurity : IDisposable
 {
     /// <summary>Makes a connection that was accepted a secured one.</summary>
-    /// <returns>What is said inside, the caller's to dispose of, and who the peer has shown to be, cleaned; empty when it has shown nothing.</returns>
+    /// <returns>What is said inside.</returns>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Refused"/>: it is not to be trusted, or speaks something else.</exception>
-    Task<(Stream Stream, string Peer)> SecureAsync(Socket socket, CancellationToken cancellationToken);
+    Task<SecuredConnection> SecureAsync(Socket socket, CancellationToken cancellationToken);
 
     /// <summary>Takes up what has changed since; false when it cannot be used.</summary>
     bool Reload();

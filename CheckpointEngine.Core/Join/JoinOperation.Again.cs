@@ -60,7 +60,7 @@ internal sealed partial class JoinOperation
         }
     }
 
-    // Other bytes than those that were vouched for may be those of the next generation, at the same place.
+    // Other bytes than those that were vouched for may be those of the next generation, at the same place; and what is refused, taken away.
     private static async Task<Exception?> WhySupersededAsync(OwnerLink?[] links, OwnerReplicas? replicas)
     {
         for (int owner = 0; owner < links.Length; owner++)

@@ -365,7 +365,7 @@ internal sealed partial class JoinOperation : IDisposable
         }
         catch (Exception failed)
         {
-            Exception failure = failed is CheckpointEngineException { Error: CheckpointError.DigestMismatch } ? await WhySupersededAsync(links, replicas).ConfigureAwait(false) ?? failed : failed;
+            Exception failure = failed is CheckpointEngineException { Error: CheckpointError.DigestMismatch or CheckpointError.Refused } ? await WhySupersededAsync(links, replicas).ConfigureAwait(false) ?? failed : failed;
             (destination as MemoryDestination)?.Arriving?.End(failure);
             if (failure is CheckpointEngineException lost && MayAskAgain(lost))
             {

@@ -176,7 +176,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         }
     }
 
-    private async Task<(Stream Stream, string Peer)> SecureAsync(Socket socket, IConnectionSecurity security)
+    private async Task<SecuredConnection> SecureAsync(Socket socket, IConnectionSecurity security)
     {
         using var introduction = CancellationTokenSource.CreateLinkedTokenSource(_stop.Token);
         introduction.CancelAfter(_options.IntroductionTimeout);
@@ -223,9 +223,9 @@ internal sealed partial class PeerListener : IAsyncDisposable
                 peer = socket.RemoteEndPoint?.ToString() ?? "";
                 socket.NoDelay = true;
             }
-            (Stream? secured, string shown) = socket.AddressFamily == AddressFamily.Unix || _options.Security is null ? (null, "") : await SecureAsync(socket, _options.Security).ConfigureAwait(false);
-            using Stream? inside = secured;
-            peer = shown.Length == 0 ? peer : $"{peer} ({shown})";
+            SecuredConnection? secured = socket.AddressFamily == AddressFamily.Unix || _options.Security is null ? null : await SecureAsync(socket, _options.Security).ConfigureAwait(false);
+            using Stream? inside = secured?.Stream;
+            peer = secured is null or { Peer.Length: 0 } ? peer : $"{peer} ({secured.Peer})";
             using var session = new PeerSession(socket, _responder, _token, _options, secured) { Peer = peer, Slot = slot };
             lock (_lock)
             {

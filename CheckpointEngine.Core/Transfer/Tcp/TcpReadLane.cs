@@ -381,12 +381,12 @@ internal sealed unsafe class TcpReadLane : IReadLane
             Refuse("it did not answer the token challenge");
         }
         Span<byte> serverNonce = answer.Slice(DataHeader.StatusSize, TokenChallenge.NonceBytes);
-        if (TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: true, clientNonce, serverNonce, answer[(DataHeader.StatusSize + TokenChallenge.NonceBytes)..]) is null)
+        if (TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: true, clientNonce, serverNonce, [], answer[(DataHeader.StatusSize + TokenChallenge.NonceBytes)..]) is null)
         {
             Refuse("its token is not ours");
         }
         Span<byte> proof = stackalloc byte[TokenChallenge.ProofBytes];
-        TokenChallenge.Prove(secret, TokenChallenge.Purpose.TcpLane, asServer: false, clientNonce, serverNonce, proof);
+        TokenChallenge.Prove(secret, TokenChallenge.Purpose.TcpLane, asServer: false, clientNonce, serverNonce, [], proof);
         socket.Send(proof);
         Span<byte> status = stackalloc byte[DataHeader.StatusSize];
         answered = ReceiveExactly(socket, status);
