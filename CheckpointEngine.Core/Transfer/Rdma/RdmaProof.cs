@@ -80,6 +80,12 @@ internal sealed record RdmaProof(UInt128 Number, UInt128 Nonce, byte[] Sum)
         return isWhole;
     }
 
+    /// <summary>Whether two say the same.</summary>
+    public bool Equals(RdmaProof? other) => other is not null && Number == other.Number && Nonce == other.Nonce && Sum.AsSpan().SequenceEqual(other.Sum);
+
+    /// <inheritdoc/>
+    public override int GetHashCode() => HashCode.Combine(Number, Nonce);
+
     // A length before each text: two that follow each other cannot be taken for others.
     private static void Write(ArrayBufferWriter<byte> output, string text)
     {

@@ -65,7 +65,7 @@ public sealed class PeerSessionTests
         return frame;
     }
 
-    private static byte[] Hello(int protocol = 1, string? nonce = null)
+    private static byte[] Hello(int protocol = 2, string? nonce = null)
         => Frame(PeerMessage.Hello, Encoding.UTF8.GetBytes($$"""{"protocol":{{protocol}},"nonce":"{{nonce ?? Convert.ToHexStringLower(s_nonce)}}","later":[1]}"""));
 
     private static async Task<(PeerMessage Type, byte[] Payload)> ReadFrameAsync(RawClient client)
@@ -99,6 +99,7 @@ public sealed class PeerSessionTests
         Frame(PeerMessage.Hello, "[]"u8),
         Frame(PeerMessage.Hello, "{\"protocol\":\"1\"}"u8),
         Hello(protocol: 0),
+        Hello(protocol: 1),                                // binds no proof to TLS
         Hello(nonce: "00"),
         Hello(nonce: new string('0', 66)),
         Hello(nonce: new string('x', 64)),
@@ -182,6 +183,8 @@ public sealed class PeerSessionTests
             (Frame(PeerMessage.Digests, [1, 0x10, 0, 0, .. new byte[4097 * 16]]), CheckpointError.ProtocolViolation),
             (Frame(PeerMessage.SideFiles, 1, 2, 3), CheckpointError.ProtocolViolation),
             (Frame(PeerMessage.Lease, 1, 2, 3), CheckpointError.ProtocolViolation),
+            (Frame(PeerMessage.Rdma, 1, 2, 3), CheckpointError.ProtocolViolation),
+            (Frame(PeerMessage.Rdma, new byte[8]), CheckpointError.Refused),          // without a lease
         ];
         foreach ((byte[] request, CheckpointError error) in requests)
         {
@@ -230,10 +233,10 @@ public sealed class PeerSessionTests
     {
         await using PeerListener listener = Listen(s_token);
         byte[] proof = new byte[32];
-        Assert.Equal(PeerMessage.Proof, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.PeerService, false, s_nonce, serverNonce, proof)));
+        Assert.Equal(PeerMessage.Proof, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.PeerService, false, s_nonce, serverNonce, [], proof)));
         Assert.Equal(PeerMessage.Error, await ProveAsync(_ => { }));
-        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.TcpLane, false, s_nonce, serverNonce, proof)));
-        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.PeerService, true, s_nonce, serverNonce, proof)));
+        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.TcpLane, false, s_nonce, serverNonce, [], proof)));
+        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.PeerService, true, s_nonce, serverNonce, [], proof)));
 
         async Task<PeerMessage> ProveAsync(Action<byte[]> prove)
         {
