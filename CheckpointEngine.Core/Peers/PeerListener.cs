@@ -77,7 +77,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         _token = token;
         _options = options ?? new PeerListenerOptions();
         _logger = logger;
-        _limiter = new ConnectionLimiter(listener.LocalEndPoint is IPEndPoint ? "peer service" : "peer service of this host", _options.Limits, logger);
+        _limiter = new ConnectionLimiter(listener.LocalEndPoint is IPEndPoint ? "peers" : "local", _options.Limits, logger);
         _listener = listener;
         LocalEndPoint = listener.LocalEndPoint as IPEndPoint ?? new IPEndPoint(IPAddress.None, 0);
         _acceptLoop = AcceptAsync();
