@@ -135,7 +135,7 @@ public sealed partial class ParameterServer
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(both.Token);
         try
         {
-            return await UpdateFromAsync(new UpdateSource(name, arriving.Tensors, arriving.AddressOf, arriving, isMapped: false), devices, options, progress, stop).ConfigureAwait(false);
+            return await UpdateFromAsync(new UpdateSource(name, arriving.Tensors, arriving.AddressOf, arriving), devices, options, progress, stop).ConfigureAwait(false);
         }
         catch (Exception failure)
         {
@@ -174,7 +174,7 @@ public sealed partial class ParameterServer
         checkpoint.CheckBackingSizes();
         if (!options.IsByFiles)
         {
-            var source = new UpdateSource(checkpoint.Name, checkpoint.Tensors, checkpoint.GetAddress, HeldReadiness.Instance, checkpoint.IsMapped);
+            var source = new UpdateSource(checkpoint.Name, checkpoint.Tensors, checkpoint.GetAddress, HeldReadiness.Instance);
             await using OpeningDevices? own = devices is null ? new OpeningDevices(options) : null;
             return await UpdateFromAsync(source, (devices ?? own)!, options, progress, stop).ConfigureAwait(false);
         }

@@ -26,11 +26,18 @@ internal sealed unsafe class CudaHostPins
     private long _aheadBytes;        // of the expected that were begun
     private long _copiedBytes;       // that the copies have come to
     private int _users;
+    private int _readers;
     private bool _refused;
     private bool _stop;
 
     /// <summary>One more device pins here.</summary>
     internal void AddUser() => Interlocked.Increment(ref _users);
+
+    /// <summary>One more buffer takes what it copies from the host, and not from another GPU.</summary>
+    internal void AddReader() => Interlocked.Increment(ref _readers);
+
+    /// <summary>How many do.</summary>
+    internal int Readers => Volatile.Read(ref _readers);
 
     /// <summary>Begins to pin what the update will come to, in that order, on threads of its own; once.</summary>
     /// <param name="context">Where.</param>
