@@ -290,7 +290,7 @@ public sealed class AuthenticationTests : IDisposable
         LocalGid = plane.Nics[0].Gids[0].WireText,
     };
 
-    private static RdmaHandshake Sign(RdmaKey key, RdmaProof.Purpose purpose, RdmaHandshake message) => message with { Proof = RdmaProof.Sign(key, purpose, RdmaProof.NewNonce(), message) };
+    private static RdmaHandshake Sign(RdmaKey key, RdmaProof.Purpose purpose, RdmaHandshake message) => message with { Proof = RdmaProof.Sign(key, purpose, key.TakeSequence(), message) };
 
     private static async Task<RdmaHandshake> SayAsync(ParameterServer holder, RdmaHandshake message)
     {

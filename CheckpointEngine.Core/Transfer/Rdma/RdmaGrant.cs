@@ -1,17 +1,16 @@
-using CheckpointEngine.Internal;
-
 namespace CheckpointEngine.Transfer.Rdma;
 
 /// <summary>A lease's leave to connect queue pairs, until the lease ends.</summary>
 /// <remarks>Any number of threads.</remarks>
 internal sealed class RdmaGrant
 {
-    // A join connects each lane once, and again where devices fail.
-    private const int MostConnections = 4096;
+    // Messages of lanes that connect at once overtake each other, by fewer than this.
+    private const int Window = 1024;
 
     private readonly RdmaGrants _grants;
     private readonly Lock _lock = new();
-    private readonly HashSet<UInt128> _used = [];
+    private readonly bool[] _used = new bool[Window];       // by the number of a message, of the last ones up to the highest
+    private ulong _highest;
 
     internal RdmaGrant(RdmaGrants grants, RdmaKey key, byte[] salt)
     {
@@ -25,30 +24,39 @@ internal sealed class RdmaGrant
     /// <summary>What the peer makes the key with.</summary>
     internal byte[] Salt { get; }
 
-    /// <summary>Whether a message with that number has connected queue pairs: once more it connects none.</summary>
-    internal bool IsUsed(UInt128 nonce)
+    /// <summary>Whether the message of that number has connected queue pairs, or is so old that this is not known: it connects none.</summary>
+    internal bool IsUsed(ulong sequence)
     {
         lock (_lock)
         {
-            return _used.Contains(nonce);
+            return IsUsedNow(sequence);
         }
     }
 
-    /// <summary>Notes that queue pairs are connected for a message; false when some were already.</summary>
-    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Busy"/>: more than one lease may connect.</exception>
-    internal bool TryUse(UInt128 nonce)
+    /// <summary>Notes that queue pairs are connected for a message; false when it is used.</summary>
+    internal bool TryUse(ulong sequence)
     {
         lock (_lock)
         {
-            if (_used.Count == MostConnections)
+            if (IsUsedNow(sequence))
             {
-                ThrowHelper.Throw(CheckpointError.Busy, $"one lease connects at most {MostConnections:N0} times; take another one");
+                return false;
             }
-            return _used.Add(nonce);
+            if (sequence > _highest)
+            {
+                for (ulong between = Math.Max(_highest + 1, sequence - Math.Min(sequence, Window)); between < sequence; between++)
+                {
+                    _used[between % Window] = false;
+                }
+                _highest = sequence;
+            }
+            return _used[sequence % Window] = true;
         }
     }
 
     /// <summary>Ends it with its queue pairs, once.</summary>
     /// <param name="isRevoked">Whether the peer may be reading, and is to learn by its reads that it must not.</param>
     internal void End(bool isRevoked) => _grants.End(this, isRevoked);
+
+    private bool IsUsedNow(ulong sequence) => sequence <= _highest && (_highest - sequence >= Window || _used[sequence % Window]);
 }

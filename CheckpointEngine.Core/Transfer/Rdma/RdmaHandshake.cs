@@ -168,7 +168,7 @@ internal sealed record RdmaHandshake
         }
         return RdmaProof.TryParse(text, out RdmaProof? proof)
             ? proof
-            : ThrowHelper.Throw<RdmaProof>(CheckpointError.InvalidData, $"checkpoint_engine_proof has {text.Length:N0} characters that are no proof: 128 hexadecimal digits");
+            : ThrowHelper.Throw<RdmaProof>(CheckpointError.InvalidData, $"checkpoint_engine_proof has {text.Length:N0} characters that are no proof: 112 hexadecimal digits");
     }
 
     private static string ReadPath(ref Utf8JsonReader reader, string what)

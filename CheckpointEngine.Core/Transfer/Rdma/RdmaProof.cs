@@ -8,16 +8,16 @@ namespace CheckpointEngine.Transfer.Rdma;
 
 /// <summary>
 /// What proves, in a handshake, that its sender has the key of a lease: HMAC-SHA256 over all that the message says of queue pairs and devices, over what it
-/// is for, and over a random number of the asker, which the answer signs again with the asker's proof.
+/// is for, and over a number that the asker gives to one message alone; the answer signs the asker's proof, too.
 /// </summary>
 /// <remarks>So a proof is of use for the queue pairs that it names, and nothing secret crosses the wire.</remarks>
 /// <param name="Number">Of the <see cref="RdmaKey"/>.</param>
-/// <param name="Nonce">The asker's random number.</param>
+/// <param name="Sequence">Of the asker's messages; its answer has the same.</param>
 /// <param name="Sum">32 bytes.</param>
-internal sealed record RdmaProof(UInt128 Number, UInt128 Nonce, byte[] Sum)
+internal sealed record RdmaProof(UInt128 Number, ulong Sequence, byte[] Sum)
 {
-    private const int WordBytes = RdmaKey.NumberBytes;
-    private const int TotalBytes = 2 * WordBytes + HMACSHA256.HashSizeInBytes;
+    private const int SumAt = RdmaKey.NumberBytes + sizeof(ulong);
+    private const int TotalBytes = SumAt + HMACSHA256.HashSizeInBytes;
 
     /// <summary>What a message is for; a proof for one is none for another.</summary>
     internal enum Purpose : byte
@@ -30,16 +30,18 @@ internal sealed record RdmaProof(UInt128 Number, UInt128 Nonce, byte[] Sum)
     /// <summary>Signs a message; its own <see cref="RdmaHandshake.Proof"/> and <see cref="RdmaHandshake.ReplyMessage"/> are not looked at.</summary>
     /// <param name="key">The lease's.</param>
     /// <param name="purpose">What the message is for.</param>
-    /// <param name="nonce">The asker's random number.</param>
+    /// <param name="sequence">Of the asker's messages.</param>
     /// <param name="message">The message.</param>
     /// <param name="asked">Of an answer: the proof of what is answered; else null.</param>
-    internal static RdmaProof Sign(RdmaKey key, Purpose purpose, UInt128 nonce, RdmaHandshake message, RdmaProof? asked = null)
+    internal static RdmaProof Sign(RdmaKey key, Purpose purpose, ulong sequence, RdmaHandshake message, RdmaProof? asked = null)
     {
         var signed = new ArrayBufferWriter<byte>(512);
         signed.Write("checkpoint-engine/1 rdma"u8);
         signed.Write<byte>([(byte)purpose, message.ReadyAck switch { null => 0, false => 1, true => 2 }]);
-        Write(signed, key.Number);
-        Write(signed, nonce);
+        BinaryPrimitives.WriteUInt128LittleEndian(signed.GetSpan(RdmaKey.NumberBytes), key.Number);
+        signed.Advance(RdmaKey.NumberBytes);
+        BinaryPrimitives.WriteUInt64LittleEndian(signed.GetSpan(sizeof(ulong)), sequence);
+        signed.Advance(sizeof(ulong));
         signed.Write(asked?.Sum ?? []);
         Write(signed, message.LocalNicPath);
         Write(signed, message.PeerNicPath);
@@ -50,24 +52,21 @@ internal sealed record RdmaProof(UInt128 Number, UInt128 Nonce, byte[] Sum)
         {
             Write(signed, number);
         }
-        return new RdmaProof(key.Number, nonce, HMACSHA256.HashData(key.Secret, signed.WrittenSpan));
+        return new RdmaProof(key.Number, sequence, HMACSHA256.HashData(key.Secret, signed.WrittenSpan));
     }
 
     /// <summary>Whether this proves <paramref name="message"/>; takes the same time wherever it does not.</summary>
     internal bool Proves(RdmaKey key, Purpose purpose, RdmaHandshake message, RdmaProof? asked = null)
-        => Number == key.Number && (asked is null || asked.Nonce == Nonce)
-            && CryptographicOperations.FixedTimeEquals(Sign(key, purpose, Nonce, message, asked).Sum, Sum);
-
-    /// <summary>A random number that no message had before.</summary>
-    internal static UInt128 NewNonce() => BinaryPrimitives.ReadUInt128LittleEndian(RandomNumberGenerator.GetBytes(WordBytes));
+        => Number == key.Number && (asked is null || asked.Sequence == Sequence)
+            && CryptographicOperations.FixedTimeEquals(Sign(key, purpose, Sequence, message, asked).Sum, Sum);
 
     /// <summary>As the wire has it: hexadecimal digits of all three.</summary>
     internal string ToWireText()
     {
         byte[] bytes = new byte[TotalBytes];
         BinaryPrimitives.WriteUInt128LittleEndian(bytes, Number);
-        BinaryPrimitives.WriteUInt128LittleEndian(bytes.AsSpan(WordBytes), Nonce);
-        Sum.CopyTo(bytes, 2 * WordBytes);
+        BinaryPrimitives.WriteUInt64LittleEndian(bytes.AsSpan(RdmaKey.NumberBytes), Sequence);
+        Sum.CopyTo(bytes, SumAt);
         return Convert.ToHexStringLower(bytes);
     }
 
@@ -76,15 +75,15 @@ internal sealed record RdmaProof(UInt128 Number, UInt128 Nonce, byte[] Sum)
     {
         byte[] bytes = new byte[TotalBytes];
         bool isWhole = text.Length == 2 * TotalBytes && Convert.FromHexString(text, bytes, out _, out int written) == OperationStatus.Done && written == TotalBytes;
-        proof = !isWhole ? null : new RdmaProof(BinaryPrimitives.ReadUInt128LittleEndian(bytes), BinaryPrimitives.ReadUInt128LittleEndian(bytes.AsSpan(WordBytes)), bytes[(2 * WordBytes)..]);
+        proof = !isWhole ? null : new RdmaProof(BinaryPrimitives.ReadUInt128LittleEndian(bytes), BinaryPrimitives.ReadUInt64LittleEndian(bytes.AsSpan(RdmaKey.NumberBytes)), bytes[SumAt..]);
         return isWhole;
     }
 
     /// <summary>Whether two say the same.</summary>
-    public bool Equals(RdmaProof? other) => other is not null && Number == other.Number && Nonce == other.Nonce && Sum.AsSpan().SequenceEqual(other.Sum);
+    public bool Equals(RdmaProof? other) => other is not null && Number == other.Number && Sequence == other.Sequence && Sum.AsSpan().SequenceEqual(other.Sum);
 
     /// <inheritdoc/>
-    public override int GetHashCode() => HashCode.Combine(Number, Nonce);
+    public override int GetHashCode() => HashCode.Combine(Number, Sequence);
 
     // A length before each text: two that follow each other cannot be taken for others.
     private static void Write(ArrayBufferWriter<byte> output, string text)
@@ -98,11 +97,5 @@ internal sealed record RdmaProof(UInt128 Number, UInt128 Nonce, byte[] Sum)
     {
         BinaryPrimitives.WriteUInt32LittleEndian(output.GetSpan(sizeof(uint)), value);
         output.Advance(sizeof(uint));
-    }
-
-    private static void Write(ArrayBufferWriter<byte> output, UInt128 value)
-    {
-        BinaryPrimitives.WriteUInt128LittleEndian(output.GetSpan(WordBytes), value);
-        output.Advance(WordBytes);
     }
 }

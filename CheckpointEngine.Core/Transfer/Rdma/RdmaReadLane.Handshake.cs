@@ -32,7 +32,7 @@ internal sealed partial class RdmaReadLane
         };
         if (_owner.Key is RdmaKey key)
         {
-            request = request with { Proof = RdmaProof.Sign(key, RdmaProof.Purpose.Connect, RdmaProof.NewNonce(), request) };
+            request = request with { Proof = RdmaProof.Sign(key, RdmaProof.Purpose.Connect, key.TakeSequence(), request) };
         }
         long start = Stopwatch.GetTimestamp();
         RdmaHandshake reply = await ExchangeAsync(request).ConfigureAwait(false);
@@ -117,7 +117,7 @@ internal sealed partial class RdmaReadLane
                 QueuePairs = numbers,
                 IsEnd = true,
             };
-            (_owner.Key is RdmaKey key ? end with { Proof = RdmaProof.Sign(key, RdmaProof.Purpose.End, RdmaProof.NewNonce(), end) } : end).Write(body);
+            (_owner.Key is RdmaKey key ? end with { Proof = RdmaProof.Sign(key, RdmaProof.Purpose.End, key.TakeSequence(), end) } : end).Write(body);
             HandshakeClient.ExchangeAsync(_owner.Name, "ending queue pairs with", MessageType.Connection, body.WrittenMemory,
                 new HandshakeClientOptions { ConnectTimeout = s_endTimeout, ReplyTimeout = s_endTimeout }).AsTask().GetAwaiter().GetResult();
         }

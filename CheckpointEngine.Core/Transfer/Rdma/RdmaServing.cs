@@ -88,7 +88,7 @@ internal sealed partial class RdmaServing : IDisposable
             RdmaHandshake asked = RdmaHandshake.Read(request.ToArray());
             RdmaGrant? grant = needsProof || asked.Proof is not null ? Grants.Check(asked) : null;
             RdmaHandshake answer = Reply(asked, grant, remote);
-            (grant is null ? answer : answer with { Proof = RdmaProof.Sign(grant.Key, RdmaProof.Purpose.Answer, asked.Proof!.Nonce, answer, asked.Proof) }).Write(output);
+            (grant is null ? answer : answer with { Proof = RdmaProof.Sign(grant.Key, RdmaProof.Purpose.Answer, asked.Proof!.Sequence, answer, asked.Proof) }).Write(output);
         }
         catch (CheckpointEngineException refusal)
         {
@@ -200,7 +200,7 @@ internal sealed partial class RdmaServing : IDisposable
                     _endpoints.Remove(key);
                     ended = known.Pairs;
                 }
-                else if (known.Asked.Proof?.Nonce == asked.Proof?.Nonce)
+                else if (known.Asked.Proof?.Sequence == asked.Proof?.Sequence)
                 {
                     return asked.ReadyAck == true ? new RdmaHandshake() : Accepted(asked, known.Pairs, NicOf(asked.PeerNicPath), known.Own);
                 }
@@ -215,7 +215,7 @@ internal sealed partial class RdmaServing : IDisposable
         {
             ThrowHelper.Throw(CheckpointError.NotFound, "an acknowledgement for an endpoint that is not there, or has other queue pairs");
         }
-        if (grant is not null && (grant.IsUsed(asked.Proof!.Nonce) || asked.LocalGid.Length == 0))
+        if (grant is not null && (grant.IsUsed(asked.Proof!.Sequence) || asked.LocalGid.Length == 0))
         {
             ThrowHelper.Throw(CheckpointError.Refused, "the message was answered before, or has no local_gid: each connection needs one of its own");
         }
@@ -287,9 +287,9 @@ internal sealed partial class RdmaServing : IDisposable
             lock (_lock)
             {
                 // Under the lock that the end of a lease takes next: it is seen here, or sees what is kept.
-                if (made.Grant is RdmaGrant grant && (!Grants.IsLive(grant) || !grant.TryUse(made.Asked.Proof!.Nonce)))
+                if (made.Grant is RdmaGrant grant && (!Grants.IsLive(grant) || !grant.TryUse(made.Asked.Proof!.Sequence)))
                 {
-                    return _endpoints.TryGetValue(key, out Endpoint? same) && same.Asked.Proof?.Nonce == made.Asked.Proof!.Nonce
+                    return _endpoints.TryGetValue(key, out Endpoint? same) && same.Asked.Proof?.Sequence == made.Asked.Proof!.Sequence
                         ? same
                         : ThrowHelper.Throw<Endpoint>(CheckpointError.Refused, "the lease that it is for has ended meanwhile, or the message was answered before; join again");
                 }

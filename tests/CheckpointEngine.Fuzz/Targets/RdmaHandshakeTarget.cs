@@ -18,7 +18,7 @@ internal sealed class RdmaHandshakeTarget : FuzzTarget
 
     internal override IReadOnlyList<byte[]> Tokens { get; } = Support.Tokens.Json(
         "\"local_gid\":", "\"local_lid\":", "\"local_nic_path\":", "\"payload\":\"\",", "\"peer_nic_path\":", "\"qp_num\":[", "\"qp_num\":[1,2],", "\"ready_ack\":true,", "\"ready_ack\":false,", "\"reply_msg\":",
-        "\"checkpoint_engine_end\":true,", "\"checkpoint_engine_proof\":", $"\"{new string('0', 128)}\",", "\"qp\\u005fnum\":", "\"127.0.0.1:1@mlx5_0\",", "\"00:00:00:00:00:00:00:00:00:00:ff:ff:0a:00:00:01\",", ":ff", "4294967295", "4294967296", "1,1,1,1,1,1,1,1,");
+        "\"checkpoint_engine_end\":true,", "\"checkpoint_engine_proof\":", $"\"{new string('0', 112)}\",", "\"qp\\u005fnum\":", "\"127.0.0.1:1@mlx5_0\",", "\"00:00:00:00:00:00:00:00:00:00:ff:ff:0a:00:00:01\",", ":ff", "4294967295", "4294967296", "1,1,1,1,1,1,1,1,");
 
     internal override string Run(byte[] input)
     {

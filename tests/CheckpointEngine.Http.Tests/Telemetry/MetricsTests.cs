@@ -61,7 +61,7 @@ public sealed class MetricsTests : IDisposable
         await silent.ConnectAsync(IPAddress.Loopback, address.Port, Cancel);
         using var asking = new TcpClient();
         await asking.ConnectAsync(IPAddress.Loopback, address.Port, Cancel);
-        Assert.Equal(0, await silent.GetStream().ReadAsync(new byte[1], Cancel));         // closed for the newcomer
+        Assert.Equal(0, await ReadAsync(silent));         // closed for the newcomer
         await asking.GetStream().WriteAsync("POST /v1/metas?checkpoint=x HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer correct horse\r\nContent-Type: application/json\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"u8.ToArray(), Cancel);
         Assert.NotEqual(0, await asking.GetStream().ReadAsync(new byte[1], Cancel));       // under way: it waits for the rest
         using var late = new TcpClient();
