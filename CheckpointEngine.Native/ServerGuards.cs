@@ -1,4 +1,3 @@
-using System.Globalization;
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using CheckpointEngine.Access;
@@ -64,7 +63,7 @@ internal static unsafe class ServerGuards
             Leases = Number(given.MaxLeases, standard.Leases, "max_leases"),
             DataBytesInFlight = given.MaxInFlightKib > MostInFlightKib
                 ? throw new CallException(Status.Argument, $"max_in_flight_kib is {given.MaxInFlightKib}, and {MostInFlightKib} is the most")
-                : (int)(given.MaxInFlightKib << 10 & int.MaxValue),
+                : (int)given.MaxInFlightKib << 10,
         };
     }
 
@@ -78,6 +77,6 @@ internal static unsafe class ServerGuards
     {
         0 => standard,
         <= int.MaxValue => (int)given,
-        _ => throw new CallException(Status.Argument, string.Create(CultureInfo.InvariantCulture, $"{what} is {given}, and {int.MaxValue} is the most")),
+        _ => throw new CallException(Status.Argument, $"{what} is {given}, and {int.MaxValue} is the most"),
     };
 }

@@ -2,7 +2,7 @@ using System.Net.Sockets;
 
 namespace CheckpointEngine.Access;
 
-/// <summary>Secures the connections of a listener; a seam, so that a library that never does it need not hold the code for it.</summary>
+/// <summary>Secures the connections of a listener.</summary>
 /// <remarks>Any number of threads.</remarks>
 internal interface IConnectionSecurity : IDisposable
 {

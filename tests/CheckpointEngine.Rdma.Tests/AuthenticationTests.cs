@@ -1,8 +1,10 @@
 using System.Buffers;
 using System.Diagnostics;
 using System.Net;
+using System.Text;
 using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Rdma.Tests.Support;
 using CheckpointEngine.Tests;
@@ -229,6 +231,30 @@ public sealed class AuthenticationTests : IDisposable
 
         var told = await Assert.ThrowsAsync<CheckpointEngineException>(() => join);
         Assert.Equal(CheckpointError.Superseded, told.Error);
+    }
+
+    [LabTheory]
+    [InlineData(true, "its proof is wrong")]
+    [InlineData(false, "it does not prove that it gave the lease")]
+    public async Task Join_SomebodyInBetweenChangesTheHandshake_GoesOverTcpAndSaysWhy(bool ofJoiner, string reason)
+    {
+        using MemoryBuffer destination = MemoryBuffer.AllocateAnonymous(Bytes);
+        long endpoints = RdmaQueuePairs.Live;
+        await using ParameterServer holder = await ServeAsync(Token);
+        await using var between = new Meddler(EndpointName.Parse(holder.P2pStoreAddress), ofJoiner);
+        await using ParameterServer joiner = Server(1, Token, requireLease: false);
+        var json = new ArrayBufferWriter<byte>();
+        MetasJsonWriter.Write(holder.GetMetas("m").Metas, json);
+        CheckpointMetas metas = MetasJsonReader.Read(Encoding.UTF8.GetBytes(Encoding.UTF8.GetString(json.WrittenSpan).Replace(holder.P2pStoreAddress, between.Address, StringComparison.Ordinal)));
+
+        JoinReport report = await joiner.JoinAsync(metas, Into(destination, TransportChoice.Auto), cancellationToken: Cancel);
+        var alone = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(metas, Into(destination, TransportChoice.Rdma), cancellationToken: Cancel));
+
+        Assert.Equal(["tcp"], report.Transports.Keys);
+        Assert.Contains(reason, Assert.Single(report.Planes).Reason, StringComparison.Ordinal);
+        Assert.Contains(reason, alone.Message, StringComparison.Ordinal);
+        Assert.Equal(ofJoiner, Audit.Any(line => line.Contains("its proof is wrong", StringComparison.Ordinal)));
+        await Ends.UntilAsync(() => ValueTask.FromResult(RdmaQueuePairs.Live == endpoints));        // what was connected for nobody went with the lease
     }
 
     [LabFact]
