@@ -580,7 +580,7 @@ typedef struct ce_join_options {
     const char *checkpoint_name;   /* its name here (CE_TO_MEMORY); NULL: "join-checkpoint" */
     const char *metas_url;         /* where the metas are, as in ce_metas_fetch; or NULL and metas */
     ce_metas *metas;               /* the metas; or NULL and metas_url. May be destroyed once ce_join_start has returned */
-    const ce_fetch_options *fetch; /* for metas_url; NULL: defaults, with the server's token */
+    const ce_fetch_options *fetch; /* for metas_url; what it leaves NULL is as of the server: token, authorities, certificate */
     const char *const *include;    /* name patterns (*, ?, [...]) of which a tensor must match one; none: all */
     const char *const *exclude;    /* name patterns of tensors to leave out */
     size_t include_count;

@@ -685,7 +685,7 @@ private:
 struct JoinOptions {
     std::string metas_url;                               /* where the metas are, as in Metas::fetch; or */
     const Metas *metas = nullptr;                        /* the metas; not needed any more once Server::join has returned */
-    std::optional<FetchOptions> fetch;                   /* for metas_url; none: defaults, with the server's token */
+    std::optional<FetchOptions> fetch;                   /* for metas_url; what it leaves empty is as of the server: token, authorities, certificate */
     std::string checkpoint_name;                         /* its name here (Memory); empty: "join-checkpoint" */
     std::vector<std::string> include;                    /* name patterns (*, ?, [...]) of which a tensor must match one; none: all */
     std::vector<std::string> exclude;                    /* name patterns of tensors to leave out */

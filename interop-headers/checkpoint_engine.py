@@ -2088,7 +2088,7 @@ def start_join(source: Union[str, "os.PathLike[str]", Metas, Sequence[str]], ser
     weights_only: leave side files where they are.
     progress: called with `Progress` about ten times a second by the thread that waits, and by no other; never after the wait is over.
     token: what the owners and the metas' URL demand; with a server, its own token is taken unless one for the URL is given here.
-    ca_file, cert_file, key_file: as in `Metas.fetch`.
+    ca_file, cert_file, key_file: as in `Metas.fetch`; None is as of the server.
     """
     return Join(source, server, into, tensors, on_bucket, bucket_bytes, directory, checkpoint_name, include, exclude, verify, lanes, timeout,
                 stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file, copy, attach_files, replace, earlier_checkpoint,
