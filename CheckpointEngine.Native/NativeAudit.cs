@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Runtime.CompilerServices;
 using System.Text;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
@@ -43,9 +44,17 @@ internal sealed class NativeAudit : ILoggerFactory, ILogger
 
     public bool IsEnabled(LogLevel logLevel) => logLevel is >= LogLevel.Information and not LogLevel.None;
 
-    public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
+    // Compiled once for each kind of line: no more than the call.
+    public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter) => Write(formatter(state, exception));
+
+    public void Dispose()
     {
-        string line = DateTime.UtcNow.ToString("yyyy-MM-dd'T'HH:mm:ss.fff'Z'", CultureInfo.InvariantCulture) + " " + MessageText.Clean(formatter(state, exception), MaxLineChars) + "\n";
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void Write(string text)
+    {
+        string line = DateTime.UtcNow.ToString("yyyy-MM-dd'T'HH:mm:ss.fff'Z'", CultureInfo.InvariantCulture) + " " + MessageText.Clean(text, MaxLineChars) + "\n";
         lock (_lock)
         {
             try
@@ -58,10 +67,6 @@ internal sealed class NativeAudit : ILoggerFactory, ILogger
                 // A full disk is no reason to serve nobody.
             }
         }
-    }
-
-    public void Dispose()
-    {
     }
 
     private FileStream Open() => _path == OfStderr
