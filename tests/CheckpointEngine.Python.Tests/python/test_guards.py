@@ -34,10 +34,10 @@ class TlsTests(Case):
             self.assertTrue(url.startswith("ce+tls://"))
             with ce.ParameterServer(listen=False, ca_file=path / "ca.pem", cert_file=path / "client.pem", key_file=path / "client.key",
                                     require_tls=True) as joiner:
-                self.assertEqual(plain(joiner.join(url, transport="tcp", verify="require").checkpoint), self.model)
+                self.assertEqual(plain(ce.join(url, joiner, transport="tcp", verify="require").checkpoint), self.model)
             with ce.ParameterServer(listen=False, ca_file=path / "other.pem") as misled:
                 with self.assertRaises(ce.RefusedError):
-                    misled.join(url, transport="tcp")
+                    ce.join(url, misled, transport="tcp")
         audit = (path / "audit.log").read_text()
         self.assertIn("lease-taken peer=127.0.0.1", audit)
         self.assertIn("(CN=client)", audit)
@@ -47,7 +47,7 @@ class TlsTests(Case):
             holder.register_files("m", self.folder / "model")
             with ce.ParameterServer(listen=False, require_tls=True) as joiner:
                 with self.assertRaises(ce.RefusedError):
-                    joiner.join(holder.url("m"), transport="tcp")
+                    ce.join(holder.url("m"), joiner, transport="tcp")
 
 
 class LimitTests(Case):
