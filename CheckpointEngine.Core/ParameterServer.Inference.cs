@@ -103,11 +103,8 @@ public sealed partial class ParameterServer
         JoinReport joined;
         try
         {
-            if (devices is not null)
-            {
-                await devices.Opened.WaitAsync(stop.Token).ConfigureAwait(false);       // beside gigabytes that come in it takes four times as long
-            }
-            joined = await JoinAsync(metas, join, start, joinProgress, stop.Token).ConfigureAwait(false);
+            // Beside gigabytes that come in a GPU takes four times as long to open.
+            joined = await JoinAsync(metas, join, devices is null ? null : new JoinArrival(start, devices.Opened), joinProgress, stop.Token).ConfigureAwait(false);
         }
         catch (Exception failure)
         {

@@ -16,10 +16,6 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
     // What the driver gives memory out by. A smaller piece would share its block with others, and a handle opens whole blocks.
     private const long Granule = 2 << 20;
 
-    // Two threads pin 12 GB/s of files, which are mapped in pages of 4 KiB, and 40 of huge pages, and the driver copies nothing while it pins. A core copies 5 into
-    // memory that is pinned, and the driver goes on: from so many cores on that is faster.
-    private const int LeastCoresForStaging = 8;
-
     // torch counts a tensor's users in a file of /dev/shm by this name, and passes over one that is not there: who sends need not count, as it waits for
     // the worker's word that it has let go.
     private static readonly byte[] s_noCounter = Encoding.ASCII.GetBytes($"/checkpoint-engine_{Environment.ProcessId}_uncounted");
@@ -144,7 +140,7 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
         {
             return;
         }
-        _prefersStaging = Environment.ProcessorCount >= LeastCoresForStaging && _pins.Readers == 1;
+        _prefersStaging = CudaStaging.IsFaster && _pins.Readers == 1;
         if (!_prefersStaging)
         {
             _pins.PinAhead(_context, runs, _canPinReadOnly);
@@ -319,7 +315,7 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
         }
         if (_staging is null && (_prefersStaging || !TryPin(half)))
         {
-            _staging = new CudaStaging(_context, _stream, StagingQueued);
+            _staging = new CudaStaging(_context, _stream, _pins.TakeStagingMemory(), StagingQueued);
         }
         if (_staging is not null)
         {
