@@ -163,7 +163,7 @@ public sealed class PeerTlsTests : IDisposable
             var server = new SslStream(near);
             await server.AuthenticateAsServerAsync(new SslServerAuthenticationOptions { ServerCertificate = certificate }, token);
             var client = new SslStream(far);
-            await client.AuthenticateAsClientAsync(new SslClientAuthenticationOptions { TargetHost = "127.0.0.1", RemoteCertificateValidationCallback = (_, _, _, _) => true }, token);
+            await client.AuthenticateAsClientAsync(new SslClientAuthenticationOptions { TargetHost = "127.0.0.1", RemoteCertificateValidationCallback = (_, shown, _, _) => shown?.Subject == "CN=server" }, token);
             (near, far) = (server, client);
         }
         await Task.WhenAny(near.CopyToAsync(far, token), far.CopyToAsync(near, token));
