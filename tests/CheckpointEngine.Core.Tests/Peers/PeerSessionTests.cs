@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Buffers.Binary;
 using System.Diagnostics;
 using System.Net;
@@ -7,6 +8,7 @@ using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer.Handshake;
+using CheckpointEngine.Transfer.Rdma;
 using Microsoft.Extensions.Logging.Abstractions;
 
 namespace CheckpointEngine.Tests;
@@ -50,6 +52,15 @@ public sealed class PeerSessionTests
         internal Func<ReadLease?> Lease { get; init; } = () => new ReadLease(1, () => 1);
 
         public ReadLease? TryLease(ulong address, string peer) => Lease();
+
+        internal List<RdmaKey> RdmaKeys { get; } = [];
+
+        public void OfferRdma(ReadLease lease, ReadOnlySpan<byte> conversationKey, IBufferWriter<byte> answer)
+        {
+            byte[] salt = [.. Enumerable.Repeat((byte)3, RdmaKey.SaltBytes)];
+            RdmaKeys.Add(RdmaKey.Make(conversationKey, 7, salt));
+            answer.Write([7, .. new byte[RdmaKey.NumberBytes - 1], .. salt, .. "{}\n"u8]);
+        }
 
         public IReadOnlyList<SideFile>? FindSideFiles(ulong address) => address == 1 ? [new SideFile("config.json", SideFile)] : null;
     }
@@ -215,6 +226,27 @@ public sealed class PeerSessionTests
             Assert.Equal(CheckpointError.Refused, failure.Error);
             Assert.DoesNotContain("staple", failure.Message, StringComparison.Ordinal);
         }
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task Rdma_ForALease_BothEndsMakeTheSameKeyAndEachConversationItsOwn(bool withToken)
+    {
+        AccessToken? token = withToken ? s_token : null;
+        var responder = new Responder();
+        await using PeerListener listener = Listen(token, responder: responder);
+        for (int conversation = 0; conversation < 2; conversation++)
+        {
+            using PeerClient client = await ConnectAsync(listener, token);
+            var early = await Assert.ThrowsAsync<CheckpointEngineException>(() => client.GetRdmaAsync(5, 1 << 20, TestContext.Current.CancellationToken));
+            Assert.Equal(CheckpointError.Refused, early.Error);
+            await client.LeaseAsync(5, TestContext.Current.CancellationToken);
+            (RdmaKey key, _) = await client.GetRdmaAsync(5, 1 << 20, TestContext.Current.CancellationToken);
+            Assert.Equal((UInt128)7, key.Number);
+            Assert.Equal(responder.RdmaKeys[conversation].Secret, key.Secret);
+        }
+        Assert.NotEqual(responder.RdmaKeys[0].Secret, responder.RdmaKeys[1].Secret);
     }
 
     [Fact]
