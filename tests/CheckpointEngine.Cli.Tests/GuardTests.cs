@@ -160,7 +160,7 @@ public sealed class GuardTests
         holder.Engine.Signal(SigHup);
         (await Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--to", "null", "--require-verify")).Succeeded();
         holder.Engine.Signal(Engine.SigTerm);
-        Assert.Equal(128 + Engine.SigTerm, (await holder.Engine.EndAsync()).ExitCode);
+        (await holder.Engine.EndAsync()).Succeeded();
     }
 
     private static async Task UntilAsync(Func<Task<bool>> condition)
