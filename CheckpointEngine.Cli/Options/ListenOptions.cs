@@ -114,7 +114,7 @@ internal sealed class ListenOptions
         return null;
     }
 
-    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, MetasClientOptions client, ConnectionLimits limits, TelemetryExport? telemetry, ILoggerFactory logging) => new()
+    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, MetasClientOptions client, ConnectionLimits limits, Func<string?> notReady, TelemetryExport? telemetry, ILoggerFactory logging) => new()
     {
         Listen = Listen(parsed),
         TlsCertificateFile = parsed.GetValue(_tlsCertificate),
@@ -127,6 +127,7 @@ internal sealed class ListenOptions
         AllowPaths = parsed.GetValue(_allowPaths) ?? [],
         GatherPeers = Peers(parsed),
         GatherClient = client,
+        NotReady = notReady,
         Limits = limits,
         LoggerFactory = logging,
     };
