@@ -2,14 +2,20 @@ using System.Runtime.InteropServices;
 
 namespace CheckpointEngine.Cli;
 
-/// <summary>Has files read again on each SIGHUP. Where there are none the signal ends the process, as it always did.</summary>
+/// <summary>Has files read again on each SIGHUP, which ends no process, one without such files included.</summary>
 /// <remarks>Any number of threads; one signal after the other.</remarks>
 internal sealed class ReloadSignal : IDisposable
 {
     private readonly Lock _lock = new();
     private readonly List<Action> _reloads = [];
     private readonly List<IDisposable> _owned = [];
-    private PosixSignalRegistration? _registration;
+    private readonly PosixSignalRegistration _registration;
+
+    public ReloadSignal() => _registration = PosixSignalRegistration.Create(PosixSignal.SIGHUP, context =>
+    {
+        context.Cancel = true;
+        _ = Task.Run(Reload);       // off the signal thread
+    });
 
     /// <summary>Has something read again from now on.</summary>
     /// <param name="reload">Reads it; logs failures itself.</param>
@@ -23,11 +29,6 @@ internal sealed class ReloadSignal : IDisposable
             {
                 _owned.Add(owned);
             }
-            _registration ??= PosixSignalRegistration.Create(PosixSignal.SIGHUP, context =>
-            {
-                context.Cancel = true;
-                _ = Task.Run(Reload);       // off the signal thread
-            });
         }
     }
 
@@ -35,7 +36,7 @@ internal sealed class ReloadSignal : IDisposable
     {
         lock (_lock)
         {
-            _registration?.Dispose();
+            _registration.Dispose();
             _owned.ForEach(owned => owned.Dispose());
             _reloads.Clear();
         }

@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Net;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Internal;
@@ -6,6 +7,7 @@ using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Rdma;
 using Microsoft.Win32.SafeHandles;
 
 namespace CheckpointEngine;
@@ -83,6 +85,22 @@ public sealed partial class ParameterServer
                 : null;
 
         public byte[]? LaneKey => server.LaneKey;
+
+        public void OfferRdma(ReadLease lease, ReadOnlySpan<byte> conversationKey, IBufferWriter<byte> answer)
+        {
+            if (server._engine is not TransferEngine engine)
+            {
+                ThrowHelper.Throw(CheckpointError.NotSupported, "it is starting");
+                return;
+            }
+            RdmaGrant grant = lease.Rdma ?? engine.GrantRdma(conversationKey);
+            if (!lease.TryKeep(grant))
+            {
+                grant.End(isRevoked: false);
+                ThrowHelper.Throw(CheckpointError.Refused, "the lease has ended");
+            }
+            engine.WriteRdmaOffer(answer, grant);
+        }
 
         public byte[]? SwarmKey => server._swarmKey;
 

@@ -347,18 +347,13 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
     }
 
-    // RDMA knows no token: where only who has one may read, nothing would be read over it, and nothing is registered for it.
     private RdmaPlane? OpenRdmaForServing()
     {
         if (Options.Transport is not (TransportChoice.Auto or TransportChoice.Rdma))
         {
             return null;
         }
-        string? whyNone = Options.EncryptData
-            ? "what leaves this host is to be encrypted, and RDMA cannot do that"
-            : Options.AllowedPlainPeers == PlainPeers.None
-            ? "only who has the token, or a lease, may read, and RDMA knows neither yet; name who may read without it (--plain-peers), or take another transport"
-            : null;
+        string? whyNone = Options.EncryptData ? "what leaves this host is to be encrypted, and RDMA cannot do that" : null;
         if ((whyNone is not null || TryOpenRdma(out whyNone) is null) && Options.Transport == TransportChoice.Rdma)
         {
             ThrowHelper.Throw(CheckpointError.NotSupported, $"serve over RDMA: {whyNone}");
@@ -366,8 +361,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
         if (Options.EncryptData)
         {
             LogNoRdma(whyNone!);
+            return null;
         }
-        return Options.AllowedPlainPeers == PlainPeers.None ? null : _rdma;       // devices that carry nothing now may come up
+        return _rdma;       // devices that carry nothing now may come up
     }
 
     // The devices, if one of them can be used now.

@@ -70,7 +70,7 @@ public sealed class ParameterServerOptions
 
     /// <summary>
     /// Let nobody read over the network without a lease, which keeps what it is for from being freed or changed. Plain Mooncake peers know none, so none of them
-    /// may read, and RDMA knows none yet. Default false.
+    /// may read. Default false.
     /// </summary>
     public bool RequireLease { get; set; }
 

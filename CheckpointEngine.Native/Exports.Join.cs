@@ -277,6 +277,6 @@ internal static unsafe partial class Exports
                 ? new MetasSource(Handles.Get<NativeMetas>(given.Metas).Metas)
                 : throw new CallException(Status.Argument, "replica_urls go with a metas_url, not with metas");
         }
-        return new MetasSource([url, .. replicas], FetchOptions(given.Fetch, server.Options.Token));
+        return new MetasSource([url, .. replicas], FetchOptions(given.Fetch, server.Options));
     }
 }

@@ -1,6 +1,5 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
-using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using CheckpointEngine.Access;
 using CheckpointEngine.Metas;
@@ -165,29 +164,17 @@ internal static unsafe partial class Exports
         }
     }
 
-    private static MetasClientOptions FetchOptions(CeFetchOptions* given, AccessToken? serverToken)
+    // What is not said is as of the server that joins.
+    private static MetasClientOptions FetchOptions(CeFetchOptions* given, ParameterServerOptions? server)
     {
         CeFetchOptions options = Call.Options(given, "ce_fetch_options");
-        string? certificate = Call.OptionalText(options.CertFile, "cert_file");
-        string? key = Call.OptionalText(options.KeyFile, "key_file");
-        if (certificate is null != key is null)
+        return new MetasClientOptions
         {
-            throw new CallException(Status.Argument, "cert_file and key_file belong together");
-        }
-        try
-        {
-            return new MetasClientOptions
-            {
-                Token = Call.OptionalText(options.Token, "token") is string token ? AccessToken.FromText(token) : serverToken,
-                CaFile = Call.OptionalText(options.CaFile, "ca_file"),
-                ClientCertificate = certificate is null ? null : X509Certificate2.CreateFromPemFile(certificate, key),
-                Timeout = options.TimeoutMs == 0 ? new MetasClientOptions().Timeout : Milliseconds(options.TimeoutMs),
-            };
-        }
-        catch (Exception failure) when (failure is CryptographicException or IOException or UnauthorizedAccessException)
-        {
-            throw new CheckpointEngineException(CheckpointError.Io, $"read certificate {certificate}: {failure.Message}", 0, failure);
-        }
+            Token = Call.OptionalText(options.Token, "token") is string token ? AccessToken.FromText(token) : server?.Token,
+            CaFile = Call.OptionalText(options.CaFile, "ca_file") ?? server?.ClientTls.CaFile,
+            ClientCertificate = ServerGuards.Certificate(options.CertFile, options.KeyFile) ?? (server?.ClientTls.Certificate is { } shown ? new X509Certificate2(shown) : null),
+            Timeout = options.TimeoutMs == 0 ? new MetasClientOptions().Timeout : Milliseconds(options.TimeoutMs),
+        };
     }
 
     // A timer holds no more than 49 days; who gives more means "none".

@@ -53,7 +53,14 @@ internal static unsafe partial class Exports
                 Hold = Choose(given.Hold, "hold", HoldMode.Map, HoldMode.Memfd, HoldMode.Anonymous),
                 Pin = Choose(given.Pin, "pin", PinMode.Auto, PinMode.Mlock, PinMode.None),
                 Digest = Choose(given.Digest, "digest", DigestAlgorithm.Xxh3, DigestAlgorithm.Sha256, DigestAlgorithm.None),
+                PeerTls = ServerGuards.PeerTls(given),
+                ClientTls = ServerGuards.ClientTls(given),
+                Limits = ServerGuards.Limits(given),
             };
+            if (Call.OptionalText(given.AuditLog, "audit_log") is string audit)
+            {
+                parsed.LoggerFactory = new NativeAudit(audit);
+            }
             if (given.DrainTimeoutMs != 0)
             {
                 parsed.DrainTimeout = Milliseconds(given.DrainTimeoutMs);

@@ -73,6 +73,23 @@ internal unsafe struct CeServerOptions
     internal uint AttachFiles;
     internal byte* RdmaDevices;
     internal ulong GraceTimeMs;
+    internal byte* TlsCertFile;
+    internal byte* TlsKeyFile;
+    internal byte* TlsClientCaFile;
+    internal byte* CaFile;
+    internal byte* CertFile;
+    internal byte* KeyFile;
+    internal byte* AuditLog;
+    internal uint RequireTls;
+    internal uint MaxPeers;
+    internal uint MaxPeersOfAddress;
+    internal uint MaxData;
+    internal uint MaxDataOfAddress;
+    internal uint MaxHandshakes;
+    internal uint MaxHandshakesOfAddress;
+    internal uint MaxRequests;
+    internal uint MaxLeases;
+    internal uint MaxInFlightKib;
 }
 
 [StructLayout(LayoutKind.Sequential)]

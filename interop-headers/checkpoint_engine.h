@@ -322,7 +322,7 @@ enum {
     CE_SERVER_CONSUME = 2,    /* remove the weight files of a checkpoint, which lie in /dev/shm, once it is held; since 0.3 */
     CE_SERVER_SHARED_POOL = 4, /* keep the memory of what was unregistered last for the next checkpoint of its layout, anonymous whatever hold says; since 0.3 */
     CE_SERVER_REQUIRE_LEASE = 8 /* nobody reads over the network without a lease, which keeps what it is for from being freed or changed: no plain Mooncake
-                                 * peer, and nobody over RDMA; since 0.3 */
+                                 * peer; since 0.3 */
 };
 
 enum { CE_HOLD_MAP = 0, CE_HOLD_MEMFD = 1, CE_HOLD_ANON = 2 };      /* files: mapped in place, copied to a memfd, copied to anonymous memory */
@@ -354,12 +354,30 @@ typedef struct ce_server_options {
     const char *rdma_devices;     /* which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; NULL: PS_P2P_STORE_RDMA_DEVICES, else NCCL_IB_HCA, else
                                    * all that are up */
     uint64_t grace_time_ms;       /* how long what is taken away or changed stays readable where it is, for readers without a lease; 0: not at all */
+    const char *tls_cert_file;    /* PEM certificate with which the peer service speaks TLS 1.3, looked after while the server runs; NULL: it speaks none */
+    const char *tls_key_file;     /* its key; NULL: tls_cert_file holds it */
+    const char *tls_client_ca_file; /* PEM authorities of the certificates that clients must show; NULL: they need none */
+    const char *ca_file;          /* of its joins: PEM authorities of owners whose peer services speak TLS, and of https; NULL: the system's */
+    const char *cert_file;        /* of its joins: PEM client certificate, with key_file; NULL: none */
+    const char *key_file;
+    const char *audit_log;        /* a line here for who registered, read and was refused; opened for each line; "-": stderr; NULL: nowhere */
+    uint32_t require_tls;         /* not 0: its joins read from no owner whose peer service speaks no TLS */
+    uint32_t max_peers;           /* conversations of the peer service at a time; 0: 2,048 */
+    uint32_t max_peers_of_address; /* of one address (IPv6: /64); 0: 512 */
+    uint32_t max_data;            /* data connections; 0: 4,096 */
+    uint32_t max_data_of_address; /* 0: 1,024 */
+    uint32_t max_handshakes;      /* handshakes; 0: 512 */
+    uint32_t max_handshakes_of_address; /* 0: 256 */
+    uint32_t max_requests;        /* of one address to the peer service in a second; 0: 10,000 */
+    uint32_t max_leases;          /* leases at a time; 0: 16,384 */
+    uint32_t max_in_flight_kib;   /* KiB that the kernel holds of one data connection for a peer that does not take them; 0: the system's own measure */
 } ce_server_options;
 
 /* Makes a server and, unless CE_SERVER_JOIN_ONLY, lets it listen.
  * options:   may be NULL.
  * Ownership: destroy it with ce_server_destroy.
- * Errors:    CE_E_ARGUMENT; CE_E_UNREACHABLE, CE_E_NATIVE, CE_E_ALREADY_EXISTS: the address or port cannot be had.
+ * Errors:    CE_E_ARGUMENT; CE_E_UNREACHABLE, CE_E_NATIVE, CE_E_ALREADY_EXISTS: the address or port cannot be had; CE_E_IO, CE_E_INVALID_DATA:
+ *            a certificate, key or audit log.
  * Since:     0.2 */
 CE_API ce_status ce_server_create(const ce_server_options *options, ce_server **server);
 
@@ -562,7 +580,7 @@ typedef struct ce_join_options {
     const char *checkpoint_name;   /* its name here (CE_TO_MEMORY); NULL: "join-checkpoint" */
     const char *metas_url;         /* where the metas are, as in ce_metas_fetch; or NULL and metas */
     ce_metas *metas;               /* the metas; or NULL and metas_url. May be destroyed once ce_join_start has returned */
-    const ce_fetch_options *fetch; /* for metas_url; NULL: defaults, with the server's token */
+    const ce_fetch_options *fetch; /* for metas_url; what it leaves NULL is as of the server: token, authorities, certificate */
     const char *const *include;    /* name patterns (*, ?, [...]) of which a tensor must match one; none: all */
     const char *const *exclude;    /* name patterns of tensors to leave out */
     size_t include_count;

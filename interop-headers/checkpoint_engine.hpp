@@ -685,7 +685,7 @@ private:
 struct JoinOptions {
     std::string metas_url;                               /* where the metas are, as in Metas::fetch; or */
     const Metas *metas = nullptr;                        /* the metas; not needed any more once Server::join has returned */
-    std::optional<FetchOptions> fetch;                   /* for metas_url; none: defaults, with the server's token */
+    std::optional<FetchOptions> fetch;                   /* for metas_url; what it leaves empty is as of the server: token, authorities, certificate */
     std::string checkpoint_name;                         /* its name here (Memory); empty: "join-checkpoint" */
     std::vector<std::string> include;                    /* name patterns (*, ?, [...]) of which a tensor must match one; none: all */
     std::vector<std::string> exclude;                    /* name patterns of tensors to leave out */
@@ -913,6 +913,12 @@ enum class Hold : std::uint32_t { Map = CE_HOLD_MAP, Memfd = CE_HOLD_MEMFD, Anon
 enum class Pin : std::uint32_t { Auto = CE_PIN_AUTO, Mlock = CE_PIN_MLOCK, None = CE_PIN_NONE };
 enum class Digest : std::uint32_t { Xxh3 = CE_DIGEST_XXH3, Sha256 = CE_DIGEST_SHA256, None = CE_DIGEST_NONE };
 
+/* Connections at a time; 0 means the default. */
+struct ConnectionLimits {
+    std::uint32_t all = 0;
+    std::uint32_t of_address = 0;     /* of one address (IPv6: /64) */
+};
+
 /* How a server is made. Empty and zero mean the default. */
 struct ServerOptions {
     std::string address;                            /* IP address of this host to bind and announce, no wildcard; empty: 127.0.0.1 */
@@ -932,8 +938,22 @@ struct ServerOptions {
     std::string rdma_devices;                       /* which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; empty: what the environment says */
     bool consume = false;                           /* remove the weight files of a checkpoint, which lie in /dev/shm, once it is held */
     bool shared_pool = false;                       /* keep the memory of what was unregistered last for the next checkpoint of its layout */
-    bool require_lease = false;                     /* nobody reads over the network without a lease: no plain Mooncake peer, nobody over RDMA */
+    bool require_lease = false;                     /* nobody reads over the network without a lease: no plain Mooncake peer */
     std::chrono::milliseconds grace_time{0};        /* how long what is taken away stays readable for readers without a lease; 0: not at all */
+    std::string tls_cert_file;                      /* PEM certificate with which the peer service speaks TLS 1.3; empty: it speaks none */
+    std::string tls_key_file;                       /* its key; empty: tls_cert_file holds it */
+    std::string tls_client_ca_file;                 /* PEM authorities of the certificates that clients must show; empty: they need none */
+    std::string ca_file;                            /* of its joins: PEM authorities of owners that speak TLS; empty: the system's */
+    std::string cert_file;                          /* of its joins: PEM client certificate, with key_file */
+    std::string key_file;
+    std::string audit_log;                          /* a line here for who registered, read and was refused; "-": stderr; empty: nowhere */
+    bool require_tls = false;                       /* its joins read from no owner whose peer service speaks no TLS */
+    ConnectionLimits peers;                         /* conversations of the peer service; 2,048 and 512 */
+    ConnectionLimits data;                          /* data connections; 4,096 and 1,024 */
+    ConnectionLimits handshakes;                    /* handshakes; 512 and 256 */
+    std::uint32_t max_requests = 0;                 /* of one address to the peer service in a second; 0: 10,000 */
+    std::uint32_t max_leases = 0;                   /* at a time; 0: 16,384 */
+    std::uint32_t max_in_flight_kib = 0;            /* KiB that the kernel holds of one data connection; 0: the system's own measure */
 
     /* One that only joins. */
     static ServerOptions join_only() {
@@ -1019,6 +1039,23 @@ public:
         c.attach_files = options.attach_files ? 1U : 0U;
         c.rdma_devices = detail::c_string(options.rdma_devices);
         c.grace_time_ms = detail::milliseconds(options.grace_time);
+        c.tls_cert_file = detail::c_string(options.tls_cert_file);
+        c.tls_key_file = detail::c_string(options.tls_key_file);
+        c.tls_client_ca_file = detail::c_string(options.tls_client_ca_file);
+        c.ca_file = detail::c_string(options.ca_file);
+        c.cert_file = detail::c_string(options.cert_file);
+        c.key_file = detail::c_string(options.key_file);
+        c.audit_log = detail::c_string(options.audit_log);
+        c.require_tls = options.require_tls ? 1U : 0U;
+        c.max_peers = options.peers.all;
+        c.max_peers_of_address = options.peers.of_address;
+        c.max_data = options.data.all;
+        c.max_data_of_address = options.data.of_address;
+        c.max_handshakes = options.handshakes.all;
+        c.max_handshakes_of_address = options.handshakes.of_address;
+        c.max_requests = options.max_requests;
+        c.max_leases = options.max_leases;
+        c.max_in_flight_kib = options.max_in_flight_kib;
         ce_server *made = nullptr;
         detail::check(CHECKPOINT_ENGINE_CALL(ce_server_create)(&c, &made));
         handle_ = detail::Handle<ce_server>(made);

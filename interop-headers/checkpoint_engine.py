@@ -325,7 +325,11 @@ class _CServerOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("address", c_char_p), ("token", c_char_p), ("plain_peers", c_char_p), ("drain_timeout_ms", c_uint64),
                 ("flags", c_uint32), ("rank", c_int32), ("port", c_uint32), ("hold", c_uint32), ("pin", c_uint32), ("digest", c_uint32),
                 ("local_socket", c_char_p), ("local_peers", c_char_p), ("transport", c_uint32), ("attach_files", c_uint32),
-                ("rdma_devices", c_char_p), ("grace_time_ms", c_uint64)]
+                ("rdma_devices", c_char_p), ("grace_time_ms", c_uint64), ("tls_cert_file", c_char_p), ("tls_key_file", c_char_p),
+                ("tls_client_ca_file", c_char_p), ("ca_file", c_char_p), ("cert_file", c_char_p), ("key_file", c_char_p), ("audit_log", c_char_p),
+                ("require_tls", c_uint32), ("max_peers", c_uint32), ("max_peers_of_address", c_uint32), ("max_data", c_uint32),
+                ("max_data_of_address", c_uint32), ("max_handshakes", c_uint32), ("max_handshakes_of_address", c_uint32), ("max_requests", c_uint32),
+                ("max_leases", c_uint32), ("max_in_flight_kib", c_uint32)]
 
 
 class _CRegisterOptions(ctypes.Structure):
@@ -1305,6 +1309,13 @@ _WORKER_PROTOCOLS = {"0.4": 0, "0.2": 1, "0.1": 2}
 _UPDATE_DEVICES = {"host": 0, "cuda": 1, "auto": 2}
 _TRANSPORTS = {"auto": 0, "tcp": 1, "local": 2, "rdma": 3, "mooncake": 4}
 _POOLS = {None: 0, True: 1, False: 2}
+_LISTENERS = {"peers": 0, "data": 1, "handshake": 2}
+
+
+def _limit(value: Optional[int], name: str) -> int:
+    if value == 0:
+        raise ValueError(f"{name} is 0, which lets nobody in; None is the default")
+    return 0 if value is None else _number(value, name, 2**31 - 1)
 
 
 class ParameterServer:
@@ -1325,8 +1336,16 @@ class ParameterServer:
     rdma_devices: which RDMA devices it and its joins use, "mlx5_0,mlx5_3"; None is PS_P2P_STORE_RDMA_DEVICES, else NCCL_IB_HCA, else all that are up.
     consume: remove the weight files of a checkpoint, which lie in /dev/shm, once it is held. shared_pool: keep the memory of what was unregistered last for
         the next checkpoint of its layout, anonymous memory whatever hold says.
-    require_lease: nobody reads over the network without a lease, which keeps what it is for from being freed or changed: no plain Mooncake peer, and nobody
-        over RDMA. grace_time: how long what is taken away or changed stays readable for readers without a lease, in seconds; None is not at all.
+    require_lease: nobody reads over the network without a lease, which keeps what it is for from being freed or changed: no plain Mooncake peer.
+        grace_time: how long what is taken away or changed stays readable for readers without a lease, in seconds; None is not at all.
+    tls_cert_file, tls_key_file: PEM certificate and key with which the peer service speaks TLS 1.3; without a key file the first holds both.
+        tls_client_ca_file: authorities of the certificates that clients must then show.
+    ca_file: PEM authorities of the owners that its joins read from; None is the system's. cert_file, key_file: the certificate that they show.
+        require_tls: they read from no owner whose peer service speaks no TLS.
+    audit_log: a file that gets a line for who registered, read and was refused; "-" is stderr.
+    max_connections: of each listener at a time, in all or (in all, of one address): {"peers": (2048, 512), "data": (4096, 1024), "handshake": 512}.
+        max_requests: of one address to the peer service in a second. max_leases: at a time. max_in_flight_kib: what the kernel holds of one data
+        connection for a peer that does not take it. None is what it is without them.
 
     Close it, best by ``with``: its listeners, its joins and what it holds go then, after reads under way have ended.
     """
@@ -1335,7 +1354,11 @@ class ParameterServer:
                  hold: str = "map", pin: str = "auto", digest: str = "xxh3", drain_timeout: Optional[float] = None, listen: bool = True,
                  local_socket: Optional[str] = None, local_peers: Optional[str] = None, transport: str = "auto", attach_files: bool = False,
                  rdma_devices: Optional[str] = None, consume: bool = False, shared_pool: bool = False, require_lease: bool = False,
-                 grace_time: Optional[float] = None) -> None:
+                 grace_time: Optional[float] = None, tls_cert_file: Optional[str] = None, tls_key_file: Optional[str] = None,
+                 tls_client_ca_file: Optional[str] = None, ca_file: Optional[str] = None, cert_file: Optional[str] = None,
+                 key_file: Optional[str] = None, require_tls: bool = False, audit_log: Optional[str] = None,
+                 max_connections: Optional[Dict[str, Union[int, Tuple[int, int]]]] = None, max_requests: Optional[int] = None,
+                 max_leases: Optional[int] = None, max_in_flight_kib: Optional[int] = None) -> None:
         options = _CServerOptions(struct_size=ctypes.sizeof(_CServerOptions))
         options.address = _utf8_or_none(address, "address")
         options.token = _utf8_or_none(token, "token")
@@ -1353,6 +1376,18 @@ class ParameterServer:
         options.transport = _choice(transport, "transport", _TRANSPORTS)
         options.attach_files = 1 if attach_files else 0
         options.rdma_devices = _utf8_or_none(rdma_devices, "rdma_devices")
+        for name, path in (("tls_cert_file", tls_cert_file), ("tls_key_file", tls_key_file), ("tls_client_ca_file", tls_client_ca_file),
+                           ("ca_file", ca_file), ("cert_file", cert_file), ("key_file", key_file), ("audit_log", audit_log)):
+            setattr(options, name, _path_or_none(path, name))
+        options.require_tls = 1 if require_tls else 0
+        for listener, limit in (max_connections or {}).items():
+            name = ("max_peers", "max_data", "max_handshakes")[_choice(listener, "max_connections", _LISTENERS)]
+            everybody, of_address = limit if isinstance(limit, tuple) else (limit, None)
+            setattr(options, name, _limit(everybody, name))
+            setattr(options, name + "_of_address", _limit(of_address, name + "_of_address"))
+        options.max_requests = _limit(max_requests, "max_requests")
+        options.max_leases = _limit(max_leases, "max_leases")
+        options.max_in_flight_kib = _limit(max_in_flight_kib, "max_in_flight_kib")
         self._token = token
         self._kept: Dict[str, List[Any]] = {}       # by checkpoint: objects whose memory is registered in place
         self._replaced: List[Any] = []              # the same of those that were replaced, and may be read still
@@ -2053,7 +2088,7 @@ def start_join(source: Union[str, "os.PathLike[str]", Metas, Sequence[str]], ser
     weights_only: leave side files where they are.
     progress: called with `Progress` about ten times a second by the thread that waits, and by no other; never after the wait is over.
     token: what the owners and the metas' URL demand; with a server, its own token is taken unless one for the URL is given here.
-    ca_file, cert_file, key_file: as in `Metas.fetch`.
+    ca_file, cert_file, key_file: as in `Metas.fetch`; None is as of the server.
     """
     return Join(source, server, into, tensors, on_bucket, bucket_bytes, directory, checkpoint_name, include, exclude, verify, lanes, timeout,
                 stall_timeout, weights_only, progress, transport, token, ca_file, cert_file, key_file, copy, attach_files, replace, earlier_checkpoint,

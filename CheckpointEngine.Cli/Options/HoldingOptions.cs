@@ -61,7 +61,7 @@ internal sealed class HoldingOptions
         HelpName = "none|all|CIDR,…",
     };
 
-    private readonly Option<bool> _requireLease = new("--require-lease") { Description = "Let nobody read over the network without a lease: plain Mooncake peers, and RDMA, are refused" };
+    private readonly Option<bool> _requireLease = new("--require-lease") { Description = "Let nobody read over the network without a lease: plain Mooncake peers are refused" };
 
     private readonly Option<TimeSpan?> _graceTime = OptionRules.Seconds("--grace-time",
         "How long what is taken away stays readable where it is, for plain Mooncake peers, which have no lease; default 0", zeroAllowed: true);

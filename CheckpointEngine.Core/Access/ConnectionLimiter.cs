@@ -1,6 +1,7 @@
 using System.Net;
 using System.Net.Sockets;
 using CheckpointEngine.Internal;
+using CheckpointEngine.Telemetry;
 using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Access;
@@ -29,7 +30,7 @@ public sealed partial class ConnectionLimiter
     private long _refusedRequests;
     private long _swept;
 
-    /// <param name="listener">Its name, for the log.</param>
+    /// <param name="listener">Its name, for the log and metrics.</param>
     /// <param name="limits">What it lets in.</param>
     /// <param name="logger">Told of what was refused.</param>
     /// <param name="clock">What requests are timed by; null for the system's.</param>
@@ -96,6 +97,14 @@ public sealed partial class ConnectionLimiter
             }
         }
         gone?.Displace();
+        if (gone is not null)
+        {
+            EngineMetrics.Displaced(_listener);
+        }
+        else if (slot is null)
+        {
+            EngineMetrics.ConnectionRefused(_listener);
+        }
         if ((gone is not null || slot is null) && _throttle.TryTake(out _))
         {
             LogFull(_listener, Count, RefusedCount, DisplacedCount, slot is null ? "refused" : "let in for one that was silent", address?.ToString() ?? "this host");
@@ -150,6 +159,7 @@ public sealed partial class ConnectionLimiter
                 return wait;
             }
         }
+        EngineMetrics.RequestRefused(_listener);
         if (_throttle.TryTake(out _))
         {
             LogTooMany(_listener, RefusedRequestCount, Limits.RequestsPerSecond);

@@ -56,13 +56,15 @@ public sealed class ServerCertificates : IConnectionSecurity
     /// <inheritdoc/>
     public void Dispose() => _watched.Dispose();
 
-    async Task<(Stream Stream, string Peer)> IConnectionSecurity.SecureAsync(Stream connection, CancellationToken cancellationToken)
+    async Task<SecuredConnection> IConnectionSecurity.SecureAsync(Stream connection, CancellationToken cancellationToken)
     {
         var stream = new SslStream(connection);
         try
         {
-            await stream.AuthenticateAsServerAsync(CreateOptions(SslProtocols.Tls13, demandsCertificate: true), cancellationToken).ConfigureAwait(false);
-            return (stream, stream.RemoteCertificate is X509Certificate2 certificate ? MessageText.Clean(certificate.Subject, MaxSubjectChars) : "");
+            SslServerAuthenticationOptions options = CreateOptions(SslProtocols.Tls13, demandsCertificate: true);
+            await stream.AuthenticateAsServerAsync(options, cancellationToken).ConfigureAwait(false);
+            byte[] binding = TokenChallenge.BindingOf(options.ServerCertificateContext!.TargetCertificate);
+            return new SecuredConnection(stream, binding, stream.RemoteCertificate is X509Certificate2 certificate ? MessageText.Clean(certificate.Subject, MaxSubjectChars) : "");
         }
         catch (Exception failure)
         {

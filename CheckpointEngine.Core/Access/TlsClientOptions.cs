@@ -26,8 +26,9 @@ public sealed class TlsClientOptions
     /// <param name="peer">The peer, for messages.</param>
     /// <param name="timeout">For the handshake.</param>
     /// <param name="cancellationToken">Ends it.</param>
+    /// <returns>With nothing in <see cref="SecuredConnection.Peer"/>: who it is was asked for.</returns>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Refused"/>: the certificate is not what it should be, or the peer speaks no TLS. Timeout, Unreachable.</exception>
-    internal async Task<SslStream> SecureAsync(Socket socket, string host, string peer, TimeSpan timeout, CancellationToken cancellationToken)
+    internal async Task<SecuredConnection> SecureAsync(Socket socket, string host, string peer, TimeSpan timeout, CancellationToken cancellationToken)
     {
         var stream = new SslStream(new NetworkStream(socket, ownsSocket: true));
         using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
@@ -35,7 +36,7 @@ public sealed class TlsClientOptions
         try
         {
             await stream.AuthenticateAsClientAsync(CreateOptions(host), deadline.Token).ConfigureAwait(false);
-            return stream;
+            return new SecuredConnection(stream, TokenChallenge.BindingOf(stream.RemoteCertificate!), "");
         }
         catch (Exception failure)
         {

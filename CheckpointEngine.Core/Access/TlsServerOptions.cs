@@ -14,6 +14,5 @@ public class TlsServerOptions
     /// <summary>The authorities of client certificates; they alone are trusted. Null: clients are asked for none.</summary>
     public string? ClientCaFile { get; set; }
 
-    // Virtual: what nobody makes options for is left out of the C library.
-    internal virtual IConnectionSecurity Open(ILogger logger) => new ServerCertificates(this, logger);
+    internal IConnectionSecurity Open(ILogger logger) => new ServerCertificates(this, logger);
 }

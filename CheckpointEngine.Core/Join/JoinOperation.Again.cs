@@ -11,6 +11,9 @@ internal sealed partial class JoinOperation
     // Timers take no more than 49 days.
     private static readonly TimeSpan s_forEver = TimeSpan.FromDays(40);
 
+    // An owner that is gone does not answer, and who reads from it has waited long enough.
+    private static readonly TimeSpan s_longestQuestion = TimeSpan.FromSeconds(5);
+
     private static readonly TimeSpan s_askPause = TimeSpan.FromMilliseconds(250);
 
     // What is kept of an attempt that failed is believed only as far as the next owner's digests say that it is right.
@@ -60,12 +63,17 @@ internal sealed partial class JoinOperation
         }
     }
 
-    // Other bytes than those that were vouched for may be those of the next generation, at the same place.
+    // Other bytes than those that were vouched for may be those of the next generation, at the same place; and what is refused, taken away.
     private static async Task<Exception?> WhySupersededAsync(OwnerLink?[] links, OwnerReplicas? replicas)
     {
         for (int owner = 0; owner < links.Length; owner++)
         {
-            if (links[owner]?.Lease is OwnerLease lease && replicas?.IsLive(owner) != false && await lease.WhyLostAsync().ConfigureAwait(false) is { Error: CheckpointError.Superseded } lost)
+            if (links[owner]?.Lease is not OwnerLease lease || replicas?.IsLive(owner) == false)
+            {
+                continue;
+            }
+            Task<CheckpointEngineException?> asked = lease.WhyLostAsync();
+            if (await Task.WhenAny(asked, Task.Delay(s_longestQuestion, CancellationToken.None)).ConfigureAwait(false) == asked && await asked.ConfigureAwait(false) is { Error: CheckpointError.Superseded } lost)
             {
                 return lost;
             }

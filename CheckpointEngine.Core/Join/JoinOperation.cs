@@ -374,7 +374,10 @@ internal sealed partial class JoinOperation : IDisposable
         }
         catch (Exception failed)
         {
-            Exception failure = failed is CheckpointEngineException { Error: CheckpointError.DigestMismatch } ? await WhySupersededAsync(links, replicas).ConfigureAwait(false) ?? failed : failed;
+            // Of who reads over RDMA a lease that is revoked takes the queue pairs away.
+            bool mayBeSuperseded = failed is CheckpointEngineException { Error: CheckpointError.DigestMismatch or CheckpointError.Refused }
+                || (failed is CheckpointEngineException { Error: CheckpointError.Unreachable } && Array.Exists(links, static link => link?.Rdma is not null));
+            Exception failure = mayBeSuperseded ? await WhySupersededAsync(links, replicas).ConfigureAwait(false) ?? failed : failed;
             (destination as MemoryDestination)?.Arriving?.End(failure);
             if (failure is CheckpointEngineException lost && MayAskAgain(lost))
             {

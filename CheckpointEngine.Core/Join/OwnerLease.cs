@@ -1,6 +1,8 @@
 using CheckpointEngine.Internal;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
+using CheckpointEngine.Transfer.Handshake;
+using CheckpointEngine.Transfer.Rdma;
 
 namespace CheckpointEngine.Join;
 
@@ -59,6 +61,12 @@ internal sealed class OwnerLease : IDisposable
         }
         return new OwnerLease(peer, name, address, taken);
     }
+
+    /// <summary>What queue pairs are connected with for it, and where the segment lies for RDMA.</summary>
+    /// <param name="maxBytes">Of the descriptor.</param>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <exception cref="CheckpointEngineException">NotSupported: the owner has none. Else as of every question.</exception>
+    internal Task<(RdmaKey Key, SegmentDescriptor Descriptor)> GetRdmaAsync(int maxBytes, CancellationToken cancellationToken) => _peer.GetRdmaAsync(_address, maxBytes, cancellationToken);
 
     /// <summary>Who is told as soon as it is known that the lease is lost; of one that is lost already, at once.</summary>
     internal void WhenLost(Action<Exception> whenLost)

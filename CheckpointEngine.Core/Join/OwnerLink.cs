@@ -22,9 +22,6 @@ internal sealed class OwnerLink : IDisposable
     // An owner that registers each tensor apart has a descriptor beyond the 1 MiB that Mooncake takes by default.
     private const int MaxDescriptorBytes = 128 << 20;
 
-    // An answer over rdma is for an asker that says it speaks it.
-    private static readonly byte[] s_asksForRdma = "{\"protocol\":\"rdma\"}\n"u8.ToArray();
-
     private TcpLaneTarget? _target;      // null: the owner's data port is none that we speak to
     private readonly SegmentDescriptor _descriptor;
     private readonly EndpointName _opened;
@@ -226,13 +223,9 @@ internal sealed class OwnerLink : IDisposable
         try
         {
             RdmaPlane plane = join.TryOpen(out string? whyNone) ?? ThrowHelper.Throw<RdmaPlane>(CheckpointError.NotSupported, whyNone ?? "there is no RDMA device here");
-            if (!isPlain && Peer is { Server.TokenRequired: true })
-            {
-                ThrowHelper.Throw(CheckpointError.NotSupported, "it demands a token, and RDMA knows none yet");
-            }
-            SegmentDescriptor descriptor = isPlain ? _descriptor : await HandshakeClient.FetchDescriptorAsync(_opened, s_asksForRdma,
-                new HandshakeClientOptions { ReplyTimeout = stallTimeout, MaxFrameBytes = MaxDescriptorBytes }, cancellationToken).ConfigureAwait(false);
-            RdmaOwner rdma = RdmaOwner.Make(plane, join.MemoryOf(plane), _opened, Peer is not null && !isPlain, descriptor, stallTimeout, logger);
+            // One of ours tells its keys, and lets connect, for a lease.
+            (RdmaKey? key, SegmentDescriptor descriptor) = isPlain || Lease is null ? (null, _descriptor) : await Lease.GetRdmaAsync(MaxDescriptorBytes, cancellationToken).ConfigureAwait(false);
+            RdmaOwner rdma = RdmaOwner.Make(plane, join.MemoryOf(plane), _opened, key is not null, descriptor, stallTimeout, logger, key);
             foreach ((ulong address, ulong lengthBytes) in runs)
             {
                 if (!rdma.Covers(address, lengthBytes))
@@ -431,7 +424,7 @@ internal sealed class OwnerLink : IDisposable
             }
             if (!_mayFallBack || _target is null)
             {
-                throw new CheckpointEngineException(CheckpointError.Unreachable,
+                throw new CheckpointEngineException(rdma.HasTakenAway ? CheckpointError.Refused : CheckpointError.Unreachable,
                     $"read from {Name} over RDMA: {rdma.Failure}; check that the owner still runs, that its devices are up, and the metas of now");
             }
         }

@@ -1,5 +1,7 @@
+using System.Buffers;
 using System.Net;
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Relay;
 
@@ -44,6 +46,14 @@ internal interface IPeerResponder
     /// <param name="peer">Who asks, for logs.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Busy"/>: as many leases as are allowed are out.</exception>
     ReadLease? TryLease(ulong address, string peer);
+
+    /// <summary>Lets the holder of a lease connect queue pairs while it has it, and tells it what it needs for that.</summary>
+    /// <param name="lease">The lease.</param>
+    /// <param name="conversationKey">What both sides of the conversation have.</param>
+    /// <param name="answer">Gets the number and the salt of the <see cref="Transfer.Rdma.RdmaKey"/>, and the segment's descriptor.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotSupported"/>: nothing is read here over RDMA. <see cref="CheckpointError.Refused"/>: the lease has ended.</exception>
+    void OfferRdma(ReadLease lease, ReadOnlySpan<byte> conversationKey, IBufferWriter<byte> answer)
+        => ThrowHelper.Throw(CheckpointError.NotSupported, "nothing is read here over RDMA");
 
     /// <summary>What joiners of one swarm prove to each other; null when none is demanded.</summary>
     byte[]? SwarmKey => null;

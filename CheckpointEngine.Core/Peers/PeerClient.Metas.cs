@@ -1,6 +1,8 @@
 using System.Buffers.Binary;
 using System.Text;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Transfer.Handshake;
+using CheckpointEngine.Transfer.Rdma;
 
 namespace CheckpointEngine.Peers;
 
@@ -69,6 +71,32 @@ internal sealed partial class PeerClient
 
     /// <summary>Gives the lease back that was taken at <paramref name="address"/>; the answer tells whether it was alive until now.</summary>
     internal Task<LeaseAnswer> ReleaseAsync(ulong address, CancellationToken cancellationToken) => AskForLeaseAsync(PeerMessage.Release, address, "give a lease back", cancellationToken);
+
+    /// <summary>Asks what queue pairs are connected with for the lease that was taken at <paramref name="address"/>, and where the segment lies for RDMA.</summary>
+    /// <param name="address">Where the lease was taken.</param>
+    /// <param name="maxBytes">Of the descriptor.</param>
+    /// <param name="cancellationToken">Ends the wait; the conversation is of no more use then.</param>
+    /// <exception cref="CheckpointEngineException">What the owner answers: NotSupported when it offers none; or ProtocolViolation, Timeout, Unreachable.</exception>
+    internal async Task<(RdmaKey Key, SegmentDescriptor Descriptor)> GetRdmaAsync(ulong address, int maxBytes, CancellationToken cancellationToken)
+    {
+        const int HeadBytes = RdmaKey.NumberBytes + RdmaKey.SaltBytes;
+        byte[] request = new byte[8];
+        BinaryPrimitives.WriteUInt64LittleEndian(request, address);
+        byte[] payload = await AskAsync(PeerMessage.Rdma, request, HeadBytes + maxBytes, "ask for rdma", cancellationToken).ConfigureAwait(false);
+        if (payload.Length < HeadBytes)
+        {
+            Violated("what it says of rdma is too short");
+        }
+        try
+        {
+            RdmaKey key = RdmaKey.Make(_key, BinaryPrimitives.ReadUInt128LittleEndian(payload), payload.AsSpan(RdmaKey.NumberBytes, RdmaKey.SaltBytes));
+            return (key, SegmentDescriptorReader.Read(payload.AsSpan(HeadBytes)));
+        }
+        catch (CheckpointEngineException malformed) when (malformed.Error == CheckpointError.InvalidData)
+        {
+            return Violated<(RdmaKey, SegmentDescriptor)>(malformed.Message);
+        }
+    }
 
     private async Task<LeaseAnswer> AskForLeaseAsync(PeerMessage type, ulong address, string what, CancellationToken cancellationToken)
     {

@@ -28,14 +28,17 @@ internal sealed partial class PeerClient : IDisposable
 
     private readonly Socket _socket;
     private readonly Stream _stream;
+    private readonly byte[] _binding;
     private readonly string _peer;
     private readonly TimeSpan _timeout;
     private readonly SemaphoreSlim _turn = new(1, 1);
+    private byte[] _key = [];               // of this conversation; the server has it too
 
-    private PeerClient(Socket socket, string peer, TimeSpan timeout, Stream? secured = null)
+    private PeerClient(Socket socket, string peer, TimeSpan timeout, SecuredConnection? secured = null)
     {
         _socket = socket;
-        _stream = secured ?? new NetworkStream(socket, ownsSocket: true);
+        _stream = secured?.Stream ?? new NetworkStream(socket, ownsSocket: true);
+        _binding = secured?.Binding ?? [];
         _peer = peer;
         _timeout = timeout;
     }
@@ -56,7 +59,7 @@ internal sealed partial class PeerClient : IDisposable
     internal static async Task<PeerClient> ConnectAsync(EndpointName target, AccessToken? token, TimeSpan timeout, CancellationToken cancellationToken, TlsClientOptions? tls = null)
     {
         Socket socket = await HandshakeConnector.ConnectAsync(target, "connecting to the peer service", HandshakeClientOptions.Default, cancellationToken).ConfigureAwait(false);
-        Stream? secured = tls is null ? null : await tls.SecureAsync(socket, target.Host, $"peer service {target}", timeout, cancellationToken).ConfigureAwait(false);
+        SecuredConnection? secured = tls is null ? null : await tls.SecureAsync(socket, target.Host, $"peer service {target}", timeout, cancellationToken).ConfigureAwait(false);
         var client = new PeerClient(socket, $"peer service {target}", timeout, secured);
         try
         {
@@ -296,12 +299,17 @@ internal sealed partial class PeerClient : IDisposable
         byte[] answer = await AskAsync(PeerMessage.Hello, hello.ToJson(), PeerFrame.MaxSmallBytes, "say hello", cancellationToken).ConfigureAwait(false);
         byte[] serverNonce = new byte[TokenChallenge.NonceBytes];
         Server = PeerHello.TryParse(answer, out PeerHello? told) ? told : Violated<PeerHello>("its hello is malformed");
-        if (Server.Protocol < 1 || Convert.FromHexString(Server.Nonce, serverNonce, out _, out int nonceBytes) != OperationStatus.Done || nonceBytes != serverNonce.Length)
+        if (Server.Protocol < PeerHello.CurrentProtocol)
+        {
+            ThrowHelper.Throw(CheckpointError.NotSupported, $"{_peer} speaks version {Server.Protocol} of the conversation, which is too old; install the same release on both sides");
+        }
+        if (Convert.FromHexString(Server.Nonce, serverNonce, out _, out int nonceBytes) != OperationStatus.Done || nonceBytes != serverNonce.Length)
         {
             Violated("its hello is malformed");
         }
         if (!Server.TokenRequired)
         {
+            _key = TokenChallenge.MakeKey([], clientNonce, serverNonce, _binding);
             return;
         }
         if (token is null)
@@ -309,13 +317,15 @@ internal sealed partial class PeerClient : IDisposable
             ThrowHelper.Throw(CheckpointError.Refused, $"{_peer} demands a token; give it by --token-file or CHECKPOINT_ENGINE_TOKEN");
         }
         byte[] proof = new byte[TokenChallenge.ProofBytes];
-        TokenChallenge.Prove(token.Secrets[0], TokenChallenge.Purpose.PeerService, asServer: false, clientNonce, serverNonce, proof);
+        TokenChallenge.Prove(token.Secrets[0], TokenChallenge.Purpose.PeerService, asServer: false, clientNonce, serverNonce, _binding, proof);
         byte[] serverProof = await AskAsync(PeerMessage.Proof, proof, TokenChallenge.ProofBytes, "prove the token", cancellationToken).ConfigureAwait(false);
         if (serverProof.Length != TokenChallenge.ProofBytes
-            || TokenChallenge.Check(token, TokenChallenge.Purpose.PeerService, ofServer: true, clientNonce, serverNonce, serverProof) is null)
+            || TokenChallenge.Check(token, TokenChallenge.Purpose.PeerService, ofServer: true, clientNonce, serverNonce, _binding, serverProof) is not byte[] secret)
         {
             ThrowHelper.Throw(CheckpointError.Refused, $"{_peer} has not proved the token: it is not the holder it should be");
+            return;
         }
+        _key = TokenChallenge.MakeKey(secret, clientNonce, serverNonce, _binding);
     }
 
     private async Task<byte[]> AskAsync(PeerMessage type, byte[] request, int maxBytes, string what, CancellationToken cancellationToken, int timeouts = 1)

@@ -42,6 +42,9 @@ internal enum PeerMessage : ushort
     /// <summary>Which units a joiner has, from one on, once there are more of them; of a joiner.</summary>
     Have = 12,
 
+    /// <summary>Where the segment lies for RDMA, and what queue pairs are connected with; for a lease.</summary>
+    Rdma = 13,
+
     /// <summary>Why a request was not answered; the conversation goes on unless the peer closes it.</summary>
     Error = 0xffff,
 }

@@ -8,8 +8,8 @@ namespace CheckpointEngine.Peers;
 /// <remarks>Read and written member by member: a serializer would be a hundred kilobytes of the C library.</remarks>
 internal sealed record PeerHello
 {
-    /// <summary>The version of this conversation.</summary>
-    internal const int CurrentProtocol = 1;
+    /// <summary>The version of this conversation, and the oldest one that is spoken: from it on proofs are bound to TLS where it is spoken.</summary>
+    internal const int CurrentProtocol = 2;
 
     internal int Protocol { get; init; }
 

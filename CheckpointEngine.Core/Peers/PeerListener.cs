@@ -80,7 +80,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         _token = token;
         _options = options ?? new PeerListenerOptions();
         _logger = logger;
-        _limiter = new ConnectionLimiter(listener.LocalEndPoint is IPEndPoint ? "peer service" : "peer service of this host", _options.Limits, logger);
+        _limiter = new ConnectionLimiter(listener.LocalEndPoint is IPEndPoint ? "peers" : "local", _options.Limits, logger);
         _listener = listener;
         LocalEndPoint = listener.LocalEndPoint as IPEndPoint ?? new IPEndPoint(IPAddress.None, 0);
         _acceptLoop = AcceptAsync();
@@ -179,7 +179,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         }
     }
 
-    private async Task<(Stream Stream, string Peer)> SecureAsync(Socket socket, IConnectionSecurity security)
+    private async Task<SecuredConnection> SecureAsync(Socket socket, IConnectionSecurity security)
     {
         using var introduction = CancellationTokenSource.CreateLinkedTokenSource(_stop.Token);
         introduction.CancelAfter(_options.IntroductionTimeout);
@@ -226,9 +226,9 @@ internal sealed partial class PeerListener : IAsyncDisposable
                 peer = socket.RemoteEndPoint?.ToString() ?? "";
                 socket.NoDelay = true;
             }
-            (Stream? secured, string shown) = socket.AddressFamily == AddressFamily.Unix || _options.Security is null ? (null, "") : await SecureAsync(socket, _options.Security).ConfigureAwait(false);
-            using Stream? inside = secured;
-            peer = shown.Length == 0 ? peer : $"{peer} ({shown})";
+            SecuredConnection? secured = socket.AddressFamily == AddressFamily.Unix || _options.Security is null ? null : await SecureAsync(socket, _options.Security).ConfigureAwait(false);
+            using Stream? inside = secured?.Stream;
+            peer = secured is null or { Peer.Length: 0 } ? peer : $"{peer} ({secured.Peer})";
             using var session = new PeerSession(socket, _responder, _token, _options, secured) { Peer = peer, Slot = slot };
             lock (_lock)
             {

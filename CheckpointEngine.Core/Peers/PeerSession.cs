@@ -47,13 +47,15 @@ internal sealed partial class PeerSession : IDisposable
     private readonly List<HeldMemory> _held = [];       // what the peer may read out of this process until it leaves
     private readonly HashSet<long> _given = [];         // generations of which the peer has had memory, for the audit log
     private readonly Dictionary<ulong, ReadLease> _leases = [];
+    private readonly byte[] _binding;
+    private byte[] _key = [];                           // of this conversation; the peer has it too
 
     /// <param name="socket">The connection; the caller's to dispose.</param>
     /// <param name="responder">What is answered from.</param>
     /// <param name="token">The token that is demanded; null for none.</param>
     /// <param name="options">Limits, and who may ask over a Unix socket.</param>
     /// <param name="secured">The connection as TLS makes it; null: as it is.</param>
-    internal PeerSession(Socket socket, IPeerResponder responder, AccessToken? token, PeerListenerOptions options, Stream? secured = null)
+    internal PeerSession(Socket socket, IPeerResponder responder, AccessToken? token, PeerListenerOptions options, SecuredConnection? secured = null)
     {
         if (socket.AddressFamily == AddressFamily.Unix)
         {
@@ -68,7 +70,8 @@ internal sealed partial class PeerSession : IDisposable
         _responder = responder;
         _token = token;
         _options = options;
-        _stream = secured ?? new NetworkStream(socket, ownsSocket: false);
+        _stream = secured?.Stream ?? new NetworkStream(socket, ownsSocket: false);
+        _binding = secured?.Binding ?? [];
         _reader = PipeReader.Create(_stream, new StreamPipeReaderOptions(leaveOpen: true));
         _writer = PipeWriter.Create(_stream, new StreamPipeWriterOptions(leaveOpen: true));
     }
@@ -158,7 +161,7 @@ internal sealed partial class PeerSession : IDisposable
             return false;
         }
         byte[] clientNonce = new byte[TokenChallenge.NonceBytes];
-        if (frame.Type != PeerMessage.Hello || !PeerHello.TryParse(payload, out PeerHello? hello) || hello.Protocol < 1
+        if (frame.Type != PeerMessage.Hello || !PeerHello.TryParse(payload, out PeerHello? hello) || hello.Protocol < PeerHello.CurrentProtocol
             || Convert.FromHexString(hello.Nonce, clientNonce, out _, out int nonceBytes) != OperationStatus.Done || nonceBytes != clientNonce.Length)
         {
             ThrowHelper.Throw(CheckpointError.ProtocolViolation, "its first frame is no hello");
@@ -178,6 +181,7 @@ internal sealed partial class PeerSession : IDisposable
         await WriteAsync(PeerMessage.Hello, answer.ToJson(), cancellationToken).ConfigureAwait(false);
         if (_token is null)
         {
+            _key = TokenChallenge.MakeKey([], clientNonce, serverNonce, _binding);
             return true;
         }
 
@@ -187,13 +191,14 @@ internal sealed partial class PeerSession : IDisposable
             return false;
         }
         if (frame.Type != PeerMessage.Proof || payload.Length != TokenChallenge.ProofBytes
-            || TokenChallenge.Check(_token, TokenChallenge.Purpose.PeerService, ofServer: false, clientNonce, serverNonce, payload) is not byte[] secret)
+            || TokenChallenge.Check(_token, TokenChallenge.Purpose.PeerService, ofServer: false, clientNonce, serverNonce, _binding, payload) is not byte[] secret)
         {
             await WriteErrorAsync(CheckpointError.Refused, "this holder demands a token, and yours is missing or another", cancellationToken).ConfigureAwait(false);
             return ThrowHelper.Throw<bool>(CheckpointError.Refused, "its token is missing or not ours");
         }
         byte[] proof = new byte[TokenChallenge.ProofBytes];
-        TokenChallenge.Prove(secret, TokenChallenge.Purpose.PeerService, asServer: true, clientNonce, serverNonce, proof);
+        TokenChallenge.Prove(secret, TokenChallenge.Purpose.PeerService, asServer: true, clientNonce, serverNonce, _binding, proof);
+        _key = TokenChallenge.MakeKey(secret, clientNonce, serverNonce, _binding);
         await WriteAsync(PeerMessage.Proof, proof, cancellationToken).ConfigureAwait(false);
         return true;
     }
@@ -210,6 +215,7 @@ internal sealed partial class PeerSession : IDisposable
         PeerMessage.Swarm => AnswerSwarmAsync(payload, cancellationToken),
         PeerMessage.Offer => AnswerOfferAsync(payload, cancellationToken),
         PeerMessage.Have => AnswerHaveAsync(payload, cancellationToken),
+        PeerMessage.Rdma => AnswerRdmaAsync(payload, cancellationToken),
         _ => WriteErrorAsync(CheckpointError.NotSupported, $"message {(ushort)type} is not known to version {EngineVersion.Text}", cancellationToken),
     };
 
@@ -355,6 +361,23 @@ internal sealed partial class PeerSession : IDisposable
             lease.End("released");
         }
         return WriteAsync(type, answer, cancellationToken);
+    }
+
+    // Request: the address of a lease (u64). Answer: RdmaKey's number and salt, and the segment's descriptor.
+    private ValueTask AnswerRdmaAsync(byte[] payload, CancellationToken cancellationToken)
+    {
+        if (payload.Length != 8)
+        {
+            ThrowHelper.Throw(CheckpointError.ProtocolViolation, "an rdma request of the wrong length");
+        }
+        if (!_leases.TryGetValue(BinaryPrimitives.ReadUInt64LittleEndian(payload), out ReadLease? lease))
+        {
+            ThrowHelper.Throw(CheckpointError.Refused, "queue pairs are connected for a lease, and there is none at that address");
+            return ValueTask.CompletedTask;
+        }
+        var answer = new ArrayBufferWriter<byte>(4096);
+        _responder.OfferRdma(lease, _key, answer);
+        return WriteAsync(PeerMessage.Rdma, answer.WrittenMemory, cancellationToken);
     }
 
     // Request: address and length (u64 each). Answer: MemoryAnswer, with a descriptor where it says so.

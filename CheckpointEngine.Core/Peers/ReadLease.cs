@@ -1,3 +1,5 @@
+using CheckpointEngine.Transfer.Rdma;
+
 namespace CheckpointEngine.Peers;
 
 /// <summary>
@@ -7,9 +9,13 @@ namespace CheckpointEngine.Peers;
 /// <remarks>Any thread. Dispose releases it.</remarks>
 internal sealed class ReadLease : IDisposable
 {
+    private const string Revoked = "revoked";
+
     private readonly Func<long> _current;
     private readonly Action? _released;
-    private int _ended;
+    private readonly Lock _lock = new();
+    private RdmaGrant? _rdma;
+    private bool _ended;
 
     /// <param name="generation">What it is for; not 0.</param>
     /// <param name="current">The generation that is held under the same name at a moment; 0 when there is none.</param>
@@ -25,12 +31,34 @@ internal sealed class ReadLease : IDisposable
     internal long Generation { get; }
 
     /// <summary>What the peer is told of it now.</summary>
-    internal LeaseAnswer Answer(TimeSpan lifetime) => Volatile.Read(ref _ended) == 0
-        ? new LeaseAnswer(Generation, 0, (uint)lifetime.TotalMilliseconds)
-        : new LeaseAnswer(0, _current(), 0);
+    internal LeaseAnswer Answer(TimeSpan lifetime) => Volatile.Read(ref _ended)
+        ? new LeaseAnswer(0, _current(), 0)
+        : new LeaseAnswer(Generation, 0, (uint)lifetime.TotalMilliseconds);
+
+    /// <summary>What lets the peer connect queue pairs; null before it has asked for it.</summary>
+    internal RdmaGrant? Rdma
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _rdma;
+            }
+        }
+    }
+
+    /// <summary>Has a grant end with the lease; false when the lease has ended.</summary>
+    internal bool TryKeep(RdmaGrant grant)
+    {
+        lock (_lock)
+        {
+            _rdma = _ended ? _rdma : grant;
+            return !_ended;
+        }
+    }
 
     /// <summary>Takes the promise back: the memory may go.</summary>
-    internal void Revoke() => End("revoked");
+    internal void Revoke() => End(Revoked);
 
     /// <summary>How it ended; empty while it lives.</summary>
     internal string HowItEnded { get; private set; } = "";
@@ -40,10 +68,18 @@ internal sealed class ReadLease : IDisposable
 
     internal void End(string how)
     {
-        if (Interlocked.Exchange(ref _ended, 1) == 0)
+        RdmaGrant? rdma;
+        lock (_lock)
         {
-            HowItEnded = how;
-            _released?.Invoke();
+            if (_ended)
+            {
+                return;
+            }
+            _ended = true;
+            rdma = _rdma;
         }
+        HowItEnded = how;
+        rdma?.End(isRevoked: how == Revoked);       // before the memory may go
+        _released?.Invoke();
     }
 }

@@ -54,6 +54,15 @@ internal static class EngineMetrics
     /// <summary>Tags <c>service</c> and <c>reason</c>, of <see cref="Refusal"/>.</summary>
     internal static Counter<long> Refusals { get; } = Count("checkpoint_engine.refusals", "{refusal}", "Peers that were refused, by service and reason; the log says who.");
 
+    /// <summary>Tag <c>listener</c>.</summary>
+    internal static Counter<long> ConnectionsRefused { get; } = Count("checkpoint_engine.connections.refused", "{connection}", "Connections that found no place at a listener, since all that were open were of use.");
+
+    /// <summary>Tag <c>listener</c>.</summary>
+    internal static Counter<long> ConnectionsDisplaced { get; } = Count("checkpoint_engine.connections.displaced", "{connection}", "Connections that waited for their peer and were closed to make room for a newcomer.");
+
+    /// <summary>Tag <c>listener</c>.</summary>
+    internal static Counter<long> RequestsRefused { get; } = Count("checkpoint_engine.requests.refused", "{request}", "Requests that were refused since their address asks more often than it may.");
+
     static EngineMetrics()
     {
         Meter meter = EngineTelemetry.Meter;
@@ -108,6 +117,33 @@ internal static class EngineMetrics
         if (EngineTelemetry.IsSupported && Refusals.Enabled)
         {
             Refusals.Add(1, new("service", service), new("reason", reason));
+        }
+    }
+
+    /// <summary>Counts a connection that found no place.</summary>
+    internal static void ConnectionRefused(string listener)
+    {
+        if (EngineTelemetry.IsSupported)
+        {
+            ConnectionsRefused.Add(1, new KeyValuePair<string, object?>("listener", listener));
+        }
+    }
+
+    /// <summary>Counts a connection that was closed for a newcomer.</summary>
+    internal static void Displaced(string listener)
+    {
+        if (EngineTelemetry.IsSupported)
+        {
+            ConnectionsDisplaced.Add(1, new KeyValuePair<string, object?>("listener", listener));
+        }
+    }
+
+    /// <summary>Counts a request of an address that asks too often.</summary>
+    internal static void RequestRefused(string listener)
+    {
+        if (EngineTelemetry.IsSupported)
+        {
+            RequestsRefused.Add(1, new KeyValuePair<string, object?>("listener", listener));
         }
     }
 

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Buffers.Binary;
 using System.Net;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
@@ -19,7 +20,6 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
 
     private readonly ParameterServerOptions _options;
     private readonly ILogger _logger;
-    private readonly AuditLog? _audit;
     private readonly PlainPeers _plainPeers;
     private readonly TcpDataListener? _data;              // null: Mooncake's library has its own
     private readonly HandshakeListener _handshakes;
@@ -45,7 +45,6 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     {
         Registry = registry;
         _options = options;
-        _audit = audit;
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer");
         _plainPeers = options.AllowedPlainPeers;
         var anyPort = new IPEndPoint(options.Address, 0);
@@ -81,7 +80,7 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         {
             rdma.ServeAt(Name);
             _rdmaPlane = rdma;
-            _rdma = new RdmaServing(rdma, Name, MayBeAsked, options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer.Rdma"));
+            _rdma = new RdmaServing(rdma, Name, MayBeAsked, audit, options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer.Rdma"));
             registry.Observe(OfferOverRdma, _rdma.Memory.Remove);
             registry.ObserveFilling(_rdma.Memory.Begin, _rdma.Memory.Abandon);
         }
@@ -171,26 +170,14 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         bool plain = _plainPeers.Allows(request.Remote.Address);
         string name = Name.ToString();
         EngineAnnouncement announcement = Announcement;
-        if (request.Protocol == SegmentDescriptor.RdmaProtocol && _rdma is not null && announcement == _announcementOfRdma)
+        if (plain && request.Protocol == SegmentDescriptor.RdmaProtocol && _rdma is not null && announcement == _announcementOfRdma)
         {
             RdmaOffer offer = _rdma.Memory.Describe();
-            if (plain && offer.Buffers.Length > PublishedBuffers.MostOverRdma(offer.Devices.Length) && Interlocked.Exchange(ref _toldOfLength, 1) == 0)
+            if (offer.Buffers.Length > PublishedBuffers.MostOverRdma(offer.Devices.Length) && Interlocked.Exchange(ref _toldOfLength, 1) == 0)
             {
                 LogTooLong(offer.Buffers.Length);
             }
-            SegmentDescriptorWriter.Write(output, new SegmentDescriptor
-            {
-                Name = name,
-                Protocol = SegmentDescriptor.RdmaProtocol,
-                TcpProtoVersion = 1,
-                Timestamp = SegmentDescriptor.FormatTimestamp(DateTimeOffset.Now),
-                Buffers = plain ? offer.Buffers : [],
-                Devices = _rdmaPlane!.DescribeDevices(offer.Devices),
-                PriorityMatrix = offer.Matrix,
-                Engine = offer.Devices.AsSpan().SequenceEqual(offer.Rails)
-                    ? announcement
-                    : announcement with { Rails = Array.ConvertAll(offer.Rails, device => _rdmaPlane.Nics[device].Name) },
-            });
+            WriteRdmaDescriptor(output, offer, announcement);
             return;
         }
         SegmentDescriptorWriter.Write(output, new SegmentDescriptor
@@ -205,6 +192,37 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         });
     }
 
+    /// <summary>Lets a lease connect queue pairs, until it is ended.</summary>
+    /// <param name="conversationKey">What both sides of the conversation have, in which the lease was taken.</param>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.NotSupported"/>: no device can be read over now.</exception>
+    internal RdmaGrant GrantRdma(ReadOnlySpan<byte> conversationKey)
+        => _rdma is not null && _rdmaPlane is { WhyNone: null }
+            ? _rdma.Grants.Give(conversationKey)
+            : ThrowHelper.Throw<RdmaGrant>(CheckpointError.NotSupported, "no RDMA device can be used there now; look at 'checkpoint-engine doctor' on its host, and how it was started (--transport)");
+
+    /// <summary>Writes what one that may connect needs to know.</summary>
+    internal void WriteRdmaOffer(IBufferWriter<byte> output, RdmaGrant grant)
+    {
+        BinaryPrimitives.WriteUInt128LittleEndian(output.GetSpan(RdmaKey.NumberBytes), grant.Key.Number);
+        output.Advance(RdmaKey.NumberBytes);
+        output.Write(grant.Salt);
+        WriteRdmaDescriptor(output, _rdma!.Memory.Describe(), _announcementOfRdma);
+    }
+
+    private void WriteRdmaDescriptor(IBufferWriter<byte> output, RdmaOffer offer, EngineAnnouncement announcement) => SegmentDescriptorWriter.Write(output, new SegmentDescriptor
+    {
+        Name = Name.ToString(),
+        Protocol = SegmentDescriptor.RdmaProtocol,
+        TcpProtoVersion = 1,
+        Timestamp = SegmentDescriptor.FormatTimestamp(DateTimeOffset.Now),
+        Buffers = offer.Buffers,
+        Devices = _rdmaPlane!.DescribeDevices(offer.Devices),
+        PriorityMatrix = offer.Matrix,
+        Engine = offer.Devices.AsSpan().SequenceEqual(offer.Rails)
+            ? announcement
+            : announcement with { Rails = Array.ConvertAll(offer.Rails, device => _rdmaPlane.Nics[device].Name) },
+    });
+
     void IHandshakeResponder.OnNotify(string name, string message) => LogNotify(name.Length, message.Length);
 
     void IHandshakeResponder.WriteConnectionReply(IBufferWriter<byte> output, ReadOnlySequence<byte> request, in PeerRequest peer)
@@ -217,14 +235,9 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         {
             ConnectionReply.WriteRefusal(output, ConnectionReply.NoRdma);
         }
-        else if (!_plainPeers.Allows(peer.Remote.Address))
-        {
-            _audit?.Refused("handshake", peer.Remote.ToString(), "it asked to connect over RDMA without a token");
-            ConnectionReply.WriteRefusal(output, "a token is demanded, and RDMA knows none yet; read over tcp");
-        }
         else
         {
-            _rdma.WriteReply(output, request, peer.Remote);
+            _rdma.WriteReply(output, request, peer.Remote, needsProof: !_plainPeers.Allows(peer.Remote.Address));
         }
     }
 

@@ -1,3 +1,5 @@
+using System.Security.Cryptography.X509Certificates;
+using CheckpointEngine.Http.Tests.Support;
 using CheckpointEngine.Native.Tests.Support;
 
 namespace CheckpointEngine.Native.Tests;
@@ -43,6 +45,25 @@ public sealed class ProgramTests(Programs programs)
     {
         using var temp = new TempDirectory();
         (await Child.RunAsync(await programs.CAsync("pools"), temp.Path)).Succeeded();
+    }
+
+    [Theory]
+    [InlineData("c")]
+    [InlineData("cpp")]
+    public async Task Guards_TlsLimitsAndTheAuditLog_DoWhatTheySay(string language)
+    {
+        using var temp = new TempDirectory();
+        using var authority = new TestCertificates("Test authority");
+        using var stranger = new TestCertificates("Another authority");
+        File.WriteAllText(temp["ca.pem"], authority.Authority.ExportCertificatePem());
+        File.WriteAllText(temp["other-ca.pem"], stranger.Authority.ExportCertificatePem());
+        foreach (string name in (string[])["server", "client"])
+        {
+            using X509Certificate2 issued = authority.Issue(isClient: name == "client");
+            File.WriteAllText(temp[name + ".pem"], issued.ExportCertificatePem());
+            File.WriteAllText(temp[name + ".key"], issued.GetECDsaPrivateKey()!.ExportPkcs8PrivateKeyPem());
+        }
+        (await Child.RunAsync(language == "c" ? await programs.CAsync("guards") : await programs.CppAsync("guards"), temp.Path)).Succeeded();
     }
 
     [Fact]

@@ -144,7 +144,7 @@ public sealed class FaultTests
         Outcome outcome = await join.EndAsync();
 
         Assert.Equal(1, outcome.ExitCode);
-        Assert.Contains("remote access", outcome.Errors, StringComparison.OrdinalIgnoreCase);
+        Assert.Contains("its owner waited no longer (--drain-timeout)", outcome.Errors, StringComparison.Ordinal);
     }
 
     [LabFact]

@@ -38,6 +38,9 @@ internal sealed record RdmaHandshake
     /// <summary>Ours: the sender has destroyed these queue pairs.</summary>
     internal bool IsEnd { get; init; }
 
+    /// <summary>Ours: that the sender has the key of a lease; null when it proves nothing.</summary>
+    internal RdmaProof? Proof { get; init; }
+
     internal void Write(IBufferWriter<byte> output)
     {
         using (var writer = new Utf8JsonWriter(output, HandshakeJson.WriterOptions))
@@ -46,6 +49,10 @@ internal sealed record RdmaHandshake
             if (IsEnd)
             {
                 writer.WriteBoolean("checkpoint_engine_end"u8, true);
+            }
+            if (Proof is not null)
+            {
+                writer.WriteString("checkpoint_engine_proof"u8, Proof.ToWireText());
             }
             writer.WriteString("local_gid"u8, LocalGid);
             writer.WriteNumber("local_lid"u8, LocalLid);
@@ -114,6 +121,10 @@ internal sealed record RdmaHandshake
                 {
                     handshake = handshake with { IsEnd = HandshakeJson.ReadBoolean(ref reader, "checkpoint_engine_end") };
                 }
+                else if (HandshakeJson.IsKey(ref reader, "checkpoint_engine_proof"u8))
+                {
+                    handshake = handshake with { Proof = ReadProof(ref reader) };
+                }
                 else
                 {
                     reader.Skip();
@@ -146,6 +157,18 @@ internal sealed record RdmaHandshake
             }
         }
         return true;
+    }
+
+    private static RdmaProof? ReadProof(ref Utf8JsonReader reader)
+    {
+        string text = HandshakeJson.ReadString(ref reader, "checkpoint_engine_proof");
+        if (text.Length == 0)
+        {
+            return null;
+        }
+        return RdmaProof.TryParse(text, out RdmaProof? proof)
+            ? proof
+            : ThrowHelper.Throw<RdmaProof>(CheckpointError.InvalidData, $"checkpoint_engine_proof has {text.Length:N0} characters that are no proof: 112 hexadecimal digits");
     }
 
     private static string ReadPath(ref Utf8JsonReader reader, string what)

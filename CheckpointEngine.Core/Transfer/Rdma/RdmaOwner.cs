@@ -24,6 +24,7 @@ internal sealed partial class RdmaOwner
     private readonly Lock _lock = new();
     private readonly LocalDeviceState _stateOf;
     private DevicePairs? _pairs;
+    private bool _hasTakenAway;
 
     private sealed class Device(string name, byte[] gid, uint lid)
     {
@@ -34,8 +35,9 @@ internal sealed partial class RdmaOwner
         internal uint Lid { get; } = lid;
     }
 
-    private RdmaOwner(RdmaPlane plane, RdmaLocalMemory memory, EndpointName name, bool isOurs, string serverName, TimeSpan stallTimeout, Device[] devices, int[] remoteCosts, RemoteRegions regions, ILogger logger)
+    private RdmaOwner(RdmaPlane plane, RdmaLocalMemory memory, EndpointName name, bool isOurs, string serverName, TimeSpan stallTimeout, Device[] devices, int[] remoteCosts, RemoteRegions regions, RdmaKey? key, ILogger logger)
     {
+        Key = key;
         _remoteCosts = remoteCosts;
         _stateOf = StateOf;
         Plane = plane;
@@ -60,10 +62,16 @@ internal sealed partial class RdmaOwner
     /// <summary>Whether it is one of our own, which takes word of an end and needs no acknowledgement.</summary>
     internal bool IsOurs { get; }
 
+    /// <summary>What connecting is proved with, at both ends; null: nothing is.</summary>
+    internal RdmaKey? Key { get; }
+
     /// <summary>What stands before the @ of its NIC paths.</summary>
     internal string ServerName { get; }
 
     internal TimeSpan StallTimeout { get; }
+
+    /// <summary>Whether the owner has taken away what was read: no other way to it is of use.</summary>
+    internal bool HasTakenAway => Volatile.Read(ref _hasTakenAway);
 
     /// <summary>Lanes that are worth having now: those of one pair for each device of the side that has more.</summary>
     internal int Preferred => Pairs.Preferred(_stateOf);
@@ -84,8 +92,16 @@ internal sealed partial class RdmaOwner
     }
 
     /// <summary>Checks a descriptor and takes it.</summary>
+    /// <param name="plane">The devices here.</param>
+    /// <param name="memory">What it is read into.</param>
+    /// <param name="name">Where its handshake port is.</param>
+    /// <param name="isOurs">Whether it is one of our own.</param>
+    /// <param name="descriptor">What it says of itself.</param>
+    /// <param name="stallTimeout">For each answer, and for reads.</param>
+    /// <param name="logger">Told of pairs of devices that fail.</param>
+    /// <param name="key">What connecting is proved with; null: nothing is.</param>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.InvalidData"/>, <see cref="CheckpointError.NotSupported"/>.</exception>
-    internal static RdmaOwner Make(RdmaPlane plane, RdmaLocalMemory memory, EndpointName name, bool isOurs, SegmentDescriptor descriptor, TimeSpan stallTimeout, ILogger logger)
+    internal static RdmaOwner Make(RdmaPlane plane, RdmaLocalMemory memory, EndpointName name, bool isOurs, SegmentDescriptor descriptor, TimeSpan stallTimeout, ILogger logger, RdmaKey? key = null)
     {
         if (descriptor.Protocol != SegmentDescriptor.RdmaProtocol || descriptor.Devices.Length == 0)
         {
@@ -111,7 +127,7 @@ internal sealed partial class RdmaOwner
         int[] costs = RdmaAffinity.CostsByMatrix(descriptor.Buffers, descriptor.PriorityMatrix, Array.ConvertAll(devices, device => device.Name));
         var regions = new RemoteRegions(name, descriptor.Buffers, descriptor.Engine is { Rails.Length: > 0 } ? rails : null);
         return new RdmaOwner(plane, memory, name, isOurs, descriptor.RdmaServerName.Length != 0 ? descriptor.RdmaServerName : descriptor.Name,
-            stallTimeout, devices, costs, regions, logger);
+            stallTimeout, devices, costs, regions, key, logger);
     }
 
     // One of ours tells devices in the order that Mooncake numbers them in, and that of the rails apart.
@@ -189,6 +205,10 @@ internal sealed partial class RdmaOwner
     /// <param name="mayHeal">A connection that did carry bytes was lost: a new one, which asks the owner for its GID anew, may carry more.</param>
     internal void Return(int local, int remote, string? failure, bool ofOwner, int epoch, bool mayHeal)
     {
+        if (ofOwner)
+        {
+            Volatile.Write(ref _hasTakenAway, true);
+        }
         if (!IsOurs)
         {
             Plane.Unclaim(ClaimOf(local, remote));

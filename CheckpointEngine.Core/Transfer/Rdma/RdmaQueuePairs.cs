@@ -135,6 +135,19 @@ internal sealed unsafe class RdmaQueuePairs : IDisposable
         }
     }
 
+    /// <summary>Lets the peer read no more: its next read ends with an error there, at once.</summary>
+    /// <returns>False when the device refuses: then disposing of them is what ends its reads.</returns>
+    internal bool TryForbidReads()
+    {
+        bool isDone = true;
+        foreach (LibIbverbs.IbvQp* pair in _pairs)
+        {
+            var attributes = new LibIbverbs.IbvQpAttr { qp_access_flags = 0 };
+            isDone &= LibIbverbs.ibv_modify_qp(pair, &attributes, LibIbverbs.IBV_QP_ACCESS_FLAGS) == 0;
+        }
+        return isDone;
+    }
+
     /// <summary>Whether a failure of <see cref="Connect"/> is of a kind that another GID of ours may mend: there is no way from this one to the peer's.</summary>
     internal static bool IsOfGid(CheckpointEngineException failure) => failure.NativeCode is Libc.EINVAL;
 

@@ -30,12 +30,20 @@ internal sealed partial class RdmaReadLane
             LocalLid = (uint)_nic.Port.Lid,
             ReadyAck = _owner.IsOurs ? null : false,
         };
+        if (_owner.Key is RdmaKey key)
+        {
+            request = request with { Proof = RdmaProof.Sign(key, RdmaProof.Purpose.Connect, key.TakeSequence(), request) };
+        }
         long start = Stopwatch.GetTimestamp();
         RdmaHandshake reply = await ExchangeAsync(request).ConfigureAwait(false);
         ExchangeTime += Stopwatch.GetElapsedTime(start);
         if (reply.ReplyMessage.Length != 0)
         {
             ThrowHelper.Throw(CheckpointError.Refused, $"connect {_nic.Name} to {peerPath}: it refuses: '{HandshakeJson.Printable(reply.ReplyMessage)}'");
+        }
+        if (_owner.Key is RdmaKey shared && reply.Proof?.Proves(shared, RdmaProof.Purpose.Answer, reply, request.Proof) != true)
+        {
+            ThrowHelper.Throw(CheckpointError.Refused, $"connect {_nic.Name} to {peerPath}: it does not prove that it gave the lease: somebody else answers in its place, or changes what it says");
         }
         if (reply.QueuePairs.Length != pairs.Numbers.Length)
         {
@@ -102,13 +110,14 @@ internal sealed partial class RdmaReadLane
         try
         {
             var body = new ArrayBufferWriter<byte>();
-            new RdmaHandshake
+            var end = new RdmaHandshake
             {
                 LocalNicPath = _ownPath,
                 PeerNicPath = $"{_owner.ServerName}@{_owner.DeviceName(_remote)}",
                 QueuePairs = numbers,
                 IsEnd = true,
-            }.Write(body);
+            };
+            (_owner.Key is RdmaKey key ? end with { Proof = RdmaProof.Sign(key, RdmaProof.Purpose.End, key.TakeSequence(), end) } : end).Write(body);
             HandshakeClient.ExchangeAsync(_owner.Name, "ending queue pairs with", MessageType.Connection, body.WrittenMemory,
                 new HandshakeClientOptions { ConnectTimeout = s_endTimeout, ReplyTimeout = s_endTimeout }).AsTask().GetAwaiter().GetResult();
         }

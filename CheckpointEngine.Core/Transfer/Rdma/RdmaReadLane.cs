@@ -349,7 +349,8 @@ internal sealed unsafe partial class RdmaReadLane : IReadLane
         {
             string words = $"{VerbsStatus.DescribeCompletion(taken->status)} (vendor error 0x{taken->vendor_err:x})";
             _peerIsGone = taken->status is LibIbverbs.IBV_WC_RETRY_EXC_ERR;
-            if (taken->status is LibIbverbs.IBV_WC_REM_ACCESS_ERR or LibIbverbs.IBV_WC_REM_OP_ERR)
+            // To who reads with a lease the last one says that it is revoked.
+            if (taken->status is LibIbverbs.IBV_WC_REM_ACCESS_ERR or LibIbverbs.IBV_WC_REM_OP_ERR || (taken->status == LibIbverbs.IBV_WC_REM_INV_REQ_ERR && _owner.Key is not null))
             {
                 FailOwner(words);
             }

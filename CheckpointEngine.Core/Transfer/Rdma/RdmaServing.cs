@@ -1,5 +1,6 @@
 using System.Buffers;
 using System.Net;
+using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Telemetry;
 using CheckpointEngine.Transfer.Handshake;
@@ -20,18 +21,23 @@ internal sealed partial class RdmaServing : IDisposable
     private const int MaxConnectBacks = 4;
     private static readonly TimeSpan s_longAgo = TimeSpan.FromMinutes(10);
 
+    // Long enough for a read of one that may read no more to be answered so: to queue pairs that are gone the reader would go on asking for eight seconds.
+    private static readonly TimeSpan s_afterRevocation = TimeSpan.FromSeconds(3);
+
     private static readonly TimeSpan s_connectBackTimeout = TimeSpan.FromSeconds(1);       // to connect and to answer, twice; a peer gives us 5 s for all of the reply
 
     private readonly RdmaPlane _plane;
     private readonly EndpointName _name;
     private readonly Func<IPAddress, IPAddress, bool> _mayBeAsked;
+    private readonly AuditLog? _audit;
     private readonly ILogger _logger;
     private readonly Lock _lock = new();
     private readonly Dictionary<string, Endpoint> _endpoints = new(StringComparer.Ordinal);
+    private readonly HashSet<RdmaQueuePairs> _revoked = [];      // that may read no more, and are still there to say so
     private readonly SemaphoreSlim _connectBacks = new(MaxConnectBacks);
     private bool _disposed;
 
-    private sealed class Endpoint(RdmaNic nic, RdmaQueuePairs pairs, GidTableEntry own, uint[] peerNumbers, long since)
+    private sealed class Endpoint(RdmaNic nic, RdmaQueuePairs pairs, GidTableEntry own, RdmaHandshake asked, RdmaGrant? grant, long since)
     {
         internal RdmaNic Nic { get; } = nic;
 
@@ -39,7 +45,10 @@ internal sealed partial class RdmaServing : IDisposable
 
         internal GidTableEntry Own { get; } = own;
 
-        internal uint[] PeerNumbers { get; } = peerNumbers;
+        internal RdmaHandshake Asked { get; } = asked;
+
+        /// <summary>What it lives with; null: it was not asked for a proof.</summary>
+        internal RdmaGrant? Grant { get; } = grant;
 
         internal long Since { get; } = since;
     }
@@ -47,9 +56,12 @@ internal sealed partial class RdmaServing : IDisposable
     /// <param name="plane">The devices.</param>
     /// <param name="name">The segment's name, as NIC paths have it.</param>
     /// <param name="mayBeAsked">Whether a peer at the first address may make this process connect to the second.</param>
+    /// <param name="audit">Told of those that are refused; null for nobody.</param>
     /// <param name="logger">Told of connections.</param>
-    internal RdmaServing(RdmaPlane plane, EndpointName name, Func<IPAddress, IPAddress, bool> mayBeAsked, ILogger logger)
+    internal RdmaServing(RdmaPlane plane, EndpointName name, Func<IPAddress, IPAddress, bool> mayBeAsked, AuditLog? audit, ILogger logger)
     {
+        Grants = new RdmaGrants(EndAll);
+        _audit = audit;
         _mayBeAsked = mayBeAsked;
         _plane = plane;
         _name = name;
@@ -61,16 +73,30 @@ internal sealed partial class RdmaServing : IDisposable
     /// <summary>What peers may read.</summary>
     internal RdmaServedMemory Memory { get; }
 
+    /// <summary>Who may connect because of a lease.</summary>
+    internal RdmaGrants Grants { get; }
+
     /// <summary>Answers a Connection message: makes queue pairs and connects them to the asker's, or says why not.</summary>
-    internal void WriteReply(IBufferWriter<byte> output, ReadOnlySequence<byte> request, IPEndPoint remote)
+    /// <param name="output">Gets a handshake object.</param>
+    /// <param name="request">The message.</param>
+    /// <param name="remote">Who asks.</param>
+    /// <param name="needsProof">Whether only who has a lease may connect.</param>
+    internal void WriteReply(IBufferWriter<byte> output, ReadOnlySequence<byte> request, IPEndPoint remote, bool needsProof)
     {
         try
         {
-            Reply(RdmaHandshake.Read(request.ToArray()), remote).Write(output);
+            RdmaHandshake asked = RdmaHandshake.Read(request.ToArray());
+            RdmaGrant? grant = needsProof || asked.Proof is not null ? Grants.Check(asked) : null;
+            RdmaHandshake answer = Reply(asked, grant, remote);
+            (grant is null ? answer : answer with { Proof = RdmaProof.Sign(grant.Key, RdmaProof.Purpose.Answer, asked.Proof!.Sequence, answer, asked.Proof) }).Write(output);
         }
         catch (CheckpointEngineException refusal)
         {
-            EngineMetrics.Refused(Refusal.Rdma, Refusal.Connection);
+            EngineMetrics.Refused(Refusal.Rdma, refusal.Error == CheckpointError.Refused ? Refusal.Token : Refusal.Connection);
+            if (refusal.Error == CheckpointError.Refused)
+            {
+                _audit?.Refused("handshake", remote.ToString(), $"connect over RDMA: {refusal.Message}");
+            }
             LogRefused(remote, refusal.Message);
             ConnectionReply.WriteRefusal(output, refusal.Message);
         }
@@ -79,15 +105,67 @@ internal sealed partial class RdmaServing : IDisposable
     public void Dispose()
     {
         Endpoint[] endpoints;
+        RdmaQueuePairs[] revoked;
         _plane.Changed -= DeviceChanged;
         lock (_lock)
         {
             _disposed = true;
             endpoints = [.. _endpoints.Values];
+            revoked = [.. _revoked];
             _endpoints.Clear();
+            _revoked.Clear();
         }
         Array.ForEach(endpoints, static endpoint => endpoint.Pairs.Dispose());
+        Array.ForEach(revoked, static pairs => pairs.Dispose());
         Memory.Dispose();
+    }
+
+    // What a lease has connected.
+    private void EndAll(RdmaGrant grant, bool isRevoked)
+    {
+        var gone = new List<RdmaQueuePairs>();
+        lock (_lock)
+        {
+            foreach ((string key, Endpoint endpoint) in _endpoints)
+            {
+                if (endpoint.Grant == grant)
+                {
+                    _endpoints.Remove(key);         // the one thing that may be done to a dictionary that is being walked
+                    gone.Add(endpoint.Pairs);
+                }
+            }
+        }
+        foreach (RdmaQueuePairs pairs in gone)
+        {
+            if (!isRevoked || !pairs.TryForbidReads() || !TryLinger(pairs))
+            {
+                pairs.Dispose();
+            }
+        }
+    }
+
+    private bool TryLinger(RdmaQueuePairs pairs)
+    {
+        lock (_lock)
+        {
+            if (_disposed)
+            {
+                return false;
+            }
+            _revoked.Add(pairs);
+        }
+        _ = Task.Delay(s_afterRevocation).ContinueWith(_ =>
+        {
+            lock (_lock)
+            {
+                if (!_revoked.Remove(pairs))
+                {
+                    return;
+                }
+            }
+            pairs.Dispose();
+        }, TaskScheduler.Default);
+        return true;
     }
 
     // What goes out under a GID that is no more reaches nobody: peers come to make new endpoints, and learn the new one.
@@ -109,20 +187,20 @@ internal sealed partial class RdmaServing : IDisposable
         Memory.DevicesChanged();
     }
 
-    private RdmaHandshake Reply(RdmaHandshake asked, IPEndPoint remote)
+    private RdmaHandshake Reply(RdmaHandshake asked, RdmaGrant? grant, IPEndPoint remote)
     {
-        string key = $"{remote.Address}\n{asked.PeerNicPath}\n{asked.LocalNicPath}";      // nobody ends another host's
+        string key = $"{(grant is null ? remote.Address : grant.Key.Number)}\n{asked.PeerNicPath}\n{asked.LocalNicPath}";      // nobody ends another's
         RdmaQueuePairs? ended = null;
         lock (_lock)
         {
-            if (_endpoints.TryGetValue(key, out Endpoint? known) && known.PeerNumbers.AsSpan().SequenceEqual(asked.QueuePairs))
+            if (_endpoints.TryGetValue(key, out Endpoint? known) && known.Asked.QueuePairs.AsSpan().SequenceEqual(asked.QueuePairs))
             {
                 if (asked.IsEnd)
                 {
                     _endpoints.Remove(key);
                     ended = known.Pairs;
                 }
-                else
+                else if (known.Asked.Proof?.Sequence == asked.Proof?.Sequence)
                 {
                     return asked.ReadyAck == true ? new RdmaHandshake() : Accepted(asked, known.Pairs, NicOf(asked.PeerNicPath), known.Own);
                 }
@@ -136,6 +214,10 @@ internal sealed partial class RdmaServing : IDisposable
         if (asked.ReadyAck == true)
         {
             ThrowHelper.Throw(CheckpointError.NotFound, "an acknowledgement for an endpoint that is not there, or has other queue pairs");
+        }
+        if (grant is not null && (grant.IsUsed(asked.Proof!.Sequence) || asked.LocalGid.Length == 0))
+        {
+            ThrowHelper.Throw(CheckpointError.Refused, "the message was answered before, or has no local_gid: each connection needs one of its own");
         }
         RdmaNic nic = NicOf(asked.PeerNicPath);
         GidTableEntry[] candidates = nic.Gids;
@@ -159,22 +241,23 @@ internal sealed partial class RdmaServing : IDisposable
             ThrowHelper.Throw(CheckpointError.InvalidData, "its local_gid is none: 16 two-digit hexadecimal bytes joined by colons");
         }
         var pairs = new RdmaQueuePairs(nic, asked.QueuePairs.Length, reads: false, isRead: true);
-        GidTableEntry own;
+        Endpoint kept;
         try
         {
-            own = Connect(pairs, candidates, asked, gid, lid);
+            GidTableEntry own = Connect(pairs, candidates, asked, gid, lid);
+            kept = Keep(key, new Endpoint(nic, pairs, own, asked, grant, Environment.TickCount64));
         }
         catch
         {
             pairs.Dispose();
             throw;
         }
-        if (!Keep(key, nic, pairs, own, asked.QueuePairs))
+        if (kept.Pairs != pairs)
         {
-            ThrowHelper.Throw(CheckpointError.Busy, "too many peers are connected over RDMA");
+            pairs.Dispose();
         }
         LogConnected(nic.Name, HandshakeJson.Printable(asked.LocalNicPath), pairs.Numbers.Length);
-        return Accepted(asked, pairs, nic, own);
+        return Accepted(asked, kept.Pairs, nic, kept.Own);
     }
 
     // The first of our GIDs from which there is a way to the peer's.
@@ -194,40 +277,55 @@ internal sealed partial class RdmaServing : IDisposable
         }
     }
 
-    private bool Keep(string key, RdmaNic nic, RdmaQueuePairs pairs, GidTableEntry own, uint[] peerNumbers)
+    // Gives what it was given, or what another answer to the same message has made meanwhile.
+    private Endpoint Keep(string key, Endpoint made)
     {
         var gone = new List<RdmaQueuePairs>();
-        bool kept = false;
-        long now = Environment.TickCount64;
         int most = Math.Min(MaxEndpoints, Math.Max(64, _plane.Nics.Min(nic => nic.Limits.MaxQueuePairs) / 4));
-        lock (_lock)
+        try
         {
-            if (_endpoints.Remove(key, out Endpoint? old))
+            lock (_lock)
             {
-                gone.Add(old.Pairs);      // the peer has begun anew
-            }
-            if (_endpoints.Count >= most)
-            {
-                foreach (string stale in _endpoints.Keys.ToArray())
+                // Under the lock that the end of a lease takes next: it is seen here, or sees what is kept.
+                if (made.Grant is RdmaGrant grant && (!Grants.IsLive(grant) || !grant.TryUse(made.Asked.Proof!.Sequence)))
                 {
-                    if (now - _endpoints[stale].Since > s_longAgo.TotalMilliseconds && _endpoints.Remove(stale, out Endpoint? endpoint))
-                    {
-                        gone.Add(endpoint.Pairs);
-                    }
+                    return _endpoints.TryGetValue(key, out Endpoint? same) && same.Asked.Proof?.Sequence == made.Asked.Proof!.Sequence
+                        ? same
+                        : ThrowHelper.Throw<Endpoint>(CheckpointError.Refused, "the lease that it is for has ended meanwhile, or the message was answered before; join again");
                 }
-            }
-            kept = !_disposed && _endpoints.Count < most;
-            if (kept)
-            {
-                _endpoints.Add(key, new Endpoint(nic, pairs, own, peerNumbers, now));
-            }
-            else
-            {
-                gone.Add(pairs);
+                if (_endpoints.Remove(key, out Endpoint? old))
+                {
+                    gone.Add(old.Pairs);      // the peer has begun anew
+                }
+                if (_endpoints.Count >= most)
+                {
+                    ForgetThoseOfLongAgo(made.Since, gone);
+                }
+                if (_disposed || _endpoints.Count >= most)
+                {
+                    ThrowHelper.Throw(CheckpointError.Busy, "too many peers are connected over RDMA");
+                }
+                _endpoints.Add(key, made);
+                return made;
             }
         }
-        gone.ForEach(static old => old.Dispose());
-        return kept;
+        finally
+        {
+            gone.ForEach(static old => old.Dispose());
+        }
+    }
+
+    // Under the lock. Those of a lease are of use until it ends.
+    private void ForgetThoseOfLongAgo(long now, List<RdmaQueuePairs> gone)
+    {
+        foreach ((string key, Endpoint endpoint) in _endpoints)
+        {
+            if (endpoint.Grant is null && now - endpoint.Since > s_longAgo.TotalMilliseconds)
+            {
+                _endpoints.Remove(key);
+                gone.Add(endpoint.Pairs);
+            }
+        }
     }
 
     private static RdmaHandshake Accepted(RdmaHandshake asked, RdmaQueuePairs pairs, RdmaNic nic, GidTableEntry own) => new()

@@ -23,7 +23,7 @@ internal static class VerbsStatus
             "the peer's device answered with what does not fit; are both ends' path MTUs the same, and the firmware up to date?"),
         LibIbverbs.IBV_WC_LOC_ACCESS_ERR => Join("local access error", "the memory that was read into is registered without local write; a fault of this end"),
         LibIbverbs.IBV_WC_REM_INV_REQ_ERR => Join("remote invalid request",
-            "the peer's queue pair takes no RDMA reads, or not so many at once (max_rd_atomic, max_dest_rd_atomic), or not of this length"),
+            "the peer's queue pair takes no RDMA reads: it has revoked the lease; or not so many at once (max_rd_atomic, max_dest_rd_atomic), or not of this length"),
         LibIbverbs.IBV_WC_REM_ACCESS_ERR => Join("remote access error",
             "the peer no longer serves this memory, or its key has changed: fetch its metas anew; did it unregister the checkpoint?"),
         LibIbverbs.IBV_WC_REM_OP_ERR => Join("remote operation error", "the peer's device could not read its own memory; look at the peer's kernel log"),

@@ -20,7 +20,7 @@ internal sealed partial class TcpDataConnection
         Take(clientNonce);
         BinaryPrimitives.WriteUInt64LittleEndian(_answer, DataHeader.StatusOk);
         serverNonce.CopyTo(_answer, DataHeader.StatusSize);
-        TokenChallenge.Prove(TokenChallenge.Choose(token, hint, clientNonce), TokenChallenge.Purpose.TcpLane, asServer: true, clientNonce, serverNonce,
+        TokenChallenge.Prove(TokenChallenge.Choose(token, hint, clientNonce), TokenChallenge.Purpose.TcpLane, asServer: true, clientNonce, serverNonce, _binding,
             _answer.AsSpan(DataHeader.StatusSize + TokenChallenge.NonceBytes));
         await SendAnswerAsync(_answer.Length).ConfigureAwait(false);
         byte[] proof = new byte[TokenChallenge.ProofBytes];
@@ -29,7 +29,7 @@ internal sealed partial class TcpDataConnection
             return false;
         }
         Take(proof);
-        _admitted = TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: false, clientNonce, serverNonce, proof) is not null;
+        _admitted = TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: false, clientNonce, serverNonce, _binding, proof) is not null;
         await SendStatusAsync(_admitted ? DataHeader.StatusOk : DataHeader.StatusRejected, DataHeader.StatusSize).ConfigureAwait(false);
         if (!_admitted)
         {

@@ -20,6 +20,7 @@ internal sealed partial class TcpDataConnection
     private static byte[]? t_plain;                 // pinned: what a thread that serves is about to seal
 
     private Stream? _secured;                       // null: the socket's bytes are what is meant
+    private byte[] _binding = [];                   // what proofs within TLS are bound to
     private byte[] _records = [];                   // rented while records wait to be sent
     private int _recordsStart;
     private int _recordsEnd;
@@ -38,13 +39,14 @@ internal sealed partial class TcpDataConnection
         StartBusy();
         try
         {
-            (Stream secured, string shown) = await security.SecureAsync(new RecordStream(this), CancellationToken.None).ConfigureAwait(false);
-            if (shown.Length != 0)
+            SecuredConnection secured = await security.SecureAsync(new RecordStream(this), CancellationToken.None).ConfigureAwait(false);
+            if (secured.Peer.Length != 0)
             {
-                RemoteAddress = $"{RemoteAddress} ({shown})";
+                RemoteAddress = $"{RemoteAddress} ({secured.Peer})";
             }
+            _binding = secured.Binding;
             await FlushAsync().ConfigureAwait(false);
-            Volatile.Write(ref _secured, secured);
+            Volatile.Write(ref _secured, secured.Stream);
         }
         catch (CheckpointEngineException refused)
         {

@@ -76,7 +76,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         _registry = registry;
         _options = options;
         _logger = logger;
-        _limiter = new ConnectionLimiter("data port", options.Limits, logger);
+        _limiter = new ConnectionLimiter("data", options.Limits, logger);
         _peerTags = options.MeasurePeers ? new PeerTags() : null;
         _listener = SocketTools.Listen(bind, backlog: 1024);
         _usualCongestionControl = SocketTools.PreferPlainCongestionControl(_listener);

@@ -414,12 +414,13 @@ internal sealed unsafe partial class TcpReadLane : IReadLane
             Refuse("it did not answer the token challenge");
         }
         Span<byte> serverNonce = answer.Slice(DataHeader.StatusSize, TokenChallenge.NonceBytes);
-        if (TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: true, clientNonce, serverNonce, answer[(DataHeader.StatusSize + TokenChallenge.NonceBytes)..]) is null)
+        ReadOnlySpan<byte> binding = _secured is null ? [] : TokenChallenge.BindingOf(_secured.RemoteCertificate!);
+        if (TokenChallenge.Check(token, TokenChallenge.Purpose.TcpLane, ofServer: true, clientNonce, serverNonce, binding, answer[(DataHeader.StatusSize + TokenChallenge.NonceBytes)..]) is null)
         {
             Refuse("its token is not ours");
         }
         Span<byte> proof = stackalloc byte[TokenChallenge.ProofBytes];
-        TokenChallenge.Prove(secret, TokenChallenge.Purpose.TcpLane, asServer: false, clientNonce, serverNonce, proof);
+        TokenChallenge.Prove(secret, TokenChallenge.Purpose.TcpLane, asServer: false, clientNonce, serverNonce, binding, proof);
         Send(socket, proof);
         Span<byte> status = stackalloc byte[DataHeader.StatusSize];
         answered = ReceiveExactly(socket, status);

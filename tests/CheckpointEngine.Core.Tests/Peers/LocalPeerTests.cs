@@ -108,7 +108,7 @@ public sealed class LocalPeerTests
             using Socket socket = await listener.AcceptAsync(Cancel);
             byte[] request = new byte[4096];
             await socket.ReceiveAsync(request, Cancel);
-            await socket.SendAsync(PeerSessionTests.Frame(PeerMessage.Hello, Encoding.UTF8.GetBytes($$"""{"protocol":1,"nonce":"{{new string('0', 64)}}"}""")), Cancel);
+            await socket.SendAsync(PeerSessionTests.Frame(PeerMessage.Hello, Encoding.UTF8.GetBytes($$"""{"protocol":2,"nonce":"{{new string('0', 64)}}"}""")), Cancel);
             await socket.ReceiveAsync(request, Cancel);
             switch (what)
             {

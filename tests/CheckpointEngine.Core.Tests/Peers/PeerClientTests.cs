@@ -14,7 +14,7 @@ public sealed class PeerClientTests
 
     private static byte[] HelloWith(string digest, bool tokenRequired = false)
         => PeerSessionTests.Frame(PeerMessage.Hello, Encoding.UTF8.GetBytes(
-            $$"""{"protocol":1,"nonce":"{{new string('0', 64)}}","digest":"{{digest}}","token_required":{{(tokenRequired ? "true" : "false")}}}"""));
+            $$"""{"protocol":2,"nonce":"{{new string('0', 64)}}","digest":"{{digest}}","token_required":{{(tokenRequired ? "true" : "false")}}}"""));
 
     // Answers each frame of the client with the next of the answers, then waits.
     private static ScriptedPort Answering(params byte[][] answers) => new(async (stream, _, token) =>
@@ -40,10 +40,9 @@ public sealed class PeerClientTests
     }
 
     public static TheoryData<byte[]> BadHellos => new(
-        PeerSessionTests.Frame(PeerMessage.Hello, "{}"u8),
         PeerSessionTests.Frame(PeerMessage.Hello, "null"u8),
         PeerSessionTests.Frame(PeerMessage.Hello, "not json"u8),
-        PeerSessionTests.Frame(PeerMessage.Hello, "{\"protocol\":1,\"nonce\":\"0\"}"u8),
+        PeerSessionTests.Frame(PeerMessage.Hello, "{\"protocol\":2,\"nonce\":\"0\"}"u8),
         PeerSessionTests.Frame(PeerMessage.Proof, new byte[32]),
         [0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0],
         [0xff, 0xff, 0xff, 0x7f, 1, 0, 0, 0],
@@ -56,6 +55,16 @@ public sealed class PeerClientTests
         await using ScriptedPort port = Answering(hello);
         var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => ConnectAsync(port));
         Assert.Equal(CheckpointError.ProtocolViolation, failure.Error);
+    }
+
+    [Theory]
+    [InlineData("{}")]
+    [InlineData("{\"protocol\":1,\"nonce\":\"0000000000000000000000000000000000000000000000000000000000000000\"}")]
+    public async Task Connect_ServerThatBindsNoProofToTls_IsNotSpokenTo(string hello)
+    {
+        await using ScriptedPort port = Answering(PeerSessionTests.Frame(PeerMessage.Hello, Encoding.UTF8.GetBytes(hello)));
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => ConnectAsync(port));
+        Assert.Equal(CheckpointError.NotSupported, failure.Error);
     }
 
     [Fact]

@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Buffers.Binary;
 using System.Diagnostics;
 using System.Net;
@@ -7,6 +8,7 @@ using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer.Handshake;
+using CheckpointEngine.Transfer.Rdma;
 using Microsoft.Extensions.Logging.Abstractions;
 
 namespace CheckpointEngine.Tests;
@@ -51,6 +53,15 @@ public sealed class PeerSessionTests
 
         public ReadLease? TryLease(ulong address, string peer) => Lease();
 
+        internal List<RdmaKey> RdmaKeys { get; } = [];
+
+        public void OfferRdma(ReadLease lease, ReadOnlySpan<byte> conversationKey, IBufferWriter<byte> answer)
+        {
+            byte[] salt = [.. Enumerable.Repeat((byte)3, RdmaKey.SaltBytes)];
+            RdmaKeys.Add(RdmaKey.Make(conversationKey, 7, salt));
+            answer.Write<byte>([7, .. new byte[RdmaKey.NumberBytes - 1], .. salt, .. "{}\n"u8]);
+        }
+
         public IReadOnlyList<SideFile>? FindSideFiles(ulong address) => address == 1 ? [new SideFile("config.json", SideFile)] : null;
     }
 
@@ -65,7 +76,7 @@ public sealed class PeerSessionTests
         return frame;
     }
 
-    private static byte[] Hello(int protocol = 1, string? nonce = null)
+    private static byte[] Hello(int protocol = 2, string? nonce = null)
         => Frame(PeerMessage.Hello, Encoding.UTF8.GetBytes($$"""{"protocol":{{protocol}},"nonce":"{{nonce ?? Convert.ToHexStringLower(s_nonce)}}","later":[1]}"""));
 
     private static async Task<(PeerMessage Type, byte[] Payload)> ReadFrameAsync(RawClient client)
@@ -99,6 +110,7 @@ public sealed class PeerSessionTests
         Frame(PeerMessage.Hello, "[]"u8),
         Frame(PeerMessage.Hello, "{\"protocol\":\"1\"}"u8),
         Hello(protocol: 0),
+        Hello(protocol: 1),                                // binds no proof to TLS
         Hello(nonce: "00"),
         Hello(nonce: new string('0', 66)),
         Hello(nonce: new string('x', 64)),
@@ -182,6 +194,8 @@ public sealed class PeerSessionTests
             (Frame(PeerMessage.Digests, [1, 0x10, 0, 0, .. new byte[4097 * 16]]), CheckpointError.ProtocolViolation),
             (Frame(PeerMessage.SideFiles, 1, 2, 3), CheckpointError.ProtocolViolation),
             (Frame(PeerMessage.Lease, 1, 2, 3), CheckpointError.ProtocolViolation),
+            (Frame(PeerMessage.Rdma, 1, 2, 3), CheckpointError.ProtocolViolation),
+            (Frame(PeerMessage.Rdma, new byte[8]), CheckpointError.Refused),          // without a lease
         ];
         foreach ((byte[] request, CheckpointError error) in requests)
         {
@@ -214,6 +228,27 @@ public sealed class PeerSessionTests
         }
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task Rdma_ForALease_BothEndsMakeTheSameKeyAndEachConversationItsOwn(bool withToken)
+    {
+        AccessToken? token = withToken ? s_token : null;
+        var responder = new Responder();
+        await using PeerListener listener = Listen(token, responder: responder);
+        for (int conversation = 0; conversation < 2; conversation++)
+        {
+            using PeerClient client = await ConnectAsync(listener, token);
+            var early = await Assert.ThrowsAsync<CheckpointEngineException>(() => client.GetRdmaAsync(5, 1 << 20, TestContext.Current.CancellationToken));
+            Assert.Equal(CheckpointError.Refused, early.Error);
+            await client.LeaseAsync(5, TestContext.Current.CancellationToken);
+            (RdmaKey key, _) = await client.GetRdmaAsync(5, 1 << 20, TestContext.Current.CancellationToken);
+            Assert.Equal((UInt128)7, key.Number);
+            Assert.Equal(responder.RdmaKeys[conversation].Secret, key.Secret);
+        }
+        Assert.NotEqual(responder.RdmaKeys[0].Secret, responder.RdmaKeys[1].Secret);
+    }
+
     [Fact]
     public async Task Token_RequestBeforeTheProof_IsRefusedAndClosed()
     {
@@ -230,10 +265,10 @@ public sealed class PeerSessionTests
     {
         await using PeerListener listener = Listen(s_token);
         byte[] proof = new byte[32];
-        Assert.Equal(PeerMessage.Proof, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.PeerService, false, s_nonce, serverNonce, proof)));
+        Assert.Equal(PeerMessage.Proof, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.PeerService, false, s_nonce, serverNonce, [], proof)));
         Assert.Equal(PeerMessage.Error, await ProveAsync(_ => { }));
-        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.TcpLane, false, s_nonce, serverNonce, proof)));
-        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.PeerService, true, s_nonce, serverNonce, proof)));
+        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.TcpLane, false, s_nonce, serverNonce, [], proof)));
+        Assert.Equal(PeerMessage.Error, await ProveAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.PeerService, true, s_nonce, serverNonce, [], proof)));
 
         async Task<PeerMessage> ProveAsync(Action<byte[]> prove)
         {

@@ -1,9 +1,13 @@
 using System.Net;
+using System.Net.Security;
+using System.Net.Sockets;
 using System.Security.Cryptography.X509Certificates;
 using CheckpointEngine.Access;
 using CheckpointEngine.Http.Tests.Support;
 using CheckpointEngine.Metas;
+using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Handshake;
 
 namespace CheckpointEngine.Tests;
 
@@ -112,7 +116,7 @@ public sealed class PeerTlsTests : IDisposable
     {
         await using ParameterServer holder = await StartAsync(clientCertificates: false, token: false);
         using RawClient plain = await RawClient.ConnectAsync(IPEndPoint.Parse(holder.PeerUrl["ce+tls://".Length..]));
-        await plain.SendAsync(PeerSessionTests.Frame(Peers.PeerMessage.Hello, "{\"protocol\":1,\"nonce\":\"00\"}"u8));
+        await plain.SendAsync(PeerSessionTests.Frame(PeerMessage.Hello, "{\"protocol\":2,\"nonce\":\"00\"}"u8));
         byte[] answer = await plain.ReadToEndAsync();
         Assert.True(answer.Length <= 7, $"{answer.Length} bytes: more than an alert");
     }
@@ -126,6 +130,44 @@ public sealed class PeerTlsTests : IDisposable
         await using ParameterServer joiner = Joiner(new TlsClientOptions { CaFile = WriteAuthority(_stranger) });
         Assert.True((await joiner.JoinAsync(holder.GetMetas("model").Metas, Over(TransportChoice.Tcp), null, Cancel)).Verified);
     }
+
+    [Fact]
+    public async Task Token_PassedOnBySomebodyWhoEndsTlsInBetween_OpensNothing()
+    {
+        await using ParameterServer holder = await StartAsync(clientCertificates: false, token: true);
+        using X509Certificate2 trusted = _authority.Issue(isClient: false);         // by the same authority, for the same address
+        using X509Certificate2 shown = X509CertificateLoader.LoadPkcs12(trusted.Export(X509ContentType.Pkcs12), null);
+        IPEndPoint service = IPEndPoint.Parse(holder.PeerUrl["ce+tls://".Length..]);
+        var tls = new TlsClientOptions { CaFile = WriteAuthority(_authority), Required = true };
+        await using ScriptedPort between = PassOn(service, shown);
+        await using ScriptedPort wire = PassOn(service, null);
+
+        var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => ConnectAsync(between.EndPoint));
+
+        Assert.Equal(CheckpointError.Refused, failure.Error);
+        Assert.Contains("yours is missing or another", failure.Message, StringComparison.Ordinal);      // by the holder, who knows its own certificate
+        await TcpDataListenerHostileTests.Until(() => _log.Of(AuditLog.Category).Any(line => line.Contains("token is missing or not ours", StringComparison.Ordinal)));
+        using PeerClient untouched = await ConnectAsync(wire.EndPoint);            // who passes on what he cannot read harms nobody
+
+        Task<PeerClient> ConnectAsync(IPEndPoint to) => PeerClient.ConnectAsync(EndpointName.FromEndPoint(to), Token(true), TimeSpan.FromSeconds(20), Cancel, tls);
+    }
+
+    // To the service and back, inside TLS of its own when it has a certificate.
+    private static ScriptedPort PassOn(IPEndPoint service, X509Certificate2? certificate) => new(async (stream, _, token) =>
+    {
+        using var onward = new TcpClient();
+        await onward.ConnectAsync(service, token);
+        Stream near = stream, far = onward.GetStream();
+        if (certificate is not null)
+        {
+            var server = new SslStream(near);
+            await server.AuthenticateAsServerAsync(new SslServerAuthenticationOptions { ServerCertificate = certificate }, token);
+            var client = new SslStream(far);
+            await client.AuthenticateAsClientAsync(new SslClientAuthenticationOptions { TargetHost = "127.0.0.1", RemoteCertificateValidationCallback = (_, shown, _, _) => shown?.Subject == "CN=server" }, token);
+            (near, far) = (server, client);
+        }
+        await Task.WhenAny(near.CopyToAsync(far, token), far.CopyToAsync(near, token));
+    });
 
     private async Task<ParameterServer> StartAsync(bool clientCertificates, bool token, IPAddress? address = null)
     {

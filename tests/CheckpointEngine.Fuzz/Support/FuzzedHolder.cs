@@ -1,8 +1,10 @@
+using System.Buffers;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer;
+using CheckpointEngine.Transfer.Rdma;
 
 namespace CheckpointEngine.Fuzz.Support;
 
@@ -73,6 +75,12 @@ internal sealed class FuzzedHolder : IPeerResponder, IDisposable
     public Task<PublishedMetas> WaitForMetasAsync(string name, string entityTag, CancellationToken cancellationToken) => Task.FromResult(GetMetas(name));
 
     public ReadLease? TryLease(ulong address, string peer) => address % AddressStep == 0 ? new ReadLease(1, static () => 1) : null;
+
+    public void OfferRdma(ReadLease lease, ReadOnlySpan<byte> conversationKey, IBufferWriter<byte> answer)
+    {
+        answer.Write(RdmaKey.Make(conversationKey, 1, new byte[RdmaKey.SaltBytes]).Secret);
+        answer.Write("0123456789abcdef{}\n"u8);
+    }
 
     public RelayOffer? FindOffer(UInt128 layout)
     {

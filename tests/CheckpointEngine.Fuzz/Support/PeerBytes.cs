@@ -8,7 +8,7 @@ namespace CheckpointEngine.Fuzz.Support;
 internal static class PeerBytes
 {
     internal static readonly string[] Words =
-        ["\"protocol\":1", "\"nonce\":\"", "\"nonce\":null", "\"digest\":null", "\"digest\":\"xxh3\"", "\"digest\":\"sha256\"", "\"token_required\":true", "\"version\":null", "\"host_id\":null", new string('0', 64), "fuzz", "config.json"];
+        ["\"protocol\":2", "\"nonce\":\"", "\"nonce\":null", "\"digest\":null", "\"digest\":\"xxh3\"", "\"digest\":\"sha256\"", "\"token_required\":true", "\"version\":null", "\"host_id\":null", new string('0', 64), "fuzz", "config.json"];
 
     internal static byte[] Frame(PeerMessage type, ReadOnlySpan<byte> payload)
     {
@@ -19,7 +19,7 @@ internal static class PeerBytes
     }
 
     internal static byte[] Hello(ReadOnlySpan<byte> nonce, bool tokenRequired, string digest)
-        => Frame(PeerMessage.Hello, (new PeerHello { Protocol = 1, Version = "fuzz", HostId = "fuzz", Nonce = Convert.ToHexStringLower(nonce), TokenRequired = tokenRequired, Digest = digest }).ToJson());
+        => Frame(PeerMessage.Hello, (new PeerHello { Protocol = PeerHello.CurrentProtocol, Version = "fuzz", HostId = "fuzz", Nonce = Convert.ToHexStringLower(nonce), TokenRequired = tokenRequired, Digest = digest }).ToJson());
 
     /// <summary>Receives the payload of one frame; null when the other side ends before.</summary>
     internal static byte[]? Receive(Socket socket)
@@ -88,7 +88,7 @@ internal static class PeerBytes
                 break;
             default:
                 byte[] payload = frames[at].Length > PeerFrame.HeaderBytes ? mutator.Mutate(frames[at].AsSpan(PeerFrame.HeaderBytes)) : mutator.Mutate(default);
-                ushort type = mutator.Chance(6) || frames[at].Length < PeerFrame.HeaderBytes ? (ushort)mutator.Next((int)PeerMessage.Have + 1) : BinaryPrimitives.ReadUInt16LittleEndian(frames[at].AsSpan(4));
+                ushort type = mutator.Chance(6) || frames[at].Length < PeerFrame.HeaderBytes ? (ushort)mutator.Next((int)PeerMessage.Rdma + 1) : BinaryPrimitives.ReadUInt16LittleEndian(frames[at].AsSpan(4));
                 frames[at] = Frame((PeerMessage)type, payload);
                 break;
         }

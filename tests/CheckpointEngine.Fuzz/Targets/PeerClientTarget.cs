@@ -7,13 +7,14 @@ using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer.Handshake;
+using CheckpointEngine.Transfer.Rdma;
 
 namespace CheckpointEngine.Fuzz.Targets;
 
 /// <summary>
 /// What a hostile server may answer to a <see cref="PeerClient"/>. The first byte of an input: 1 the client has a token, 2 an honest hello (and
 /// proof) comes first, 4 the hello announces SHA-256, 8 what is asked comes in the reverse order, 16 the questions
-/// are those of the joiners of a swarm.
+/// are those of the joiners of a swarm, 32 what is asked is how memory is read over RDMA.
 /// </summary>
 internal sealed class PeerClientTarget : FuzzTarget
 {
@@ -22,6 +23,7 @@ internal sealed class PeerClientTarget : FuzzTarget
     private const int AnnouncesSha256 = 4;
     private const int Reverse = 8;
     private const int AsksOfSwarm = 16;
+    private const int AsksForRdma = 32;
 
     private const int Units = 4;
 
@@ -77,7 +79,7 @@ internal sealed class PeerClientTarget : FuzzTarget
     private async Task<string> AskAsync(int flags)
     {
         using PeerClient client = await PeerClient.ConnectAsync(_target, (flags & HasToken) != 0 ? _token : null, s_timeout, CancellationToken.None).ConfigureAwait(false);
-        Func<Task<string>>[] questions = (flags & AsksOfSwarm) != 0
+        Func<Task<string>>[] questions = (flags & AsksForRdma) != 0 ? [() => AskRdmaAsync(client)] : (flags & AsksOfSwarm) != 0
             ? [() => AskSwarmAsync(client), () => AskOfferAsync(client), () => AskHaveAsync(client)]
             : [() => AskMetasAsync(client), () => AskDigestsAsync(client), () => AskSideFilesAsync(client)];
         var outcome = new List<string>();
@@ -137,6 +139,13 @@ internal sealed class PeerClientTarget : FuzzTarget
         return $"{addresses.Count(static address => address != 0)} offered";
     }
 
+    private static async Task<string> AskRdmaAsync(PeerClient client)
+    {
+        (RdmaKey key, SegmentDescriptor descriptor) = await client.GetRdmaAsync(0x1000, 1 << 20, CancellationToken.None).ConfigureAwait(false);
+        Check(key.Secret.Length == 32, $"a key of {key.Secret.Length} bytes");
+        return $"rdma: {descriptor.Protocol.Length != 0}, {Math.Min(descriptor.Buffers.Length, 2)} buffers, {Math.Min(descriptor.Devices.Length, 2)} devices";
+    }
+
     private static async Task<string> AskHaveAsync(PeerClient client)
     {
         int[] units = await client.GetHaveAsync(1, 0, TimeSpan.Zero, CancellationToken.None).ConfigureAwait(false);
@@ -164,7 +173,7 @@ internal sealed class PeerClientTarget : FuzzTarget
             if ((flags & HasToken) != 0 && PeerBytes.Receive(socket) is not null)
             {
                 byte[] proof = new byte[TokenChallenge.ProofBytes];
-                TokenChallenge.Prove(_token.Secrets[0], TokenChallenge.Purpose.PeerService, asServer: true, PeerBytes.NonceOf(hello), nonce, proof);
+                TokenChallenge.Prove(_token.Secrets[0], TokenChallenge.Purpose.PeerService, asServer: true, PeerBytes.NonceOf(hello), nonce, [], proof);
                 PeerBytes.Send(socket, PeerBytes.Frame(PeerMessage.Proof, proof));
             }
         }

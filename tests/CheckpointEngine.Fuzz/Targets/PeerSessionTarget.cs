@@ -38,7 +38,7 @@ internal sealed class PeerSessionTarget : FuzzTarget
     internal override IReadOnlyList<byte[]> Tokens { get; } =
     [
         .. Support.Tokens.Json(PeerBytes.Words), PeerBytes.Frame(PeerMessage.Metas, "fuzz"u8), PeerBytes.Frame(PeerMessage.SideFiles, [0, 16, 0, 0, 0, 0, 0, 0]), PeerBytes.Frame(PeerMessage.Lease, [0, 16, 0, 0, 0, 0, 0, 0]), PeerBytes.Frame(PeerMessage.Release, [0, 16, 0, 0, 0, 0, 0, 0]), PeerBytes.Frame(PeerMessage.Follow, [10, 0, 0, 0, 1, 0, 0x31, 0x66, 0x75, 0x7a, 0x7a]),
-        PeerBytes.Frame(PeerMessage.Offer, [1, .. new byte[15]]), PeerBytes.Frame(PeerMessage.Have, [1, .. new byte[23]]), PeerBytes.Frame(PeerMessage.Have, [1, .. new byte[15], 2, 0, 0, 0, 16, 39, 0, 0]),
+        PeerBytes.Frame(PeerMessage.Rdma, [0, 16, 0, 0, 0, 0, 0, 0]), PeerBytes.Frame(PeerMessage.Offer, [1, .. new byte[15]]), PeerBytes.Frame(PeerMessage.Have, [1, .. new byte[23]]), PeerBytes.Frame(PeerMessage.Have, [1, .. new byte[15], 2, 0, 0, 0, 16, 39, 0, 0]),
         [0, 32, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0], [0, 48, 0, 0, 0, 0, 0, 0, 1, 0, 64, 0, 0, 0, 0, 0],
     ];
 
@@ -114,7 +114,7 @@ internal sealed class PeerSessionTarget : FuzzTarget
         if (proves)
         {
             byte[] proof = new byte[TokenChallenge.ProofBytes];
-            TokenChallenge.Prove(_token.Secrets[0], TokenChallenge.Purpose.PeerService, asServer: false, nonce, PeerBytes.NonceOf(hello), proof);
+            TokenChallenge.Prove(_token.Secrets[0], TokenChallenge.Purpose.PeerService, asServer: false, nonce, PeerBytes.NonceOf(hello), [], proof);
             PeerBytes.Send(client, PeerBytes.Frame(PeerMessage.Proof, proof));
             Check(PeerBytes.Receive(client) is { Length: TokenChallenge.ProofBytes }, "an honest proof is not answered");
         }

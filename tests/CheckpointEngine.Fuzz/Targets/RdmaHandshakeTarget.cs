@@ -18,7 +18,7 @@ internal sealed class RdmaHandshakeTarget : FuzzTarget
 
     internal override IReadOnlyList<byte[]> Tokens { get; } = Support.Tokens.Json(
         "\"local_gid\":", "\"local_lid\":", "\"local_nic_path\":", "\"payload\":\"\",", "\"peer_nic_path\":", "\"qp_num\":[", "\"qp_num\":[1,2],", "\"ready_ack\":true,", "\"ready_ack\":false,", "\"reply_msg\":",
-        "\"checkpoint_engine_end\":true,", "\"qp\\u005fnum\":", "\"127.0.0.1:1@mlx5_0\",", "\"00:00:00:00:00:00:00:00:00:00:ff:ff:0a:00:00:01\",", ":ff", "4294967295", "4294967296", "1,1,1,1,1,1,1,1,");
+        "\"checkpoint_engine_end\":true,", "\"checkpoint_engine_proof\":", $"\"{new string('0', 112)}\",", "\"qp\\u005fnum\":", "\"127.0.0.1:1@mlx5_0\",", "\"00:00:00:00:00:00:00:00:00:00:ff:ff:0a:00:00:01\",", ":ff", "4294967295", "4294967296", "1,1,1,1,1,1,1,1,");
 
     internal override string Run(byte[] input)
     {
@@ -29,6 +29,7 @@ internal sealed class RdmaHandshakeTarget : FuzzTarget
         RdmaHandshake again = RdmaHandshake.Read(written);
         Check(again.QueuePairs.AsSpan().SequenceEqual(handshake.QueuePairs) && (again with { QueuePairs = handshake.QueuePairs }) == handshake, "a handshake is another once written");
         CheckSame(written, Write(again), "written once and twice");
+        Check(handshake.Proof is null || RdmaProof.TryParse(handshake.Proof.ToWireText(), out RdmaProof? proof) && proof == handshake.Proof && proof.Sum.Length == 32, "a proof is another once written");
         Span<byte> gid = stackalloc byte[16];
         bool hasGid = RdmaHandshake.TryParseGid(handshake.LocalGid, gid);
         if (hasGid)
@@ -36,7 +37,7 @@ internal sealed class RdmaHandshakeTarget : FuzzTarget
             Check(string.Equals(WireText(gid), handshake.LocalGid, StringComparison.OrdinalIgnoreCase), "a GID's text is another once written");
         }
         return $"{Math.Min(handshake.QueuePairs.Length, 3)} numbers, {handshake.LocalNicPath.Length != 0} {handshake.PeerNicPath.Length != 0}, gid {hasGid} {handshake.LocalGid.Length != 0}, "
-            + $"lid {handshake.LocalLid != 0}, ack {handshake.ReadyAck}, {handshake.ReplyMessage.Length != 0}, end {handshake.IsEnd}";
+            + $"lid {handshake.LocalLid != 0}, ack {handshake.ReadyAck}, {handshake.ReplyMessage.Length != 0}, end {handshake.IsEnd}, proof {handshake.Proof is not null}";
     }
 
     private static string WireText(ReadOnlySpan<byte> gid)

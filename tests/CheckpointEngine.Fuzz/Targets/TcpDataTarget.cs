@@ -163,7 +163,7 @@ internal sealed unsafe class TcpDataTarget : FuzzTarget
         PeerBytes.Send(client, [.. Header(TokenChallenge.NonceBytes, 0, DataHeader.Challenge | DataHeader.Acknowledged), .. nonce]);
         byte[] answer = ReceiveExactly(client, DataHeader.StatusSize + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes);
         byte[] proof = new byte[TokenChallenge.ProofBytes];
-        TokenChallenge.Prove(_token.Secrets[0], TokenChallenge.Purpose.TcpLane, asServer: false, nonce, answer.AsSpan(DataHeader.StatusSize, TokenChallenge.NonceBytes), proof);
+        TokenChallenge.Prove(_token.Secrets[0], TokenChallenge.Purpose.TcpLane, asServer: false, nonce, answer.AsSpan(DataHeader.StatusSize, TokenChallenge.NonceBytes), [], proof);
         PeerBytes.Send(client, proof);
         Check(BinaryPrimitives.ReadUInt64LittleEndian(ReceiveExactly(client, DataHeader.StatusSize)) == DataHeader.StatusOk, "an honest proof is refused");
     }

@@ -1,4 +1,5 @@
 using System.Net;
+using System.Net.Sockets;
 using System.Text.Json;
 using System.Text.RegularExpressions;
 using CheckpointEngine.Access;
@@ -40,6 +41,7 @@ public sealed class MetricsTests : IDisposable
             Destination = JoinDestinationKind.Buckets,
             OnBucket = _ => holder.UnregisterAsync("model", Cancel).Wait(Cancel),
         }, null, Cancel));
+        await ReachLimitsAsync(holder);
         await Assert.ThrowsAsync<CheckpointEngineException>(() => holder.UpdateAsync("model", new Inference.InferenceUpdateOptions { Endpoint = new Uri("http://127.0.0.1:9") }, null, Cancel));
 
         using var client = new HttpClient(new SocketsHttpHandler { UseProxy = false }) { BaseAddress = new Uri(host.Addresses[0]) };
@@ -48,6 +50,51 @@ public sealed class MetricsTests : IDisposable
         Assert.Equal(HttpStatusCode.OK, reply.StatusCode);
         Assert.Equal("text/plain; version=0.0.4; charset=utf-8", reply.Content.Headers.ContentType?.ToString());
         return Exposition.Parse(await reply.Content.ReadAsStringAsync(Cancel));
+    }
+
+    // One place: who says nothing gives way to a request, and a request under way to nobody. One request a second: who asks ten at once is refused some.
+    private static async Task ReachLimitsAsync(ParameterServer holder)
+    {
+        await using CheckpointEngineHost narrow = await CheckpointEngineHost.StartAsync(holder, new CheckpointEngineHostOptions { Listen = ["http://127.0.0.1:0"], Limits = new ConnectionLimits(1, 1) }, Cancel);
+        var address = new Uri(narrow.Addresses[0]);
+        using var silent = new TcpClient();
+        await silent.ConnectAsync(IPAddress.Loopback, address.Port, Cancel);
+        using var asking = new TcpClient();
+        await asking.ConnectAsync(IPAddress.Loopback, address.Port, Cancel);
+        Assert.Equal(0, await ReadAsync(silent));         // closed for the newcomer
+        await asking.GetStream().WriteAsync("POST /v1/metas?checkpoint=x HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer correct horse\r\nContent-Type: application/json\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"u8.ToArray(), Cancel);
+        Assert.NotEqual(0, await asking.GetStream().ReadAsync(new byte[1], Cancel));       // under way: it waits for the rest
+        using var late = new TcpClient();
+        Assert.Equal(0, await ReadAsync(late, address.Port));
+
+        await using CheckpointEngineHost slow = await CheckpointEngineHost.StartAsync(holder, new CheckpointEngineHostOptions { Listen = ["http://127.0.0.1:0"], Limits = new ConnectionLimits(64, 64, 1) }, Cancel);
+        using var client = new HttpClient(new SocketsHttpHandler { UseProxy = false }) { BaseAddress = new Uri(slow.Addresses[0]) };
+        var left = Enumerable.Range(0, 10).Select(_ => client.GetAsync("/v1/metas", Cancel)).ToList();
+        HttpStatusCode answered;
+        do
+        {
+            Task<HttpResponseMessage> next = await Task.WhenAny(left);
+            left.Remove(next);
+            answered = (await next).StatusCode;
+        }
+        while (answered != HttpStatusCode.TooManyRequests);
+        await Task.WhenAll(left);
+    }
+
+    private static async Task<int> ReadAsync(TcpClient client, int? connectTo = null)
+    {
+        try
+        {
+            if (connectTo is int port)
+            {
+                await client.ConnectAsync(IPAddress.Loopback, port, Cancel);
+            }
+            return await client.GetStream().ReadAsync(new byte[1], Cancel);
+        }
+        catch (Exception reset) when (reset is IOException or SocketException)
+        {
+            return 0;       // closed as well
+        }
     }
 
     [Fact]
@@ -63,6 +110,9 @@ public sealed class MetricsTests : IDisposable
         Assert.Equal(1, read["checkpoint_engine_checkpoint_changes_total{change=\"registered\"}"]);
         Assert.Equal(1, read["checkpoint_engine_leases_revoked_total"]);
         Assert.Equal(1, read["checkpoint_engine_refusals_total{reason=\"token\",service=\"peer\"}"]);
+        Assert.Equal(1, read["checkpoint_engine_connections_displaced_total{listener=\"http\"}"]);
+        Assert.Equal(1, read["checkpoint_engine_connections_refused_total{listener=\"http\"}"]);
+        Assert.InRange(read["checkpoint_engine_requests_refused_total{listener=\"http\"}"], 1, 10);
         Assert.Equal(0, read["checkpoint_engine_leases_live"]);
         Assert.True(read["dotnet_process_memory_working_set_bytes"] > 1 << 20);
         Assert.Equal("counter", read.Types["checkpoint_engine_join_read_bytes_total"]);

@@ -19,6 +19,10 @@ public partial class RdmaHandshakeTests
     // No surrogates: half a pair is no text that JSON could carry.
     private static readonly Gen<string> s_text = Gen.Char.Where(character => !char.IsSurrogate(character)).Array[0, 40].Select(characters => new string(characters));
 
+    private static readonly RdmaProof s_proof = new(1, 2, new byte[32]);
+
+    private static readonly Gen<RdmaProof?> s_proofs = Gen.Select(Gen.Bool, Gen.ULong, Gen.ULong, Gen.Byte.Array[32]).Select((there, number, sequence, sum) => there ? new RdmaProof(new UInt128(number, sequence), sequence, sum) : null);
+
     public static TheoryData<string, string, string, uint, uint, string, bool?> Captured => new()
     {
         { "52-rdma-real-connection.tx", "127.0.0.1:15510@fakehca0", "127.0.0.1:43983@fakehca0", 6967297, 6967298, RealGid, false },
@@ -85,9 +89,9 @@ public partial class RdmaHandshakeTests
     [Fact]
     public void Write_EveryMember_IsInTheOrderOfTheRealEngine()
     {
-        using JsonDocument json = JsonDocument.Parse(Write(new RdmaHandshake { IsEnd = true, ReadyAck = true, QueuePairs = [1] }));
+        using JsonDocument json = JsonDocument.Parse(Write(new RdmaHandshake { IsEnd = true, Proof = s_proof, ReadyAck = true, QueuePairs = [1] }));
         string[] keys = Keys(json);
-        Assert.Equal(9, keys.Length);
+        Assert.Equal(10, keys.Length);
         Assert.Equal(keys.Order(StringComparer.Ordinal), keys);
     }
 
@@ -100,7 +104,7 @@ public partial class RdmaHandshakeTests
     [Fact]
     public void Read_NullMembers_AreEmpty()
         => AssertIs(new RdmaHandshake { ReadyAck = false }, Read("""
-            {"checkpoint_engine_end":null,"local_gid":null,"local_lid":null,"local_nic_path":null,"payload":null,"peer_nic_path":null,"qp_num":null,"ready_ack":null,"reply_msg":null}
+            {"checkpoint_engine_end":null,"checkpoint_engine_proof":null,"local_gid":null,"local_lid":null,"local_nic_path":null,"payload":null,"peer_nic_path":null,"qp_num":null,"ready_ack":null,"reply_msg":null}
             """));
 
     [Fact]
@@ -141,6 +145,8 @@ public partial class RdmaHandshakeTests
     [InlineData("""{"reply_msg":{}}""", 13)]
     [InlineData("""{"reply_msg":1}""", 13)]
     [InlineData("""{"checkpoint_engine_end":1}""", 25)]
+    [InlineData("""{"checkpoint_engine_proof":1}""", 27)]
+    [InlineData("""{"checkpoint_engine_proof":{}}""", 27)]
     [InlineData("""{"qp_num":[1,]}""", 13)]
     [InlineData("""{"qp_num":[1}""", 12)]
     [InlineData("""{"local_lid":01}""", 13)]
@@ -192,6 +198,24 @@ public partial class RdmaHandshakeTests
         RdmaHandshake read = Read($"{{\"{member}\":\"{longest}\"}}");
         Assert.Equal(longest, read.LocalNicPath + read.PeerNicPath);
         Assert.Contains(member, Refusal(Encoding.UTF8.GetBytes($"{{\"{member}\":\"{longest}a\"}}")).Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData(0, true)]
+    [InlineData(1, false)]
+    [InlineData(111, false)]
+    [InlineData(112, true)]
+    [InlineData(113, false)]
+    [InlineData(4096, false)]
+    public void Read_Proof_HasItsLengthOrIsInvalidData(int digits, bool ok)
+    {
+        string json = $"{{\"checkpoint_engine_proof\":\"{new string('a', digits)}\"}}";
+        if (ok)
+        {
+            Assert.Equal(digits != 0, Read(json).Proof is not null);
+            return;
+        }
+        Assert.Contains("no proof", Refusal(Encoding.UTF8.GetBytes(json)).Message, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -260,8 +284,8 @@ public partial class RdmaHandshakeTests
 
     [Fact]
     public void WriteThenRead_AnyHandshake_IsTheSame()
-        => Gen.Select(s_text, s_text, Gen.UInt.Array[0, RdmaHandshake.MaxQueuePairs], s_text, Gen.UInt, Gen.Int[0, 2], s_text, Gen.Bool).Sample(
-            (local, peer, numbers, gid, lid, ready, message, isEnd) =>
+        => Gen.Select(s_text, s_text, Gen.UInt.Array[0, RdmaHandshake.MaxQueuePairs], s_text, Gen.UInt, Gen.Int[0, 2], s_text, Gen.Select(Gen.Bool, s_proofs)).Sample(
+            (local, peer, numbers, gid, lid, ready, message, ours) =>
             {
                 var handshake = new RdmaHandshake
                 {
@@ -272,7 +296,8 @@ public partial class RdmaHandshakeTests
                     LocalLid = lid,
                     ReadyAck = ready == 2 ? null : ready == 1,
                     ReplyMessage = message,
-                    IsEnd = isEnd,
+                    IsEnd = ours.Item1,
+                    Proof = ours.Item2,
                 };
                 byte[] written = Write(handshake);
                 Assert.Equal((byte)'\n', written[^1]);

@@ -156,7 +156,7 @@ public sealed class TcpTokenTests
         using var memory = new TestMemory(port.Registry, 16, TestMemory.OfTarget);
         byte[] nonce = [.. Enumerable.Range(0, 32).Select(i => (byte)i)];
         byte[] proof = new byte[32];
-        byte[] first = await SayAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.TcpLane, false, nonce, serverNonce, proof));
+        byte[] first = await SayAsync(serverNonce => TokenChallenge.Prove(s_token.Secrets[0], TokenChallenge.Purpose.TcpLane, false, nonce, serverNonce, [], proof));
         Assert.Equal((byte[])[.. DataPort.Status(DataHeader.StatusOk), .. DataPort.Status(DataHeader.StatusOk), .. memory.Bytes(0, 16)], first);
         byte[] replayed = await SayAsync(_ => { });
         Assert.Equal(DataPort.Status(DataHeader.StatusRejected), replayed);
@@ -166,7 +166,7 @@ public sealed class TcpTokenTests
             using RawClient client = await RawClient.ConnectAsync(port.EndPoint);
             await client.SendAsync((byte[])[.. DataPort.Header(32, 0, Challenge), .. nonce]);
             byte[] answer = await client.ReadExactlyAsync(8 + 32 + 32);
-            Assert.NotNull(TokenChallenge.Check(s_token, TokenChallenge.Purpose.TcpLane, true, nonce, answer.AsSpan(8, 32), answer.AsSpan(40)));
+            Assert.NotNull(TokenChallenge.Check(s_token, TokenChallenge.Purpose.TcpLane, true, nonce, answer.AsSpan(8, 32), [], answer.AsSpan(40)));
             prove(answer[8..40]);
             await client.SendAsync((byte[])[.. proof, .. DataPort.Header(16, memory.Address, 0x80)]);
             client.HalfClose();
