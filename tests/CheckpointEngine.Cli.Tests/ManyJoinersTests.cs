@@ -77,27 +77,4 @@ public sealed class ManyJoinersTests
         }
         return most;
     }
-
-    /// <summary>What a process has: resident memory that is not of files below a directory, threads, descriptors.</summary>
-    private sealed record Figures(long OwnBytes, int Threads, int Descriptors)
-    {
-        internal static Figures Read(int process, string directory)
-        {
-            long own = 0;
-            bool counts = true;
-            foreach (string line in File.ReadLines($"/proc/{process}/smaps"))
-            {
-                string[] words = line.Split(' ', StringSplitOptions.RemoveEmptyEntries);
-                if (!words[0].EndsWith(':'))
-                {
-                    counts = !line.Contains(directory, StringComparison.Ordinal);
-                }
-                else if (counts && words[0] == "Rss:")
-                {
-                    own += long.Parse(words[1], null) << 10;
-                }
-            }
-            return new Figures(own, Directory.GetDirectories($"/proc/{process}/task").Length, Directory.GetFileSystemEntries($"/proc/{process}/fd").Length);
-        }
-    }
 }
