@@ -11,9 +11,6 @@ namespace CheckpointEngine.Simulation;
 /// <param name="CorruptPercent">Packets with a wrong bit.</param>
 internal sealed record LineQuality(double LossPercent = 0, int DelayMs = 0, int JitterMs = 0, double ReorderPercent = 0, double DuplicatePercent = 0, double CorruptPercent = 0)
 {
-    /// <summary>Whether it needs the kernel's netem: losses alone can be had of netfilter, too.</summary>
-    public bool NeedsNetem => this != new LineQuality(LossPercent);
-
     /// <summary>As netem takes it.</summary>
     public string[] ToNetem() =>
     [
