@@ -4,7 +4,6 @@ using System.Globalization;
 using System.Net;
 using System.Text;
 using System.Text.Json;
-using CheckpointEngine.Metas;
 using CheckpointEngine.Transfer.Handshake;
 
 namespace CheckpointEngine.Fuzz.Support;
