@@ -41,11 +41,16 @@ internal sealed class HolderControl : IDisposable
     }
 
     /// <summary>Leases that readers have there now.</summary>
-    public async Task<int> CountLeasesAsync()
+    public async Task<int> CountLeasesAsync() => (int)await ReadMetricAsync("checkpoint_engine_leases_live");
+
+    /// <summary>Bytes that it has sent over data connections so far.</summary>
+    public async Task<long> CountSentBytesAsync() => (long)await ReadMetricAsync("checkpoint_engine_serve_sent_bytes_total");
+
+    private async Task<double> ReadMetricAsync(string name)
     {
         string metrics = await _http.GetStringAsync("metrics", TestContext.Current.CancellationToken);
-        string line = metrics.Split('\n').Single(line => line.StartsWith("checkpoint_engine_leases_live", StringComparison.Ordinal));
-        return (int)double.Parse(line[(line.LastIndexOf(' ') + 1)..], CultureInfo.InvariantCulture);
+        string line = metrics.Split('\n').Single(line => line.StartsWith(name, StringComparison.Ordinal));
+        return double.Parse(line[(line.LastIndexOf(' ') + 1)..], CultureInfo.InvariantCulture);
     }
 
     public void Dispose() => _http.Dispose();
