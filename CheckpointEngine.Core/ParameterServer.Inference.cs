@@ -103,11 +103,8 @@ public sealed partial class ParameterServer
         JoinReport joined;
         try
         {
-            if (devices is not null)
-            {
-                await devices.Opened.WaitAsync(stop.Token).ConfigureAwait(false);       // beside gigabytes that come in it takes four times as long
-            }
-            joined = await JoinAsync(metas, join, start, joinProgress, stop.Token).ConfigureAwait(false);
+            // Beside gigabytes that come in a GPU takes four times as long to open.
+            joined = await JoinAsync(metas, join, devices is null ? null : new JoinArrival(start, devices.Opened), joinProgress, stop.Token).ConfigureAwait(false);
         }
         catch (Exception failure)
         {
@@ -135,7 +132,7 @@ public sealed partial class ParameterServer
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(both.Token);
         try
         {
-            return await UpdateFromAsync(new UpdateSource(name, arriving.Tensors, arriving.AddressOf, arriving, isMapped: false), devices, options, progress, stop).ConfigureAwait(false);
+            return await UpdateFromAsync(new UpdateSource(name, arriving.Tensors, arriving.AddressOf, arriving), devices, options, progress, stop).ConfigureAwait(false);
         }
         catch (Exception failure)
         {
@@ -174,7 +171,7 @@ public sealed partial class ParameterServer
         checkpoint.CheckBackingSizes();
         if (!options.IsByFiles)
         {
-            var source = new UpdateSource(checkpoint.Name, checkpoint.Tensors, checkpoint.GetAddress, HeldReadiness.Instance, checkpoint.IsMapped);
+            var source = new UpdateSource(checkpoint.Name, checkpoint.Tensors, checkpoint.GetAddress, HeldReadiness.Instance);
             await using OpeningDevices? own = devices is null ? new OpeningDevices(options) : null;
             return await UpdateFromAsync(source, (devices ?? own)!, options, progress, stop).ConfigureAwait(false);
         }

@@ -107,7 +107,7 @@ public sealed partial class ParameterServer
         _ => "anon",
     };
 
-    private async Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, Action<ArrivingCheckpoint>? arriving, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
+    private async Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, JoinArrival? arrival, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(options);
         using var observation = new JoinObservation(options.CheckpointName, progress, EndJoin);
@@ -119,7 +119,7 @@ public sealed partial class ParameterServer
         {
             // Who is alone in its process and has nobody to tell does not wake up to be told.
             bool isWatched = progress is not null || _engine is not null || (EngineTelemetry.IsSupported && EngineTelemetry.Source.HasListeners());
-            JoinReport report = await JoinUnobservedAsync(metas, options, arriving, isWatched ? observation : null, cancellationToken).ConfigureAwait(false);
+            JoinReport report = await JoinUnobservedAsync(metas, options, arrival, isWatched ? observation : null, cancellationToken).ConfigureAwait(false);
             observation.Completed(report);
             return report;
         }

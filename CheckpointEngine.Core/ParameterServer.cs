@@ -175,7 +175,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     public Task<JoinReport> JoinAsync(CheckpointMetas metas, JoinOptions options, IProgress<JoinProgress>? progress = null, CancellationToken cancellationToken = default)
         => JoinAsync(metas, options, null, progress, cancellationToken);
 
-    private async Task<JoinReport> JoinUnobservedAsync(CheckpointMetas metas, JoinOptions options, Action<ArrivingCheckpoint>? arriving, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
+    private async Task<JoinReport> JoinUnobservedAsync(CheckpointMetas metas, JoinOptions options, JoinArrival? arrival, IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(metas);
         ArgumentNullException.ThrowIfNull(options);
@@ -193,7 +193,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         try
         {
             deadline.CancelAfter(options.Timeout);
-            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma, arriving, earlier);
+            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma, arrival, earlier);
             outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
             if (outcome.Checkpoint is not null)
             {

@@ -104,8 +104,15 @@ internal sealed class UpdateCommand : DocumentedCommand
         using TelemetryExport? telemetry = _telemetry.Start(parsed, serves: false);
         AccessToken? token = _credentials.ReadToken(parsed);
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfHolder(null, []);
-        await using var server = new ParameterServer(_holding.CreateServerOptions(parsed, address, token, logging));
+        ParameterServerOptions serverOptions = _holding.CreateServerOptions(parsed, address, token, logging);
         bool serve = parsed.IsGiven(_saveMetasFile) || parsed.GetValue(_sleepTime) > TimeSpan.Zero;
+        if (!serve)
+        {
+            // Each page is read once, soon: to lock it takes as long as to copy it, and nobody will ask for digests.
+            serverOptions.Digest = DigestAlgorithm.None;
+            serverOptions.Pin = _holding.IsPinGiven(parsed) ? serverOptions.Pin : PinMode.None;
+        }
+        await using var server = new ParameterServer(serverOptions);
         if (serve)
         {
             await server.StartAsync(stop).ConfigureAwait(false);

@@ -146,6 +146,8 @@ internal sealed class HoldingOptions
 
     public bool AttachFiles(ParseResult parsed) => parsed.GetValue(_attachFiles);
 
+    public bool IsPinGiven(ParseResult parsed) => parsed.IsGiven(_pin);
+
     /// <summary>The address the user named, or null.</summary>
     public IPAddress? Address(ParseResult parsed) => parsed.GetValue(_address) is { } text ? IPAddress.Parse(text) : null;
 

@@ -155,9 +155,6 @@ public sealed unsafe class HeldCheckpoint : IDisposable
         }
     }
 
-    /// <summary>Whether files or memfds stand behind its memory.</summary>
-    internal bool IsMapped => Array.Exists(_buffers, static buffer => buffer.Memory.Kind is MemoryBufferKind.MappedFile or MemoryBufferKind.Memfd);
-
     /// <summary>Takes the memory out of it, whose it was; it is as disposed.</summary>
     internal IReadOnlyList<MemoryBuffer> TakeMemory()
     {

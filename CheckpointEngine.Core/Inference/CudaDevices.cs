@@ -43,6 +43,10 @@ internal static unsafe class CudaDevices
                 $"update: {count} workers want a GPU each, and this process sees {names.Length}{(limit is null ? "" : $" (CUDA_VISIBLE_DEVICES={limit})")}; give it the GPUs of the server, or check --inference-parallel-size");
         }
         var pins = new CudaHostPins();
+        if (CudaStaging.IsFaster)
+        {
+            pins.PrepareStagingMemory();
+        }
         var devices = new CudaUpdateDevice[count];
         try
         {

@@ -1,3 +1,4 @@
+using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Interop;
 
 namespace CheckpointEngine.Inference;
@@ -26,11 +27,27 @@ internal sealed unsafe class CudaHostPins
     private long _aheadBytes;        // of the expected that were begun
     private long _copiedBytes;       // that the copies have come to
     private int _users;
+    private int _readers;
+    private Task<MemoryBuffer>? _stagingMemory;
     private bool _refused;
     private bool _stop;
 
     /// <summary>One more device pins here.</summary>
     internal void AddUser() => Interlocked.Increment(ref _users);
+
+    /// <summary>Begins to touch the memory of <see cref="CudaStaging"/>, beside the opening of GPUs, which leaves the cores idle.</summary>
+    internal void PrepareStagingMemory() => _stagingMemory ??= Task.Run(CudaStaging.AllocateMemory);
+
+    /// <summary>That memory; the caller's.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/>.</exception>
+    internal MemoryBuffer TakeStagingMemory()
+        => Interlocked.Exchange(ref _stagingMemory, null)?.GetAwaiter().GetResult() ?? CudaStaging.AllocateMemory();
+
+    /// <summary>One more buffer takes what it copies from the host, and not from another GPU.</summary>
+    internal void AddReader() => Interlocked.Increment(ref _readers);
+
+    /// <summary>How many do.</summary>
+    internal int Readers => Volatile.Read(ref _readers);
 
     /// <summary>Begins to pin what the update will come to, in that order, on threads of its own; once.</summary>
     /// <param name="context">Where.</param>
@@ -172,6 +189,17 @@ internal sealed unsafe class CudaHostPins
             LibCuda.cuMemHostUnregister((void*)range.Start);
         }
         _ranges.Clear();
+        _ = Interlocked.Exchange(ref _stagingMemory, null)?.ContinueWith(static made =>
+        {
+            if (made.IsCompletedSuccessfully)
+            {
+                made.Result.Dispose();
+            }
+            else
+            {
+                _ = made.Exception;         // nobody wanted it
+            }
+        }, TaskScheduler.Default);
     }
 
     // At borders of pages: two threads never want one page.

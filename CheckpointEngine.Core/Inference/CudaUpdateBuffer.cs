@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Text;
 using CheckpointEngine.Interop;
@@ -7,16 +8,13 @@ namespace CheckpointEngine.Inference;
 
 /// <summary>Memory of one GPU that a worker opens by its IPC handle.</summary>
 /// <remarks>
-/// A thread of its own pins and queues what <see cref="BeginCopy"/> gives it. Of several GPUs the first takes the bytes from the host, and the others from it
+/// A thread of its own pins and queues what <see cref="BeginCopy"/> gives it; where there are cores enough for it, more threads copy it into pinned memory first. Of several GPUs the first takes the bytes from the host, and the others from it
 /// where they are linked: host memory is read once, and the links between GPUs are many times faster than a GPU's to the host.
 /// </remarks>
 internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
 {
     // What the driver gives memory out by. A smaller piece would share its block with others, and a handle opens whole blocks.
     private const long Granule = 2 << 20;
-
-    // Files are mapped in pages of 4 KiB: two threads pin 12 GB/s of such memory that this process has not touched, and 12 copy 40 out of it.
-    private const int LeastCoresForStaging = 8;
 
     // torch counts a tensor's users in a file of /dev/shm by this name, and passes over one that is not there: who sends need not count, as it waits for
     // the worker's word that it has let go.
@@ -28,20 +26,16 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
     private readonly List<CudaUpdateBuffer> _readers = [];      // whose source this one is
     private readonly bool _canPinReadOnly;
     private readonly SemaphoreSlim _go = new(0);
-    private readonly ManualResetEventSlim _queued = new(true);
-    private readonly ManualResetEventSlim _done = new(true);
+    private readonly ConcurrentQueue<Half> _begun = new();
+    private readonly Half[] _halves = [new Half(0), new Half(1)];
     private readonly Thread? _thread;
-    private readonly void*[] _ready = new void*[2];         // an event a half
     private LibCuda.IpcMemHandle _handle;
     private CudaStaging? _staging;
     private bool _prefersStaging;
     private ulong _address;
     private void* _stream;
-    private int _half;
-    private ReadOnlyMemory<UpdatePiece> _pieces;
-    private Exception? _failure;
-    private long _started;
-    private long _ended;
+    private void* _made;                // the event that others are timed from
+    private double _readySeconds;       // when the newest copy was in its place
     private volatile bool _stop;
     private bool _disposed;
 
@@ -58,6 +52,10 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
         try
         {
             _source = first is not null && context.CanReach(first._context) ? first : null;
+            if (_source is null)
+            {
+                pins.AddReader();
+            }
             _source?._readers.Add(this);
             using CudaContext.Scope scope = context.Enter();
             int can;
@@ -69,10 +67,12 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
             void* made;
             CudaContext.Check(LibCuda.cuStreamCreate(&made, LibCuda.CU_STREAM_NON_BLOCKING), "cuStreamCreate", context.Name);
             _stream = made;
-            for (int half = 0; half < 2; half++)
+            _made = MakeEvent();
+            CudaContext.Check(LibCuda.cuEventRecord(_made, _stream), "cuEventRecord", context.Name);
+            foreach (Half half in _halves)
             {
-                CudaContext.Check(LibCuda.cuEventCreate(&made, LibCuda.CU_EVENT_DISABLE_TIMING | LibCuda.CU_EVENT_BLOCKING_SYNC), "cuEventCreate", context.Name);
-                _ready[half] = made;
+                half.Begun = MakeEvent();
+                half.Ready = MakeEvent();
             }
             _thread = new Thread(Work) { IsBackground = true, Name = "checkpoint-engine update copy" };
             _thread.Start();
@@ -134,10 +134,14 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
         pickle.Tuple(2);
     }
 
-    public void Expect(IReadOnlyList<(nint Start, long Bytes)> runs, bool isMapped)
+    public void Expect(IReadOnlyList<(nint Start, long Bytes)> runs)
     {
-        _prefersStaging = isMapped && Environment.ProcessorCount >= LeastCoresForStaging;
-        if (_source is null && !_prefersStaging)
+        if (_source is not null)
+        {
+            return;
+        }
+        _prefersStaging = CudaStaging.IsFaster && _pins.Readers == 1;
+        if (!_prefersStaging)
         {
             _pins.PinAhead(_context, runs, _canPinReadOnly);
         }
@@ -145,24 +149,24 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
 
     public void BeginCopy(int half, ReadOnlyMemory<UpdatePiece> pieces)
     {
-        Debug.Assert(_done.IsSet, "one copy at a time");
-        _half = half;
-        _pieces = pieces;
-        _started = _ended = Stopwatch.GetTimestamp();
-        _queued.Reset();
-        _done.Reset();
+        Half begun = _halves[half];
+        Debug.Assert(begun.Queued.IsSet, "one copy of a half at a time");
+        begun.Pieces = pieces;
+        begun.Queued.Reset();
+        _begun.Enqueue(begun);
         _go.Release();
     }
 
-    public double Synchronize()
+    public double Synchronize(int half)
     {
-        _done.Wait();
-        if (_failure is { } failure)
-        {
-            throw new CheckpointEngineException((failure as CheckpointEngineException)?.Error ?? CheckpointError.Native, failure.Message,
-                (failure as CheckpointEngineException)?.NativeCode ?? 0, failure);
-        }
-        return Stopwatch.GetElapsedTime(_started, _ended).TotalSeconds;
+        Half begun = _halves[half];
+        begun.Queued.Wait();
+        begun.ThrowIfFailed(_context.Name);
+        using CudaContext.Scope scope = _context.Enter();
+        CudaContext.Check(LibCuda.cuEventSynchronize(begun.Ready), "copy", _context.Name);
+        double before = Math.Max(SecondsTo(begun.Begun), _readySeconds);
+        _readySeconds = SecondsTo(begun.Ready);
+        return _readySeconds - before;
     }
 
     public void Dispose()
@@ -172,11 +176,11 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
             return;
         }
         _disposed = true;
-        _stop = true;
         foreach (CudaUpdateBuffer reader in _readers)
         {
-            reader.Dispose();       // copies out of this memory end before it does
+            reader.Dispose();       // copies out of this memory end before it does, and they wait for copies into it
         }
+        _stop = true;
         if (_thread is not null)
         {
             _go.Release();
@@ -184,8 +188,7 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
         }
         Free();
         _go.Dispose();
-        _queued.Dispose();
-        _done.Dispose();
+        Array.ForEach(_halves, static half => half.Dispose());
     }
 
     /// <summary>Copies a half to the host and waits.</summary>
@@ -210,22 +213,36 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
         _address = address;
     }
 
+    private void* MakeEvent()
+    {
+        void* made;
+        CudaContext.Check(LibCuda.cuEventCreate(&made, LibCuda.CU_EVENT_BLOCKING_SYNC), "cuEventCreate", _context.Name);
+        return made;
+    }
+
+    private double SecondsTo(void* happened)
+    {
+        float milliseconds;
+        CudaContext.Check(LibCuda.cuEventElapsedTime(&milliseconds, _made, happened), "cuEventElapsedTime", _context.Name);
+        return milliseconds / 1000.0;
+    }
+
     private void Free()
     {
         if (LibCuda.cuCtxPushCurrent(_context.Pointer) != LibCuda.CUDA_SUCCESS)
         {
             return;     // the context is gone, and with it what was in it
         }
+        _staging?.Dispose();
         if (_stream != null)
         {
             LibCuda.cuStreamSynchronize(_stream);
         }
-        _staging?.Dispose();
-        foreach (void* ready in _ready)
+        foreach (void* made in (ReadOnlySpan<nint>)[(nint)_made, (nint)_halves[0].Begun, (nint)_halves[0].Ready, (nint)_halves[1].Begun, (nint)_halves[1].Ready])
         {
-            if (ready != null)
+            if (made != null)
             {
-                LibCuda.cuEventDestroy(ready);
+                LibCuda.cuEventDestroy(made);
             }
         }
         if (_stream != null)
@@ -246,66 +263,87 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
         while (true)
         {
             _go.Wait();
-            if (_done.IsSet)
+            if (_stop || !_begun.TryDequeue(out Half? half))
             {
-                return;         // Dispose's call, and nothing is to do
+                return;
             }
             try
             {
                 CudaContext.Check(LibCuda.cuCtxSetCurrent(_context.Pointer), "cuCtxSetCurrent", _context.Name);
-                Queue();
-                CudaContext.Check(LibCuda.cuEventRecord(_ready[_half], _stream), "cuEventRecord", _context.Name);
-                _queued.Set();
-                CudaContext.Check(LibCuda.cuEventSynchronize(_ready[_half]), "copy", _context.Name);
+                Queue(half);
             }
             catch (Exception failure)
             {
-                _failure = failure;         // Synchronize throws it
+                half.Fail(failure);
             }
-            _ended = Stopwatch.GetTimestamp();
-            _queued.Set();
-            _done.Set();
         }
     }
 
-    private void Queue()
+    // By the thread that has queued the last of it.
+    private void EndQueueing(Half half)
     {
-        ulong half = _address + (ulong)(_half * HalfBytes);
+        CudaContext.Check(LibCuda.cuEventRecord(half.Ready, _stream), "cuEventRecord", _context.Name);
+        half.Queued.Set();
+    }
+
+    private void StagingQueued(int half, Exception? failure)
+    {
+        try
+        {
+            if (failure is null)
+            {
+                EndQueueing(_halves[half]);
+                return;
+            }
+        }
+        catch (CheckpointEngineException own)
+        {
+            failure = own;
+        }
+        _halves[half].Fail(failure);
+    }
+
+    private void Queue(Half half)
+    {
+        CudaContext.Check(LibCuda.cuEventRecord(half.Begun, _stream), "cuEventRecord", _context.Name);
+        ulong destination = _address + (ulong)(half.Index * HalfBytes);
         if (_source is not null)
         {
-            QueueFromPeer(half);
+            QueueFromPeer(half, destination);
+            EndQueueing(half);
             return;
         }
-        if (_staging is null && (_prefersStaging || !TryPin()))
+        if (_staging is null && (_prefersStaging || !TryPin(half)))
         {
-            _staging = new CudaStaging(_context.Name, _stream);
+            _staging = new CudaStaging(_context, _stream, _pins.TakeStagingMemory(), StagingQueued);
         }
         if (_staging is not null)
         {
-            _staging.Copy(_pieces.Span, half, () => _stop);
+            _staging.Begin(half.Index, half.Pieces, (nint)destination);
             return;
         }
         long queued = 0;
-        foreach (UpdatePiece piece in _pieces.Span)
+        foreach (UpdatePiece piece in half.Pieces.Span)
         {
             for (long done = 0; done < piece.Bytes && !_stop;)
             {
                 nint from = piece.Source + (nint)done;
                 long bytes = Math.Min(piece.Bytes - done, _pins.RunLength(from));
-                CudaContext.Check(LibCuda.cuMemcpyHtoDAsync(half + (ulong)(piece.Offset + done), (void*)from, (nuint)bytes, _stream), "cuMemcpyHtoDAsync", _context.Name);
+                CudaContext.Check(LibCuda.cuMemcpyHtoDAsync(destination + (ulong)(piece.Offset + done), (void*)from, (nuint)bytes, _stream), "cuMemcpyHtoDAsync", _context.Name);
                 done += bytes;
             }
             queued += piece.Bytes;
         }
         _pins.Advance(queued);
+        EndQueueing(half);
     }
 
     // Tensors that follow each other in memory are pinned together: a registration costs a system call and a table of the device.
-    private bool TryPin()
+    private bool TryPin(Half half)
     {
         nint start = 0;
         nint end = 0;
-        foreach (UpdatePiece piece in _pieces.Span)
+        foreach (UpdatePiece piece in half.Pieces.Span)
         {
             if (piece.Source < end || piece.Source - end >= Environment.SystemPageSize || start == 0)
             {
@@ -320,20 +358,45 @@ internal sealed unsafe class CudaUpdateBuffer : IUpdateBuffer
         return end == start || _pins.TryPin(start, end - start, _canPinReadOnly);
     }
 
-    private void QueueFromPeer(ulong half)
+    private void QueueFromPeer(Half half, ulong destination)
     {
-        _source!._queued.Wait();
-        if (_source._failure is { } failure)
-        {
-            throw new CheckpointEngineException(CheckpointError.Native, $"copy to {_context.Name}: {failure.Message}", 0, failure);
-        }
+        Half source = _source!._halves[half.Index];
+        source.Queued.Wait();
+        source.ThrowIfFailed(_context.Name);
         long bytes = 0;
-        foreach (UpdatePiece piece in _pieces.Span)
+        foreach (UpdatePiece piece in half.Pieces.Span)
         {
             bytes = Math.Max(bytes, piece.Offset + piece.Bytes);
         }
-        CudaContext.Check(LibCuda.cuStreamWaitEvent(_stream, _source._ready[_half], 0), "cuStreamWaitEvent", _context.Name);
-        CudaContext.Check(LibCuda.cuMemcpyPeerAsync(half, _context.Pointer, _source._address + (ulong)(_half * HalfBytes), _source._context.Pointer, (nuint)bytes, _stream),
+        CudaContext.Check(LibCuda.cuStreamWaitEvent(_stream, source.Ready, 0), "cuStreamWaitEvent", _context.Name);
+        CudaContext.Check(LibCuda.cuMemcpyPeerAsync(destination, _context.Pointer, _source._address + (ulong)(half.Index * HalfBytes), _source._context.Pointer, (nuint)bytes, _stream),
             "cuMemcpyPeerAsync", _context.Name);
+    }
+
+    private sealed class Half(int index) : IDisposable
+    {
+        internal readonly int Index = index;
+        internal readonly ManualResetEventSlim Queued = new(true);
+        internal ReadOnlyMemory<UpdatePiece> Pieces;
+        internal void* Begun;       // events
+        internal void* Ready;
+        private volatile Exception? _failure;
+
+        public void Dispose() => Queued.Dispose();
+
+        internal void Fail(Exception failure)
+        {
+            _failure ??= failure;
+            Queued.Set();
+        }
+
+        internal void ThrowIfFailed(string device)
+        {
+            if (_failure is { } failure)
+            {
+                throw new CheckpointEngineException((failure as CheckpointEngineException)?.Error ?? CheckpointError.Native, $"copy to {device}: {failure.Message}",
+                    (failure as CheckpointEngineException)?.NativeCode ?? 0, failure);
+            }
+        }
     }
 }

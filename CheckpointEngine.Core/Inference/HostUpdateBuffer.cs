@@ -11,10 +11,7 @@ namespace CheckpointEngine.Inference;
 internal sealed class HostUpdateBuffer : IUpdateBuffer
 {
     private readonly MemoryBuffer _memory;
-    // More fill no memory bandwidth that these leave, and a server's workers want cores, too.
-    private const int MostThreads = 4;
-
-    private readonly CopyCrew _crew = new(MostThreads);
+    private readonly HostCopyCrew _crew = new();
     private Thread? _freeing;
 
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/>.</exception>
@@ -37,9 +34,9 @@ internal sealed class HostUpdateBuffer : IUpdateBuffer
         pickle.Tuple(2);
     }
 
-    public void BeginCopy(int half, ReadOnlyMemory<UpdatePiece> pieces) => _crew.Begin(pieces, _memory.Address + (nint)(half * HalfBytes));
+    public void BeginCopy(int half, ReadOnlyMemory<UpdatePiece> pieces) => _crew.Begin(half, pieces, _memory.Address + (nint)(half * HalfBytes));
 
-    public double Synchronize() => _crew.Wait();
+    public double Synchronize(int half) => _crew.Wait(half);
 
     // The kernel takes a quarter of a second for each GiB of such memory, and the server waits for the last message behind it.
     public void BeginDispose()
@@ -56,6 +53,23 @@ internal sealed class HostUpdateBuffer : IUpdateBuffer
     {
         BeginDispose();
         _freeing!.Join();
+    }
+
+    private sealed unsafe class HostCopyCrew : CopyCrew
+    {
+        // More fill no memory bandwidth that these leave, and a server's workers want cores, too.
+        private const int MostThreads = 4;
+
+        // Large enough to stream, small enough that threads end together.
+        private const long StepBytes = 1 << 20;
+
+        internal HostCopyCrew() : base(MostThreads, StepBytes) => Start();
+
+        public override void Dispose() => Stop();
+
+        protected override byte* RoomFor(Copy copy, long offset) => (byte*)copy.Destination + offset;
+
+        protected override void CopyBytes(byte* source, byte* destination, long bytes) => StreamingCopy.Copy(source, destination, bytes);
     }
 }
 

@@ -5,11 +5,14 @@ using CheckpointEngine.Internal;
 
 namespace CheckpointEngine.Inference;
 
-/// <summary>One update through shared buffers: while workers load a bucket the next one is copied beside it.</summary>
-/// <remarks>Runs on the thread that calls it, which sends, waits and starts copies; copies have threads of their own.</remarks>
+/// <summary>One update through shared buffers: while workers load a bucket the next one is copied beside it, and the one after that as soon as its half is free.</summary>
+/// <remarks>Runs on the thread that calls it, which exchanges messages with workers; copies are started by <see cref="BucketFeeder"/> and have threads of their own.</remarks>
 internal sealed class UpdatePipeline
 {
     private static readonly TimeSpan s_patienceForReason = TimeSpan.FromSeconds(5);
+
+    // The server and its workers are looked at this often while tensors are waited for.
+    private const int LookMilliseconds = 20;
 
     // Old workers go, and the server answers, at once after the only None; one that stays waits for a second.
     private static readonly TimeSpan s_patienceForEnd = TimeSpan.FromSeconds(2);
@@ -25,8 +28,6 @@ internal sealed class UpdatePipeline
     private readonly double[] _loadSeconds;
     private readonly double[] _finishSeconds;
     private BucketLayout _layout = null!;
-    private UpdatePiece[] _pieces = [];
-    private int _pieceCount;
 
     internal UpdatePipeline(UpdateSource source, InferenceUpdateOptions options, InferenceClient client, IUpdateDevice[] devices,
         IReadOnlyList<uint>? admits, IProgress<InferenceUpdateProgress>? progress)
@@ -71,11 +72,12 @@ internal sealed class UpdatePipeline
         try
         {
             ReadOnlyMemory<byte>[] handles = Allocate(buffers);
+            using var feeder = new BucketFeeder(_source, _layout, buffers, cancellationToken);
             using var serverStop = new CancellationTokenSource();      // not cancelled with the update: workers are told first, and the server answers
             Task server = _client.UpdateFromSocketsAsync(workers, serverStop.Token);
             try
             {
-                return RunWithServer(workers, handles, buffers, server, start, healthSeconds, opening, cancellationToken);
+                return RunWithServer(workers, handles, buffers, feeder, server, start, healthSeconds, opening, cancellationToken);
             }
             catch (Exception failure)
             {
@@ -119,7 +121,7 @@ internal sealed class UpdatePipeline
         if (_source.Readiness.IsAllThere)
         {
             List<(nint, long)> runs = Runs();
-            buffers.ForEach(buffer => buffer.Expect(runs, _source.IsMapped));
+            buffers.ForEach(buffer => buffer.Expect(runs));
         }
         return handles;
     }
@@ -148,13 +150,12 @@ internal sealed class UpdatePipeline
         return runs;
     }
 
-    private InferenceUpdateReport RunWithServer(WorkerGroup workers, ReadOnlyMemory<byte>[] handles, List<IUpdateBuffer> buffers, Task server,
+    private InferenceUpdateReport RunWithServer(WorkerGroup workers, ReadOnlyMemory<byte>[] handles, List<IUpdateBuffer> buffers, BucketFeeder feeder, Task server,
         long start, double healthSeconds, OpeningDevices opening, CancellationToken cancellationToken)
     {
         var message = new ArrayBufferWriter<byte>();
         Report(0, "connect");
         workers.PostEach(handles);
-        BeginCopy(buffers, 0, cancellationToken);
         Require(workers, workers.Wait(_options.StepTimeout, server, cancellationToken), server, "map the buffer");
         Add(workers, _handleSeconds);
 
@@ -162,19 +163,26 @@ internal sealed class UpdatePipeline
         long loaded = 0;
         for (int bucket = 0; bucket < _layout.Count; bucket++)
         {
-            double copySeconds = Synchronize(buffers);
+            while (!feeder.WaitBegun(bucket, LookMilliseconds))
+            {
+                RequireThere(workers, server, $"wait for the tensors of bucket {bucket + 1} of {_layout.Count}", cancellationToken);
+            }
+            double copySeconds = Synchronize(buffers, bucket & 1);
             Report(loaded, "load");
             message.ResetWrittenCount();
             UpdateMessages.WriteBucket(message, _source.Tensors, _layout, bucket, (bucket & 1) * _layout.BucketBytes);
             workers.Post(message.WrittenMemory);
-            BeginCopy(buffers, bucket + 1, cancellationToken);
             Require(workers, workers.Wait(_options.StepTimeout, server, cancellationToken), server, $"load bucket {bucket + 1} of {_layout.Count}");
+            feeder.Loaded();
             Add(workers, _loadSeconds);
             loaded += _layout.DataBytes(bucket);
             reports[bucket] = new InferenceBucketReport(_layout.DataBytes(bucket), _layout.TensorCount(bucket), copySeconds, Slowest(workers));
         }
         Report(loaded, "finish");
-        _source.Readiness.WaitForEnd(cancellationToken);
+        while (!feeder.WaitEnded(LookMilliseconds))
+        {
+            RequireThere(workers, server, "wait for the end of the join", cancellationToken);
+        }
         long finish = Stopwatch.GetTimestamp();
         Finish(workers, buffers, server, message, cancellationToken);
         var devices = new InferenceDeviceReport[_devices.Length];
@@ -246,6 +254,12 @@ internal sealed class UpdatePipeline
         return true;
     }
 
+    private void RequireThere(WorkerGroup workers, Task server, string step, CancellationToken cancellationToken)
+    {
+        cancellationToken.ThrowIfCancellationRequested();
+        Require(workers, workers.Look(server), server, step);
+    }
+
     private void Require(WorkerGroup workers, WorkerWait wait, Task server, string step)
     {
         switch (wait)
@@ -278,39 +292,12 @@ internal sealed class UpdatePipeline
         return ended;
     }
 
-    private void BeginCopy(List<IUpdateBuffer> buffers, int bucket, CancellationToken cancellationToken)
-    {
-        if (bucket >= _layout.Count)
-        {
-            return;
-        }
-        int first = _layout.FirstTensor(bucket);
-        int count = _layout.TensorCount(bucket);
-        _source.Readiness.Wait(first, count, cancellationToken);
-        if (_pieces.Length < count)
-        {
-            _pieces = new UpdatePiece[Math.Max(count, Math.Min(_source.Tensors.Count, 2 * _pieces.Length))];
-        }
-        _pieceCount = 0;
-        for (int tensor = first; tensor < first + count; tensor++)
-        {
-            if (_source.Tensors.GetByteLength(tensor) is > 0 and long bytes)
-            {
-                _pieces[_pieceCount++] = new UpdatePiece(_source.AddressOf(tensor), _layout.OffsetOf(tensor), bytes);
-            }
-        }
-        foreach (IUpdateBuffer buffer in buffers)
-        {
-            buffer.BeginCopy(bucket & 1, _pieces.AsMemory(0, _pieceCount));
-        }
-    }
-
-    private static double Synchronize(List<IUpdateBuffer> buffers)
+    private static double Synchronize(List<IUpdateBuffer> buffers, int half)
     {
         double slowest = 0;
         foreach (IUpdateBuffer buffer in buffers)
         {
-            slowest = Math.Max(slowest, buffer.Synchronize());
+            slowest = Math.Max(slowest, buffer.Synchronize(half));
         }
         return slowest;
     }

@@ -7,8 +7,7 @@ namespace CheckpointEngine.Inference;
 /// <param name="tensors">Its tensors.</param>
 /// <param name="addressOf">Where each one's first byte is.</param>
 /// <param name="readiness">When they may be read.</param>
-/// <param name="isMapped">Whether files or memfds stand behind them: mapped in pages of 4 KiB.</param>
-internal sealed class UpdateSource(string name, TensorTable tensors, Func<int, nint> addressOf, IUpdateReadiness readiness, bool isMapped)
+internal sealed class UpdateSource(string name, TensorTable tensors, Func<int, nint> addressOf, IUpdateReadiness readiness)
 {
     internal string Name { get; } = name;
 
@@ -18,9 +17,6 @@ internal sealed class UpdateSource(string name, TensorTable tensors, Func<int, n
     internal TensorTable Tensors { get; } = tensors;
 
     internal Func<int, nint> AddressOf { get; } = addressOf;
-
-    /// <summary>Whether files or memfds stand behind them.</summary>
-    internal bool IsMapped { get; } = isMapped;
 
     internal IUpdateReadiness Readiness { get; } = readiness;
 }

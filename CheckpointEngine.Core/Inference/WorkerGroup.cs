@@ -143,6 +143,21 @@ internal sealed unsafe class WorkerGroup : IDisposable
         }
     }
 
+    /// <summary>Looks, while nothing was asked of workers, whether all of them are still there and the server still waits for them.</summary>
+    /// <returns><see cref="WorkerWait.Answered"/> when so; else <see cref="WorkerWait.Gone"/> or <see cref="WorkerWait.ServerEnded"/>.</returns>
+    internal WorkerWait Look(Task server)
+    {
+        bool serverEnded = server.IsCompleted;
+        foreach (WorkerSocket worker in _workers)
+        {
+            if (worker.ReadMonitor() || worker is { WasConnected: true, Connections: 0 })
+            {
+                worker.State = WorkerState.Gone;
+            }
+        }
+        return Has(WorkerState.Gone) ? WorkerWait.Gone : serverEnded ? WorkerWait.ServerEnded : WorkerWait.Answered;
+    }
+
     /// <summary>What is wrong with which worker, in words.</summary>
     internal string DescribeFailure()
     {

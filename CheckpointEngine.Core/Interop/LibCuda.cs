@@ -64,6 +64,7 @@ internal static unsafe class LibCuda
     private static delegate* unmanaged<void*, int> s_event_destroy;
     private static delegate* unmanaged<void*, void*, int> s_event_record;
     private static delegate* unmanaged<void*, int> s_event_synchronize;
+    private static delegate* unmanaged<float*, void*, void*, int> s_event_elapsed_time;
     private static delegate* unmanaged<ulong, void*, nuint, void*, int> s_memcpy_htod_async;
     private static delegate* unmanaged<void*, ulong, nuint, int> s_memcpy_dtoh;
     private static delegate* unmanaged<ulong, void*, ulong, void*, nuint, void*, int> s_memcpy_peer_async;
@@ -118,6 +119,7 @@ internal static unsafe class LibCuda
         s_event_destroy = (delegate* unmanaged<void*, int>)Need("cuEventDestroy_v2");
         s_event_record = (delegate* unmanaged<void*, void*, int>)Need("cuEventRecord");
         s_event_synchronize = (delegate* unmanaged<void*, int>)Need("cuEventSynchronize");
+        s_event_elapsed_time = (delegate* unmanaged<float*, void*, void*, int>)Need("cuEventElapsedTime");
         s_memcpy_htod_async = (delegate* unmanaged<ulong, void*, nuint, void*, int>)Need("cuMemcpyHtoDAsync_v2");
         s_memcpy_dtoh = (delegate* unmanaged<void*, ulong, nuint, int>)Need("cuMemcpyDtoH_v2");
         s_memcpy_peer_async = (delegate* unmanaged<ulong, void*, ulong, void*, nuint, void*, int>)Need("cuMemcpyPeerAsync");
@@ -233,6 +235,9 @@ internal static unsafe class LibCuda
 
     /// <summary>Waits for an event; one that was never recorded has happened.</summary>
     internal static int cuEventSynchronize(void* waitedFor) => s_event_synchronize(waitedFor);
+
+    /// <summary>Milliseconds between two events that have happened, neither made with <see cref="CU_EVENT_DISABLE_TIMING"/>.</summary>
+    internal static int cuEventElapsedTime(float* milliseconds, void* start, void* end) => s_event_elapsed_time(milliseconds, start, end);
 
     /// <summary>Queues a copy from host to device; asynchronous for pinned memory of one registration.</summary>
     internal static int cuMemcpyHtoDAsync(ulong destination, void* source, nuint bytes, void* stream) => s_memcpy_htod_async(destination, source, bytes, stream);

@@ -15,7 +15,7 @@ internal sealed partial class JoinOperation
 
     // What is kept of an attempt that failed is believed only as far as the next owner's digests say that it is right.
     private bool MayAskAgain(CheckpointEngineException lost)
-        => _options is { AskForMetas: not null, Verify: true, Destination: JoinDestinationKind.Memory or JoinDestinationKind.Directory or JoinDestinationKind.Tensors or JoinDestinationKind.Null } && _arriving is null
+        => _options is { AskForMetas: not null, Verify: true, Destination: JoinDestinationKind.Memory or JoinDestinationKind.Directory or JoinDestinationKind.Tensors or JoinDestinationKind.Null } && _arrival?.Begin is null
             && lost.Error is CheckpointError.Unreachable or CheckpointError.Timeout or CheckpointError.Superseded or CheckpointError.Refused;
 
     // The metas of now, which are those of before where an owner may be reached again; null: nothing can be gone on with.

@@ -40,7 +40,7 @@ internal sealed partial class JoinOperation : IDisposable
     private MooncakeJoin _mooncake;
     private IJoinDestination? _kept;    // of the attempt before
     private bool _isConnected;          // this attempt has all the owners that it needs
-    private readonly Action<ArrivingCheckpoint>? _arriving;
+    private readonly JoinArrival? _arrival;
     private readonly EarlierVersion? _earlier;
     private TensorsDestination? _tensors;
     private BucketPlan? _buckets;
@@ -50,11 +50,11 @@ internal sealed partial class JoinOperation : IDisposable
     /// <param name="server">The server's options.</param>
     /// <param name="openRdma">Opens the RDMA plane.</param>
     /// <param name="earlier">An earlier version of the checkpoint; disposed of when it is of no more use.</param>
-    /// <param name="arriving">Called before the first byte comes, when tensors can be taken as they come; whoever gets the checkpoint disposes of it.</param>
-    internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server, RdmaPlaneOpener openRdma, Action<ArrivingCheckpoint>? arriving = null, EarlierVersion? earlier = null)
+    /// <param name="arrival">Who takes tensors out of it; null: nobody before its end.</param>
+    internal JoinOperation(CheckpointMetas metas, JoinOptions options, ParameterServerOptions server, RdmaPlaneOpener openRdma, JoinArrival? arrival = null, EarlierVersion? earlier = null)
     {
         _earlier = earlier;
-        _arriving = arriving;
+        _arrival = arrival;
         _makeMooncake = () => new MooncakeJoin(server);
         _mooncake = _makeMooncake();
         _metas = metas;
@@ -250,13 +250,18 @@ internal sealed partial class JoinOperation : IDisposable
                     destination = MakeDestination(plan, links, verifier);
                     RegisterWithDevices(destination, links);
                     _mooncake.Register(destination);
-                    if (_arriving is not null && (destination as MemoryDestination)?.Announce(verifier) is ArrivingCheckpoint arriving)
+                    if (_arrival?.Begin is not null && (destination as MemoryDestination)?.Announce(verifier) is ArrivingCheckpoint arriving)
                     {
                         arriving.Begin(fetch);
-                        _arriving(arriving);
+                        _arrival.Begin(arriving);
                     }
                 }
                 double allocate = clock.Mark();
+                if (_arrival is not null && Enumerable.Range(0, links.Length).Any(IsRead))
+                {
+                    await _arrival.Ready.WaitAsync(cancellationToken).ConfigureAwait(false);
+                    _ = clock.Mark();
+                }
 
                 relay ??= await TryEnterRelayAsync(plan, replicas, links, IsRead, destination, verifier, cancellationToken).ConfigureAwait(false);
                 ReadUnit[]?[]? left = null;

@@ -129,6 +129,7 @@ def text_of(error):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True      # as servers do: head and body leave one by one here, and the second would wait 40 ms for the first's receipt
 
     def log_message(self, *_):
         pass

@@ -68,6 +68,24 @@ public sealed class JoinAndUpdateTests : IAsyncLifetime
         await inference.AssertHasAsync(held, 1, update.Buckets.Count);
     }
 
+    // Nothing is asked of the worker at that time: its going is seen all the same, and not when the rest has come.
+    [Fact]
+    public async Task JoinAndUpdate_WorkerGoesWhileTheRestIsWaitedFor_FailsAtOnce()
+    {
+        await using InferenceServer inference = await InferenceServer.StartAsync("--fault", "leave:1:0.5");
+        FakeOwner? made = null;
+        await using var port = new ScriptedPort((stream, _, token) => FakeOwner.ServeAsync(stream, () => made!, request => request == 0 ? Task.CompletedTask : Task.Delay(Timeout.Infinite, token), token));
+        await using var owner = made = new FakeOwner([4 << 20, 4 << 20, 12345], dataPort: port.EndPoint, digest: root => root);
+        await using var joiner = new ParameterServer(new ParameterServerOptions());
+        var join = new JoinOptions { CheckpointName = "j", Transport = TransportChoice.Tcp, Lanes = 1, RequireVerify = true, StallTimeout = TimeSpan.FromDays(1) };
+        CheckpointEngineException failure = await Assert.ThrowsAsync<CheckpointEngineException>(
+            () => joiner.JoinAndUpdateAsync(owner.Metas, join, inference.Options(), cancellationToken: Stop).WaitAsync(TimeSpan.FromSeconds(60), Stop));
+        Assert.Equal(CheckpointError.Unreachable, failure.Error);
+        Assert.Contains("wait for the tensors of bucket 2", failure.Message, StringComparison.Ordinal);
+        Assert.Contains("worker died with exit status 9", failure.Message, StringComparison.Ordinal);
+        Assert.Empty(joiner.CheckpointNames);
+    }
+
     [Fact]
     public async Task JoinAndUpdate_DevicesThatAreNotThere_FailsBeforeAByteComes()
     {
@@ -82,7 +100,7 @@ public sealed class JoinAndUpdateTests : IAsyncLifetime
         CheckpointEngineException failure = await Assert.ThrowsAsync<CheckpointEngineException>(
             () => joiner.JoinAndUpdateAsync(_holder.GetMetas("m").Metas, join, update, new Told(states), cancellationToken: Stop));
         Assert.Equal(CheckpointError.NotSupported, failure.Error);
-        Assert.Empty(states);
+        Assert.All(states, state => Assert.Equal(0, state.BytesDone));
         Assert.Empty(joiner.CheckpointNames);
     }
 

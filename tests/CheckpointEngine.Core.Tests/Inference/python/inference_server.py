@@ -89,6 +89,8 @@ class Model:
             raise ValueError(f"no such parameter in bucket {where}")
         if kind == "die":
             os._exit(9)
+        if kind == "leave":
+            threading.Timer(float(seconds), os._exit, (9,)).start()     # once it has answered
         if kind == "late":
             time.sleep(float(seconds))
 
