@@ -111,11 +111,13 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
         }
     }
 
+    // The holders that joiners are told of.
+    private IEnumerable<int> Read => plan.World == ChaosWorld.Followed ? [1] : Enumerable.Range(0, plan.Holders);
+
     private string[] Access => plan.HasToken ? ["--token-file", stage.Temp["token"]] : [];
 
     private void StartJoins()
     {
-        IEnumerable<Holder> read = plan.World == ChaosWorld.Followed ? _holders.Skip(1) : _holders;
         for (int joiner = 0; joiner < ChaosPlan.Joiners; joiner++)
         {
             string[] before = stage.Network.On(ChaosPlan.MostHolders + joiner);
@@ -129,7 +131,7 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
                 before = _limit is null ? before : [.. _limit.Within(), .. before];
                 _told.AddRange(noLimit is null ? [] : [noLimit]);
             }
-            _joins.Add(Engine.StartAs(before, ["join", .. read.SelectMany(holder => (string[])["--metas-url", holder.MetasUrl]), "--transport", "tcp", "--to", joiner == plan.Limited ? "memory" : "dir:" + PlaceOf(joiner),
+            _joins.Add(Engine.StartAs(before, ["join", .. Read.SelectMany(holder => (string[])["--metas-url", _holders[holder].MetasUrl]), "--transport", "tcp", "--to", joiner == plan.Limited ? "memory" : "dir:" + PlaceOf(joiner),
                 "--require-verify", "--stall-timeout", "3", "--retry-timeout", "3", "--timeout", "45", "--json", .. Access, .. plan.World == ChaosWorld.Swarm ? (string[])["--relay", "--relay-time", "2"] : []]));
         }
     }
@@ -197,6 +199,7 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
         else
         {
             end = "failed: " + outcome.FailedWithOneLine();
+            Assert.True((joiner == plan.SmallDisk && _disk is not null) || joiner == plan.Limited || !Read.Any(IsAlive), $"joiner {joiner} gave up though it could be read on: {end}");
             Assert.False(Directory.Exists(place), "a join that failed left its directory");
             Assert.Empty(PartsOf(joiner));
         }
