@@ -385,6 +385,7 @@ pack_tarball() {
     local root=$artifacts/publish/$name
     rm -rf "$root"
     mkdir -p "$root/share/doc/checkpoint-engine"
+    cp -r deploy "$root/share/checkpoint-engine"
     cp -a "$artifacts"/{bin,lib,include,python} "$root/"
     rm "$root"/lib/*.dbg
     cp -r README.md SECURITY.md LICENSE THIRD-PARTY-NOTICES.md docs examples "$root/share/doc/checkpoint-engine/"

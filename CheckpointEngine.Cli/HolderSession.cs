@@ -18,10 +18,13 @@ internal sealed class HolderSession(ListenOptions listen, LimitOptions limits, P
     private static readonly TimeSpan s_longestRetry = TimeSpan.FromSeconds(2);
     private static readonly TimeSpan s_noteEvery = TimeSpan.FromSeconds(15);
 
+    private volatile string? _notReady;     // what /v1/readyz says until there is the whole world to tell of
+
     /// <summary>Serves what <paramref name="server"/> holds until a signal or the end of <c>--sleep-time</c>.</summary>
     /// <exception cref="OperationCanceledException">A signal came before it was ready.</exception>
     public async Task RunAsync(ParameterServer server, bool json, CancellationToken stop)
     {
+        _notReady = listen.Gather(parsed) ? "it still gathers the metas of its peers" : null;
         await using CheckpointEngineHost host = await StartHostAsync(server, stop).ConfigureAwait(false);
         if (listen.HasCertificate(parsed))
         {
@@ -34,12 +37,14 @@ internal sealed class HolderSession(ListenOptions listen, LimitOptions limits, P
             {
                 await GatherAsync(server, name, stop).ConfigureAwait(false);
             }
+            _notReady = null;
         }
         if (listen.SaveMetasFile(parsed) is { } file)
         {
             SaveMetas(server, file);
         }
         ReadyLine.Print(server, host.Addresses, json);
+        ServiceManager.TellReady(server.CheckpointNames.Count);
         try
         {
             await Task.Delay(listen.SleepTime(parsed) ?? Timeout.InfiniteTimeSpan, stop).ConfigureAwait(false);
@@ -48,12 +53,13 @@ internal sealed class HolderSession(ListenOptions listen, LimitOptions limits, P
         {
             // The signal a holder waits for: from here on it drains, which is a good end.
         }
+        ServiceManager.TellStopping();
         await host.StopAsync(CancellationToken.None).ConfigureAwait(false);
     }
 
     private async Task<CheckpointEngineHost> StartHostAsync(ParameterServer server, CancellationToken stop)
     {
-        CheckpointEngineHostOptions options = listen.CreateHostOptions(parsed, token, client, limits.HttpLimits(parsed), telemetry, logging);
+        CheckpointEngineHostOptions options = listen.CreateHostOptions(parsed, token, client, limits.HttpLimits(parsed), () => _notReady, telemetry, logging);
         try
         {
             return await CheckpointEngineHost.StartAsync(server, options, stop).ConfigureAwait(false);

@@ -13,7 +13,7 @@ internal static class PlanSummary
         => plan with
         {
             Owners = [.. plan.Owners.Select(owner => planes.FirstOrDefault(plane => plane.Rank == owner.Rank) is { } plane && owner.Bytes != 0
-                ? owner with { Transport = plane.Transport, Attached = plane.Attached, Reason = plane.Reason }
+                ? owner with { Transport = plane.Transport, Attached = plane.Attached, Encrypted = plane.Encrypted ? true : null, Reason = plane.Reason }
                 : owner)],
         };
 

@@ -8,6 +8,9 @@ namespace CheckpointEngine;
 /// <param name="Reason">Why the better plane was not taken; null when the best was.</param>
 public sealed record OwnerPlane(int Rank, string Address, string Transport, bool Attached, string? Reason)
 {
+    /// <summary>What crosses the network does so within TLS 1.3.</summary>
+    public bool Encrypted { get; init; }
+
     /// <summary>One line, for a person.</summary>
-    public override string ToString() => $"rank {Rank} at {Address}: {Transport}{(Attached ? ", attached" : "")}{(Reason is null ? "" : $"; {Reason}")}";
+    public override string ToString() => $"rank {Rank} at {Address}: {Transport}{(Attached ? ", attached" : Encrypted ? ", encrypted" : "")}{(Reason is null ? "" : $"; {Reason}")}";
 }

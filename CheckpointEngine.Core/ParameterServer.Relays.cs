@@ -1,4 +1,5 @@
 using CheckpointEngine.Join;
+using CheckpointEngine.Relay;
 
 namespace CheckpointEngine;
 
@@ -45,6 +46,16 @@ public sealed partial class ParameterServer
             await Task.WhenAll(relays.Select(static relay => relay.DisposeAsync().AsTask())).ConfigureAwait(false);
         }
     }
+
+    private RelayTerms MakeRelayTerms() => new()
+    {
+        Logging = Options.LoggerFactory,
+        Client = Options.ClientTls,
+        Security = OpenSecurity(),
+        Encrypts = Options.EncryptData,
+        Limits = Options.Limits,
+        Audit = _audit,
+    };
 
     private async Task KeepAsync(JoinRelay relay)
     {

@@ -28,7 +28,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
     private readonly Dictionary<string, CheckpointRecord> _records = new(StringComparer.Ordinal);
     private readonly ILogger _logger;
     private readonly AuditLog _audit;
-    private IConnectionSecurity? _certificates;
+    private IConnectionSecurity? _certificates;          // once needed; under the lock
     private readonly MemoryRegistry _registry = new();
     private readonly MemoryPool _pool = new();
     private readonly HashSet<Task> _retiring = [];       // freeing what was replaced; under the lock
@@ -53,7 +53,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         options.Limits.ThrowIfUnfit();
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine");
         _audit = new AuditLog(options.LoggerFactory);
-        _swarmKey = options.Token is not null || options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(SwarmAnswer.KeyBytes) : null;
+        _swarmKey = options.Token is not null || options.RequireLease || options.PeerTls?.ClientCaFile is not null ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(SwarmAnswer.KeyBytes) : null;
         LaneKey = options.RequireLease ? System.Security.Cryptography.RandomNumberGenerator.GetBytes(LeaseAnswer.LaneKeyBytes) : null;
         EngineMetrics.Watch(this);
     }
@@ -122,6 +122,14 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             throw new InvalidOperationException("a lease is required, and peers are to read without one: either RequireLease or PlainPeers");
         }
+        if (Options.EncryptData && Options.PeerTls is null)
+        {
+            throw new InvalidOperationException("data is to be encrypted, and there is no certificate to do it with: EncryptData needs PeerTls");
+        }
+        if (Options.EncryptData && (Options.PlainPeers is { } inPlain && inPlain != PlainPeers.None || Options.Transport is TransportChoice.Rdma or TransportChoice.Mooncake))
+        {
+            throw new InvalidOperationException("data is to be encrypted, which neither plain peers nor RDMA nor Mooncake's library can: either EncryptData or those");
+        }
         if (Options.LocalSocket is { } socket && !LocalSocketName.IsValid(socket))
         {
             throw new InvalidOperationException($"'{socket}' is no address of a Unix socket: an absolute path or @name, at most 107 bytes");
@@ -132,8 +140,8 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
         var responder = new PeerResponder(this);
         ILogger peerLogger = Options.LoggerFactory.CreateLogger("CheckpointEngine.Peers");
-        _certificates = Options.PeerTls?.Open(peerLogger);
-        var peerOptions = new PeerListenerOptions { Limits = Options.Limits.Peers, MaxLeases = Options.Limits.LeasesOfAConversation, LocalPeers = Options.LocalPeers, Security = _certificates, Audit = _audit };
+        IConnectionSecurity? security = OpenSecurity();
+        var peerOptions = new PeerListenerOptions { Limits = Options.Limits.Peers, MaxLeases = Options.Limits.LeasesOfAConversation, LocalPeers = Options.LocalPeers, Security = security, EncryptsData = Options.EncryptData, Audit = _audit };
         _peers = new PeerListener(new IPEndPoint(Options.Address, 0), responder, Options.Token, peerLogger, peerOptions);
         try
         {
@@ -143,7 +151,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
                 _localPeers = new PeerListener(localSocket, responder, Options.Token, peerLogger, peerOptions);
             }
             _mooncake = Options.Transport == TransportChoice.Mooncake ? await StartMooncakeAsync(cancellationToken).ConfigureAwait(false) : null;
-            _engine = new TransferEngine(Options, LaneKey is null ? Options.Token : AccessToken.FromKey(LaneKey), _registry, PeerName, localSocket, OpenRdmaForServing(), _mooncake, _audit);
+            _engine = new TransferEngine(Options, LaneKey is null ? Options.Token : AccessToken.FromKey(LaneKey), _registry, PeerName, localSocket, OpenRdmaForServing(), _mooncake, _audit, security);
         }
         catch
         {
@@ -193,7 +201,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         try
         {
             deadline.CancelAfter(options.Timeout);
-            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma, arrival, earlier);
+            using var operation = new JoinOperation(metas, options, Options, TryOpenRdma, arrival, earlier) { MakeRelayTerms = MakeRelayTerms };
             outcome = await Task.Run(() => operation.RunAsync(progress, deadline.Token), deadline.Token).ConfigureAwait(false);
             if (outcome.Checkpoint is not null)
             {
@@ -287,6 +295,16 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
     }
 
+    // Once, for whatever listens: the server, and relays of its joins.
+    private IConnectionSecurity? OpenSecurity()
+    {
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            return _certificates ??= Options.PeerTls?.Open(Options.LoggerFactory.CreateLogger("CheckpointEngine.Peers"));
+        }
+    }
+
     private Task<MooncakeEngine> StartMooncakeAsync(CancellationToken cancellationToken)
     {
         if (Options.AllowedPlainPeers != PlainPeers.All)
@@ -336,12 +354,18 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             return null;
         }
-        string? whyNone = Options.AllowedPlainPeers == PlainPeers.None
+        string? whyNone = Options.EncryptData
+            ? "what leaves this host is to be encrypted, and RDMA cannot do that"
+            : Options.AllowedPlainPeers == PlainPeers.None
             ? "only who has the token, or a lease, may read, and RDMA knows neither yet; name who may read without it (--plain-peers), or take another transport"
             : null;
         if ((whyNone is not null || TryOpenRdma(out whyNone) is null) && Options.Transport == TransportChoice.Rdma)
         {
             ThrowHelper.Throw(CheckpointError.NotSupported, $"serve over RDMA: {whyNone}");
+        }
+        if (Options.EncryptData)
+        {
+            LogNoRdma(whyNone!);
         }
         return Options.AllowedPlainPeers == PlainPeers.None ? null : _rdma;       // devices that carry nothing now may come up
     }
@@ -380,6 +404,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         }
         _peers = _localPeers = null;
         _certificates?.Dispose();
+        _certificates = null;
     }
 
     private static void CheckDestination(JoinOptions options)
@@ -403,6 +428,9 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     [LoggerMessage(EventId = 1001, Level = LogLevel.Information, Message = "listening: {P2pStoreAddress}, {PeerUrl}")]
     private partial void LogStarted(string p2pStoreAddress, string peerUrl);
+
+    [LoggerMessage(EventId = 1003, Level = LogLevel.Information, Message = "RDMA is off: {Reason}")]
+    private partial void LogNoRdma(string reason);
 
     [LoggerMessage(EventId = 1002, Level = LogLevel.Information, Message = "loaded metas of '{Checkpoint}': {Owners} owners")]
     private partial void LogLoaded(string checkpoint, int owners);

@@ -52,11 +52,17 @@ public sealed class ParameterServerOptions
 
     /// <summary>
     /// The certificate with which the peer service speaks TLS 1.3 over TCP, and whose clients' certificates it demands beside the token; null (the default) for none.
-    /// The token is then proved within TLS. Joiners need <see cref="ClientTls"/>, and a version that knows of it. What the data lanes carry is not encrypted.
+    /// The token is then proved within TLS. Joiners need <see cref="ClientTls"/>, and a version that knows of it. What the data lanes carry is not encrypted but with <see cref="EncryptData"/>.
     /// </summary>
     public TlsServerOptions? PeerTls { get; set; }
 
-    /// <summary>How joins meet the peer services of owners that speak TLS; default: by the system's authorities.</summary>
+    /// <summary>
+    /// Let weights leave this host within TLS 1.3 alone: the data port speaks it and nothing else, with the certificates of <see cref="PeerTls"/>, which it needs. Plain Mooncake peers are
+    /// refused then, and nothing is offered over RDMA. Default false.
+    /// </summary>
+    public bool EncryptData { get; set; }
+
+    /// <summary>How joins meet owners that speak TLS, on the peer service and on data lanes; default: by the system's authorities.</summary>
     public TlsClientOptions ClientTls { get; set; } = new();
 
     /// <summary>Who may read without our handshake. Default: everybody when no token is set, nobody when one is.</summary>
@@ -71,7 +77,7 @@ public sealed class ParameterServerOptions
     /// <summary>How long what is taken away or changed stays readable where it is, for readers that have no lease; default none. <see cref="DrainTimeout"/> is for those that have one.</summary>
     public TimeSpan GraceTime { get; set; }
 
-    internal PlainPeers AllowedPlainPeers => RequireLease ? PlainPeers.None : PlainPeers ?? (Token is null ? PlainPeers.All : PlainPeers.None);
+    internal PlainPeers AllowedPlainPeers => RequireLease || EncryptData ? PlainPeers.None : PlainPeers ?? (Token is null ? PlainPeers.All : PlainPeers.None);
 
     /// <summary>Where processes of this host ask for the memory itself: a path, which pods can share, or <c>@name</c>; null (the default) takes a name of its own without a file.</summary>
     public string? LocalSocket { get; set; }

@@ -5,6 +5,7 @@ using CheckpointEngine.Http.Requests;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Routing;
 using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Http;
@@ -12,7 +13,7 @@ namespace CheckpointEngine.Http;
 /// <summary>Mounts the engine's endpoints in any ASP.NET application.</summary>
 public static class CheckpointEngineEndpoints
 {
-    /// <summary>Maps <c>/v1/…</c>: registration, metas, side files and updates of inference servers from the checkpoints of <paramref name="server"/>, and <c>/v1/healthz</c>.</summary>
+    /// <summary>Maps <c>/v1/…</c>: registration, metas, side files and updates of inference servers from the checkpoints of <paramref name="server"/>, and <c>/v1/healthz</c> and <c>/v1/readyz</c>.</summary>
     /// <param name="endpoints">Where they are mounted; a route group gives them a prefix.</param>
     /// <param name="server">The server, started.</param>
     /// <param name="options">Who may use them, and for what; read once, here. Default: everybody, without registration of files.</param>
@@ -31,7 +32,8 @@ public static class CheckpointEngineEndpoints
         options ??= new CheckpointEngineHttpOptions();
         EndpointGuard guard = MakeGuard(endpoints, options);
         RouteGroupBuilder group = endpoints.MapGroup("");
-        HealthEndpoints.Map(group);
+        CancellationToken stopping = endpoints.ServiceProvider.GetService<IHostApplicationLifetime>()?.ApplicationStopping ?? CancellationToken.None;
+        new HealthEndpoints(store, options.NotReady, stopping).Map(group);
         new CheckpointEndpoints(store, new AllowedPaths(options.AllowPaths)).Map(group, guard);
         new MetasEndpoints(store, encoded, options).Map(group, guard);
         new UpdateEndpoints(store).Map(group, guard);

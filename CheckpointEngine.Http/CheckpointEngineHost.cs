@@ -86,6 +86,7 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
             AllowPaths = options.AllowPaths,
             GatherPeers = options.GatherPeers,
             GatherClient = options.GatherClient,
+            NotReady = options.NotReady,
         };
         application.MapCheckpointEngine(store, encoded, endpoints);
         application.MapStatus(store, options.Telemetry ?? application.Services.GetRequiredService<TelemetryExport>(), options.MetricsOpen, endpoints);

@@ -28,7 +28,7 @@ public sealed class CheckpointEngineHostOptions
     /// </summary>
     public string? TlsClientCaFile { get; set; }
 
-    /// <summary>The bearer token that every endpoint but <c>/v1/healthz</c> demands; null (the default) demands none.</summary>
+    /// <summary>The bearer token that every endpoint but <c>/v1/healthz</c> and <c>/v1/readyz</c> demands; null (the default) demands none.</summary>
     public AccessToken? Token { get; set; }
 
     /// <summary>Listen on an address that others can reach, though anybody could use it. Default false.</summary>
@@ -42,6 +42,12 @@ public sealed class CheckpointEngineHostOptions
 
     /// <summary>How those peers are reached; null (the default) shows them <see cref="Token"/> and trusts the system's authorities.</summary>
     public MetasClientOptions? GatherClient { get; set; }
+
+    /// <summary>
+    /// Why nobody should be sent here yet, asked at each <c>/v1/readyz</c>, whose answer is 503 with this text then; everybody can read it. Null (the default), and null from it: it is
+    /// ready as soon as a checkpoint is held.
+    /// </summary>
+    public Func<string?>? NotReady { get; set; }
 
     /// <summary>
     /// Connections at a time over all addresses to listen on, and requests a second of one client; default 1,024 and 512 of one address, 1,000 requests. Health is answered

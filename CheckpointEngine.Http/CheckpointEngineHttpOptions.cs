@@ -7,7 +7,7 @@ namespace CheckpointEngine.Http;
 /// <summary>Who may use the endpoints, and for what.</summary>
 public sealed class CheckpointEngineHttpOptions
 {
-    /// <summary>The bearer token that every endpoint but <c>/v1/healthz</c> demands; null (the default) demands none.</summary>
+    /// <summary>The bearer token that every endpoint but <c>/v1/healthz</c> and <c>/v1/readyz</c> demands; null (the default) demands none.</summary>
     public AccessToken? Token { get; set; }
 
     /// <summary>
@@ -24,4 +24,10 @@ public sealed class CheckpointEngineHttpOptions
 
     /// <summary>How those peers are reached; null (the default) shows them <see cref="Token"/> and trusts the system's authorities.</summary>
     public MetasClientOptions? GatherClient { get; set; }
+
+    /// <summary>
+    /// Why nobody should be sent here yet, asked at each <c>/v1/readyz</c>, whose answer is 503 with this text then; everybody can read it. Null (the default), and null from it: it is
+    /// ready as soon as a checkpoint is held.
+    /// </summary>
+    public Func<string?>? NotReady { get; set; }
 }

@@ -9,6 +9,9 @@ internal interface ICheckpointStore
 {
     IReadOnlyList<string> CheckpointNames { get; }
 
+    /// <summary>How many checkpoints are held here, whole; those that are only on their way or known of others do not count.</summary>
+    int CountHeld();
+
     Task RegisterAsync(string name, IReadOnlyList<string> paths, RegistrationOptions options, CancellationToken cancellationToken);
 
     Task UnregisterAsync(string name, bool freeSharedPool);

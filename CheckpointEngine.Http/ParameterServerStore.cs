@@ -9,6 +9,8 @@ internal sealed class ParameterServerStore(ParameterServer server) : ICheckpoint
 {
     public IReadOnlyList<string> CheckpointNames => server.CheckpointNames;
 
+    public int CountHeld() => server.CheckpointNames.Count(name => server.FindCheckpoint(name) is not null);
+
     public ServerStatus GetStatus() => server.GetStatus();
 
     public Task RegisterAsync(string name, IReadOnlyList<string> paths, RegistrationOptions options, CancellationToken cancellationToken)

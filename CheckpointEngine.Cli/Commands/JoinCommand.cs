@@ -73,16 +73,16 @@ internal sealed class JoinCommand : DocumentedCommand
         _source = new SourceOptions(this);
         _credentials = new CredentialOptions(this);
         _holding = new HoldingOptions(this);
-        _listen = new ListenOptions(this);
+        _listen = new ListenOptions(this, _holding, _serve, _relay);
         _limits = new LimitOptions(this);
         _telemetry = new TelemetryOptions(this);
         _inference = new InferenceOptions(this);
         AddGroup(_source.Group);
         AddGroup(new OptionGroup("Destination", [_to, _name, _serve, _follow, _keepPartial]));
         AddGroup(new OptionGroup("Choice", [.. _filter.Options, _weightsOnly]));
-        AddGroup(_holding.TransportGroup with
+        AddGroup(_holding.NetworkGroup with
         {
-            Options = [.. _holding.TransportGroup.Options, _copy, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout, _retryTimeout, _relay, _relayTime],
+            Options = [.. _holding.NetworkGroup.Options, _copy, _lanes, _noVerify, _requireVerify, _repeat, _timeout, _stallTimeout, _retryTimeout, _relay, _relayTime],
         });
         AddGroup(_inference.Group with { Title = "Then into an inference server" });
         AddGroup(_limits.Group);
@@ -161,7 +161,9 @@ internal sealed class JoinCommand : DocumentedCommand
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfJoiner(metas);
         ParameterServerOptions serverOptions = _holding.CreateServerOptions(parsed, address, token, logging, _limits.ServerLimits(parsed));
         serverOptions.PeerTls = _listen.PeerTls(parsed);
+        serverOptions.EncryptData = _listen.EncryptsData(parsed);
         serverOptions.ClientTls = _credentials.CreateTlsOptions(parsed);
+        serverOptions.ClientTls.EncryptionRequired = _holding.Encrypts(parsed);
         await using var server = new ParameterServer(serverOptions);
         if (serve)
         {
@@ -326,9 +328,9 @@ internal sealed class JoinCommand : DocumentedCommand
                 result.AddError("--serve needs --to memory: only what is in memory can be served");
             }
         }
-        else if (_listen.Group.Options.Concat(_holding.ServingGroup.Options).FirstOrDefault(option => result.IsGiven(option)) is { } lonely)
+        else if (_listen.Group.Options.Concat(_holding.ServingGroup.Options).FirstOrDefault(option => result.IsGiven(option) && !(result.GetValue(_relay) && _listen.OfRelays.Contains(option))) is { } lonely)
         {
-            result.AddError($"{lonely.Name} needs --serve");
+            result.AddError($"{lonely.Name} needs --serve{(_listen.OfRelays.Contains(lonely) ? " or --relay" : "")}");
         }
     }
 }

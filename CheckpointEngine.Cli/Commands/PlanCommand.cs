@@ -28,7 +28,7 @@ internal sealed class PlanCommand : DocumentedCommand
         _holding = new HoldingOptions(this);
         AddGroup(_source.Group);
         AddGroup(new OptionGroup("Choice", [.. _filter.Options, _offline]));
-        AddGroup(_holding.TransportGroup);
+        AddGroup(_holding.NetworkGroup);
         AddGroup(_credentials.Group);
         AddGroup(_common.Group);
     }
@@ -52,6 +52,7 @@ internal sealed class PlanCommand : DocumentedCommand
         {
             ParameterServerOptions serverOptions = _holding.CreateServerOptions(parsed, AnnouncedAddress.OfJoiner(metas), token, logging);
             serverOptions.ClientTls = _credentials.CreateTlsOptions(parsed);
+            serverOptions.ClientTls.EncryptionRequired = _holding.Encrypts(parsed);
             await using var server = new ParameterServer(serverOptions);
             var options = new JoinOptions { Include = _filter.Include(parsed), Exclude = _filter.Exclude(parsed), StallTimeout = s_ask, Transport = _holding.Transport(parsed), AttachFiles = _holding.AttachFiles(parsed) };
             IReadOnlyList<OwnerPlane> planes = await server.ProbeAsync(metas, options).ConfigureAwait(false);
@@ -66,7 +67,7 @@ internal sealed class PlanCommand : DocumentedCommand
         foreach (PlanOwnerJson owner in plan.Owners)
         {
             table.Add($"{owner.Rank}", owner.Address ?? "(none)", Quantity.Count(owner.Tensors), Quantity.Count(owner.Ranges), Quantity.Bytes(owner.Bytes),
-                owner.Transport is null ? "" : owner.Attached == true ? "local, attached" : owner.Transport, owner.Reason ?? "");
+                owner.Transport is null ? "" : owner.Attached == true ? "local, attached" : owner.Encrypted == true ? $"{owner.Transport}, encrypted" : owner.Transport, owner.Reason ?? "");
         }
         table.Add("all", "", Quantity.Count(plan.Tensors), Quantity.Count(plan.Ranges), Quantity.Bytes(plan.Bytes), "", "");
         table.Print(Console.Out);

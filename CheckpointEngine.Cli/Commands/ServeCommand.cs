@@ -28,14 +28,14 @@ internal sealed class ServeCommand : DocumentedCommand
     {
         _credentials = new CredentialOptions(this);
         _holding = new HoldingOptions(this);
-        _listen = new ListenOptions(this);
+        _listen = new ListenOptions(this, _holding);
         _limits = new LimitOptions(this);
         _telemetry = new TelemetryOptions(this);
         AddGroup(new OptionGroup("Checkpoints", [_checkpoints]));
         AddGroup(_listen.Group);
         AddGroup(_holding.FilesGroup);
         AddGroup(_holding.ServingGroup);
-        AddGroup(_holding.TransportGroup);
+        AddGroup(_holding.NetworkGroup);
         AddGroup(_limits.Group);
         AddGroup(_credentials.Group);
         AddGroup(_telemetry.Group);
@@ -68,6 +68,8 @@ internal sealed class ServeCommand : DocumentedCommand
         new("Hold a model for processes of this host:", "checkpoint-engine serve --checkpoint qwen=/models/Qwen2.5-7B"),
         new("For other hosts, guarded by a shared token:",
             "checkpoint-engine serve --checkpoint qwen=/models/Qwen2.5-7B --listen http://0.0.0.0:19700 --address 10.0.0.5 --token-file /etc/ce.token"),
+        new("And encrypted, with a certificate for 10.0.0.5:",
+            "checkpoint-engine serve --checkpoint qwen=/models/Qwen2.5-7B --listen https://10.0.0.5:19700 --token-file /etc/ce.token --tls-cert cert.pem --tls-key key.pem --encrypt"),
         new("As one of two holders that know each other:",
             "checkpoint-engine serve --checkpoint qwen=/models/part0 --rank 0 --peers http://10.0.0.6:19700 --gather"),
     ];
@@ -104,6 +106,7 @@ internal sealed class ServeCommand : DocumentedCommand
         IPAddress address = _holding.Address(parsed) ?? AnnouncedAddress.OfHolder(_listen.ListenAddress(parsed), _listen.Peers(parsed));
         ParameterServerOptions serverOptions = _holding.CreateServerOptions(parsed, address, token, logging, _limits.ServerLimits(parsed));
         serverOptions.PeerTls = _listen.PeerTls(parsed);
+        serverOptions.EncryptData = _listen.EncryptsData(parsed);
         serverOptions.ClientTls = _credentials.CreateTlsOptions(parsed);
         await using var server = new ParameterServer(serverOptions);
         await server.StartAsync(stop).ConfigureAwait(false);

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.Net;
 using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
@@ -28,6 +29,11 @@ internal sealed class HoldingOptions
     {
         Description = "Mooncake's library for --transport mooncake; default: CHECKPOINT_ENGINE_MOONCAKE_LIBRARY, else libtransfer_engine.so where the loader finds it",
         HelpName = "PATH",
+    };
+
+    private readonly Option<bool> _encrypt = new("--encrypt")
+    {
+        Description = "Let weights cross the network within TLS 1.3 alone: a joiner reads from no holder that does not encrypt; what is served needs --tls-cert, implies --tls-peers, and is neither for plain peers nor over RDMA",
     };
 
     private readonly Option<bool> _attachFiles = new("--attach-files") { Description = "Attach, or let attach, to files that others than their owner may write" };
@@ -80,6 +86,7 @@ internal sealed class HoldingOptions
     public HoldingOptions(Command command)
     {
         TransportGroup = new OptionGroup("Transfer", [_transport, _devices, _mooncakeLibrary, _attachFiles, _localPeers]);
+        NetworkGroup = TransportGroup with { Options = [_encrypt, .. TransportGroup.Options] };
         ServingGroup = new OptionGroup("Holding", [_address, _port, _rank, _hold, _pin, _digest, _plainPeers, _localSocket, _drainTimeout, _graceTime, _requireLease, _measurePeers]);
         FilesGroup = new OptionGroup("Files", [_consume, _sharedPool]);
         command.Validators.Add(result =>
@@ -95,6 +102,14 @@ internal sealed class HoldingOptions
             if (result.GetValue(_requireLease) && (result.IsGiven(_plainPeers) || result.IsGiven(_graceTime)))
             {
                 result.AddError("--require-lease refuses those that --plain-peers and --grace-time are for");
+            }
+            if (result.GetValue(_encrypt) && result.GetValue(_transport) is "rdma" or "mooncake" && result.IsGiven(_transport))
+            {
+                result.AddError($"--encrypt is for tcp (and what does not leave the host), not for --transport {result.GetValue(_transport)}");
+            }
+            if (result.GetValue(_encrypt) && result.GetValue(_plainPeers) is not (null or "none"))
+            {
+                result.AddError("--encrypt refuses those that --plain-peers lists: they speak no TLS");
             }
             if (result.GetValue(_localSocket) is { } socket && !ParameterServerOptions.IsLocalSocket(socket))
             {
@@ -128,6 +143,9 @@ internal sealed class HoldingOptions
     /// <summary>What every command that moves bytes takes.</summary>
     public OptionGroup TransportGroup { get; }
 
+    /// <summary>What those take of it that read over a network, or are read.</summary>
+    public OptionGroup NetworkGroup { get; }
+
     /// <summary>What only holders of files take, and no joiners.</summary>
     public OptionGroup FilesGroup { get; }
 
@@ -143,6 +161,12 @@ internal sealed class HoldingOptions
             "mooncake" => TransportChoice.Mooncake,
             _ => TransportChoice.Auto,
         };
+
+    /// <summary>Whether weights cross the network within TLS alone.</summary>
+    public bool Encrypts(SymbolResult result) => result.GetValue(_encrypt);
+
+    /// <inheritdoc cref="Encrypts(SymbolResult)"/>
+    public bool Encrypts(ParseResult parsed) => parsed.GetValue(_encrypt);
 
     public bool AttachFiles(ParseResult parsed) => parsed.GetValue(_attachFiles);
 

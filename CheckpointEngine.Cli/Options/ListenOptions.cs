@@ -16,10 +16,13 @@ internal sealed class ListenOptions
 {
     private const string DefaultListen = "http://127.0.0.1:19700";
 
+    private readonly HoldingOptions _holding;
+    private readonly Option<bool>? _serve;
+
     private readonly Option<string[]> _listen = OptionRules.Repeated("--listen", "URL",
         $"http://HOST:PORT (0: any free port), https://HOST:PORT or unix:/run/ce.sock (repeatable); default {DefaultListen}");
 
-    private readonly Option<string> _tlsCertificate = new("--tls-cert") { Description = "PEM certificate of the https server; replaced while it runs, new connections get the new one", HelpName = "FILE" };
+    private readonly Option<string> _tlsCertificate = new("--tls-cert") { Description = "PEM certificate to serve with, over https and where else TLS is spoken; replaced while it runs, new connections get the new one", HelpName = "FILE" };
 
     private readonly Option<string> _tlsKey = new("--tls-key") { Description = "PEM private key of --tls-cert", HelpName = "FILE" };
 
@@ -48,8 +51,14 @@ internal sealed class ListenOptions
 
     private readonly Option<TimeSpan?> _sleepTime = OptionRules.Seconds("--sleep-time", "Stop after this many seconds; default: stay until SIGTERM or SIGINT", zeroAllowed: true);
 
-    public ListenOptions(Command command)
+    /// <param name="command">The command that takes them.</param>
+    /// <param name="holding">Says whether what is served is encrypted.</param>
+    /// <param name="serve">Whether there is a holder at all; null: always.</param>
+    /// <param name="relay">Whether there are relays, which speak TLS where there is a certificate; null: never.</param>
+    public ListenOptions(Command command, HoldingOptions holding, Option<bool>? serve = null, Option<bool>? relay = null)
     {
+        _holding = holding;
+        _serve = serve;
         Group = new OptionGroup("Serving",
             [_listen, _tlsCertificate, _tlsKey, _tlsClientCa, _tlsPeers, _insecure, _metricsOpen, _allowPaths, _peers, _gather, _saveMetasFile, _sleepTime]);
         command.Validators.Add(result =>
@@ -60,14 +69,20 @@ internal sealed class ListenOptions
             {
                 result.AddError($"--listen: '{address}' is not http://HOST:PORT, https://HOST:PORT or unix:/PATH");
             }
-            bool isUsed = https || result.GetValue(_tlsPeers);
-            if (result.IsGiven(_tlsCertificate) != result.IsGiven(_tlsKey) || isUsed != result.IsGiven(_tlsCertificate))
+            bool encrypts = holding.Encrypts(result) && (serve is null || result.GetValue(serve));
+            bool isNeeded = https || result.GetValue(_tlsPeers) || encrypts;
+            bool isUsed = isNeeded || (relay is not null && result.GetValue(relay));
+            string uses = $"--listen https://…, --tls-peers{(relay is null ? " or --encrypt" : ", --encrypt or --relay")}";
+            if (result.IsGiven(_tlsCertificate) != result.IsGiven(_tlsKey) || (isNeeded && !result.IsGiven(_tlsCertificate)) || (result.IsGiven(_tlsCertificate) && !isUsed))
             {
-                result.AddError(https ? "--listen https://… needs --tls-cert and --tls-key" : isUsed ? "--tls-peers needs --tls-cert and --tls-key" : "--tls-cert and --tls-key go together, with --listen https://… or --tls-peers");
+                result.AddError(https ? "--listen https://… needs --tls-cert and --tls-key"
+                    : encrypts ? "--encrypt needs --tls-cert and --tls-key for what is served"
+                    : isNeeded ? "--tls-peers needs --tls-cert and --tls-key"
+                    : $"--tls-cert and --tls-key go together, with {uses}");
             }
-            if (result.IsGiven(_tlsClientCa) && !isUsed)
+            if (result.IsGiven(_tlsClientCa) && !(isUsed && result.IsGiven(_tlsCertificate)))
             {
-                result.AddError("--tls-client-ca needs --listen https://… or --tls-peers");
+                result.AddError($"--tls-client-ca needs --tls-cert, and {uses}");
             }
             if (result.IsGiven(_gather) && !result.IsGiven(_peers))
             {
@@ -78,19 +93,27 @@ internal sealed class ListenOptions
 
     public OptionGroup Group { get; }
 
+    /// <summary>What a joiner that only relays takes of them, too.</summary>
+    public IReadOnlyList<Option> OfRelays => [_tlsCertificate, _tlsKey, _tlsClientCa];
+
     public bool AllowsPaths(SymbolResult result) => result.IsGiven(_allowPaths);
 
     /// <summary>The peers' base URLs.</summary>
     public IReadOnlyList<string> Peers(ParseResult parsed)
         => [.. (parsed.GetValue(_peers) ?? []).SelectMany(list => list.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries))];
 
-    /// <summary>With what the peer service speaks TLS; null: it does not.</summary>
-    public TlsServerOptions? PeerTls(ParseResult parsed) => !parsed.GetValue(_tlsPeers) ? null : new TlsServerOptions
+    /// <summary>With what the peer service speaks TLS, or relays where there is none; null: they do not.</summary>
+    public TlsServerOptions? PeerTls(ParseResult parsed) => !HasCertificate(parsed) || (Serves(parsed) && !parsed.GetValue(_tlsPeers) && !_holding.Encrypts(parsed)) ? null : new TlsServerOptions
     {
         CertificateFile = parsed.GetRequiredValue(_tlsCertificate),
         KeyFile = parsed.GetValue(_tlsKey),
         ClientCaFile = parsed.GetValue(_tlsClientCa),
     };
+
+    /// <summary>Whether what is served is encrypted: by a holder, or by relays with a certificate.</summary>
+    public bool EncryptsData(ParseResult parsed) => _holding.Encrypts(parsed) && HasCertificate(parsed);
+
+    private bool Serves(ParseResult parsed) => _serve is null || parsed.GetValue(_serve);
 
     public bool HasCertificate(ParseResult parsed) => parsed.IsGiven(_tlsCertificate);
 
@@ -114,7 +137,7 @@ internal sealed class ListenOptions
         return null;
     }
 
-    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, MetasClientOptions client, ConnectionLimits limits, TelemetryExport? telemetry, ILoggerFactory logging) => new()
+    public CheckpointEngineHostOptions CreateHostOptions(ParseResult parsed, AccessToken? token, MetasClientOptions client, ConnectionLimits limits, Func<string?> notReady, TelemetryExport? telemetry, ILoggerFactory logging) => new()
     {
         Listen = Listen(parsed),
         TlsCertificateFile = parsed.GetValue(_tlsCertificate),
@@ -127,6 +150,7 @@ internal sealed class ListenOptions
         AllowPaths = parsed.GetValue(_allowPaths) ?? [],
         GatherPeers = Peers(parsed),
         GatherClient = client,
+        NotReady = notReady,
         Limits = limits,
         LoggerFactory = logging,
     };

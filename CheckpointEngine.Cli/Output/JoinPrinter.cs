@@ -42,7 +42,7 @@ internal static class JoinPrinter
         PrintPhases(report.Bytes, repeated ? rounds : [new JoinRound(seconds, phases)]);
         foreach ((string transport, long bytes) in report.Transports)
         {
-            Console.Out.WriteLine($"over {transport}: {Quantity.Bytes(bytes)}{(transport == "local" && report.AttachedBytes != 0 ? $", {Quantity.Bytes(report.AttachedBytes)} of them attached, not copied" : "")}");
+            Console.Out.WriteLine($"over {transport}: {Quantity.Bytes(bytes)}{(transport == "local" && report.AttachedBytes != 0 ? $", {Quantity.Bytes(report.AttachedBytes)} of them attached, not copied" : transport == "tcp" && report.Planes.Any(plane => plane.Encrypted) ? ", encrypted" : "")}");
         }
         if (report.RelayedBytes != 0)
         {

@@ -14,9 +14,9 @@ internal sealed record PhasesJson(double Metas, double Plan, double Allocate, do
 internal sealed record RoundJson(double Seconds, PhasesJson Phases);
 
 /// <summary>Which way an owner's bytes come.</summary>
-internal sealed record PlaneJson(int Rank, string Address, string Transport, bool Attached, string? Reason)
+internal sealed record PlaneJson(int Rank, string Address, string Transport, bool Attached, bool? Encrypted, string? Reason)
 {
-    public static PlaneJson Of(OwnerPlane plane) => new(plane.Rank, plane.Address, plane.Transport, plane.Attached, plane.Reason);
+    public static PlaneJson Of(OwnerPlane plane) => new(plane.Rank, plane.Address, plane.Transport, plane.Attached, plane.Encrypted ? true : null, plane.Reason);
 }
 
 /// <summary>The document of <c>join --json</c>.</summary>
@@ -64,7 +64,7 @@ internal sealed record UpdateJson(
     IReadOnlyList<string> Notes);
 
 /// <summary>One owner in <c>plan --json</c>.</summary>
-internal sealed record PlanOwnerJson(int Rank, string? Address, long Bytes, int Tensors, int Ranges, string? Transport = null, bool? Attached = null, string? Reason = null);
+internal sealed record PlanOwnerJson(int Rank, string? Address, long Bytes, int Tensors, int Ranges, string? Transport = null, bool? Attached = null, bool? Encrypted = null, string? Reason = null);
 
 /// <summary>The document of <c>plan --json</c>.</summary>
 /// <param name="MemoryBytes">Of a join into memory: the buffers that it allocates, where nothing is attached to.</param>

@@ -93,6 +93,22 @@ public sealed partial class AuditLog
         }
     }
 
+    internal void RelayTaken(string peer, int units)
+    {
+        if (_logger.IsEnabled(LogLevel.Information))
+        {
+            LogRelayTaken(MessageText.Clean(peer, MaxReasonChars), units);
+        }
+    }
+
+    internal void RelayEnded(string peer, TimeSpan taken)
+    {
+        if (_logger.IsEnabled(LogLevel.Information))
+        {
+            LogRelayEnded(MessageText.Clean(peer, MaxReasonChars), Math.Round(taken.TotalSeconds, 3));
+        }
+    }
+
     internal void MemoryGiven(string peer, string checkpoint, long generation, long bytes, string how)
     {
         if (_logger.IsEnabled(LogLevel.Information))
@@ -124,6 +140,12 @@ public sealed partial class AuditLog
 
     [LoggerMessage(EventId = 5008, Level = LogLevel.Information, Message = "memory-given peer={Peer} checkpoint={Checkpoint} generation={Generation} bytes={Bytes} how={How}")]
     private partial void LogMemoryGiven(string peer, string checkpoint, long generation, long bytes, string how);
+
+    [LoggerMessage(EventId = 5011, Level = LogLevel.Information, Message = "relay-taken peer={Peer} units={Units}")]
+    private partial void LogRelayTaken(string peer, int units);
+
+    [LoggerMessage(EventId = 5012, Level = LogLevel.Information, Message = "relay-ended peer={Peer} seconds={Seconds}")]
+    private partial void LogRelayEnded(string peer, double seconds);
 
     [LoggerMessage(EventId = 5009, Level = LogLevel.Information, Message = "refuse where={Where} peer={Peer} reason={Reason}")]
     private partial void LogRefused(string where, string peer, string reason);

@@ -1,5 +1,3 @@
-using System.Net.Sockets;
-
 namespace CheckpointEngine.Access;
 
 /// <summary>Secures the connections of a listener; a seam, so that a library that never does it need not hold the code for it.</summary>
@@ -7,9 +5,11 @@ namespace CheckpointEngine.Access;
 internal interface IConnectionSecurity : IDisposable
 {
     /// <summary>Makes a connection that was accepted a secured one.</summary>
+    /// <param name="connection">The bytes of the connection; disposed of with the result, and when this throws.</param>
+    /// <param name="cancellationToken">Ends it.</param>
     /// <returns>What is said inside, the caller's to dispose of, and who the peer has shown to be, cleaned; empty when it has shown nothing.</returns>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Refused"/>: it is not to be trusted, or speaks something else.</exception>
-    Task<(Stream Stream, string Peer)> SecureAsync(Socket socket, CancellationToken cancellationToken);
+    Task<(Stream Stream, string Peer)> SecureAsync(Stream connection, CancellationToken cancellationToken);
 
     /// <summary>Takes up what has changed since; false when it cannot be used.</summary>
     bool Reload();

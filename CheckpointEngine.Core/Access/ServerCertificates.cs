@@ -1,5 +1,4 @@
 using System.Net.Security;
-using System.Net.Sockets;
 using System.Security.Authentication;
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
@@ -57,9 +56,9 @@ public sealed class ServerCertificates : IConnectionSecurity
     /// <inheritdoc/>
     public void Dispose() => _watched.Dispose();
 
-    async Task<(Stream Stream, string Peer)> IConnectionSecurity.SecureAsync(Socket socket, CancellationToken cancellationToken)
+    async Task<(Stream Stream, string Peer)> IConnectionSecurity.SecureAsync(Stream connection, CancellationToken cancellationToken)
     {
-        var stream = new SslStream(new NetworkStream(socket, ownsSocket: false));
+        var stream = new SslStream(connection);
         try
         {
             await stream.AuthenticateAsServerAsync(CreateOptions(SslProtocols.Tls13, demandsCertificate: true), cancellationToken).ConfigureAwait(false);

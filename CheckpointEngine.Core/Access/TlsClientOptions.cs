@@ -5,7 +5,7 @@ using System.Security.Cryptography.X509Certificates;
 
 namespace CheckpointEngine.Access;
 
-/// <summary>How peer services that speak TLS are met.</summary>
+/// <summary>How holders that speak TLS are met, on their peer service and their data port.</summary>
 public sealed class TlsClientOptions
 {
     /// <summary>PEM file with the authorities that a peer's certificate must come from; null for the system's.</summary>
@@ -16,6 +16,9 @@ public sealed class TlsClientOptions
 
     /// <summary>Speak to no peer service without TLS: what an owner announces of itself comes over a connection that somebody in between may have changed. Default false.</summary>
     public bool Required { get; set; }
+
+    /// <summary>Read from no owner over a network but within TLS (<see cref="ParameterServerOptions.EncryptData"/> there); what <see cref="Required"/> says is implied. Default false.</summary>
+    public bool EncryptionRequired { get; set; }
 
     /// <summary>Makes a connection a TLS 1.3 one, to a server whose certificate is for <paramref name="host"/>.</summary>
     /// <param name="socket">The connection; disposed of with the result, and when this throws.</param>
@@ -47,7 +50,9 @@ public sealed class TlsClientOptions
         }
     }
 
-    private SslClientAuthenticationOptions CreateOptions(string host)
+    /// <summary>What a connection to a server whose certificate is for <paramref name="host"/> is made with; files are read as they are now.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CaFile"/> cannot be read.</exception>
+    internal SslClientAuthenticationOptions CreateOptions(string host)
     {
         var options = new SslClientAuthenticationOptions
         {

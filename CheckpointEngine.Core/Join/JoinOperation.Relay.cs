@@ -1,5 +1,6 @@
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Planning;
+using CheckpointEngine.Relay;
 
 namespace CheckpointEngine.Join;
 
@@ -22,7 +23,7 @@ internal sealed partial class JoinOperation
             Warn($"without relay: {whyNot}");
             return null;
         }
-        return await JoinRelay.EnterAsync(plan, links, isRead, destination, verifier!, _token, _loggerFactory, Warn, cancellationToken).ConfigureAwait(false);
+        return await JoinRelay.EnterAsync(plan, links, isRead, destination, verifier!, _token, MakeRelayTerms?.Invoke() ?? new RelayTerms { Logging = _loggerFactory }, Warn, cancellationToken).ConfigureAwait(false);
     }
 
     // A memfd is sealed when it is whole, and is away for a moment for that.

@@ -5,6 +5,7 @@ using CheckpointEngine.Internal;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Planning;
+using CheckpointEngine.Relay;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Local;
 using Microsoft.Extensions.Logging;
@@ -70,6 +71,9 @@ internal sealed partial class JoinOperation : IDisposable
         _makeRdma = () => new RdmaJoin(openRdma, _logger);
         _rdma = _makeRdma();
     }
+
+    /// <summary>On what terms it reads together with others; asked for if it does.</summary>
+    internal Func<RelayTerms>? MakeRelayTerms { get; init; }
 
     internal async Task<JoinOutcome> RunAsync(IProgress<JoinProgress>? progress, CancellationToken cancellationToken)
     {

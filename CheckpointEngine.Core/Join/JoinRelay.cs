@@ -2,7 +2,6 @@ using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Planning;
 using CheckpointEngine.Relay;
-using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Join;
 
@@ -35,11 +34,11 @@ internal sealed class JoinRelay : IAsyncDisposable
     /// <param name="destination">Where it goes.</param>
     /// <param name="verifier">Knows the owners' digests, or will.</param>
     /// <param name="token">The token, if one is demanded.</param>
-    /// <param name="logging">Where it logs.</param>
-    /// <param name="warn">Told why an owner is read alone.</param>
+    /// <param name="terms">How others are met, and may come.</param>
+    /// <param name="warn">Told why an owner is read alone, or nothing is offered.</param>
     /// <param name="cancellationToken">Ends it.</param>
     internal static async Task<JoinRelay> EnterAsync(TransferPlan plan, OwnerLink?[] links, Predicate<int> isRead, IJoinDestination destination, DigestVerifier verifier, AccessToken? token,
-        ILoggerFactory logging, Action<string> warn, CancellationToken cancellationToken)
+        RelayTerms terms, Action<string> warn, CancellationToken cancellationToken)
     {
         var relay = new JoinRelay(links.Length);
         try
@@ -50,7 +49,7 @@ internal sealed class JoinRelay : IAsyncDisposable
                 {
                     try
                     {
-                        await relay.EnterAsync(plan, owner, link, destination, verifier, token, logging, cancellationToken).ConfigureAwait(false);
+                        await relay.EnterAsync(plan, owner, link, destination, verifier, token, link.IsEncrypted ? terms.Encrypted() : terms, warn, cancellationToken).ConfigureAwait(false);
                     }
                     catch (CheckpointEngineException reason)
                     {
@@ -115,7 +114,7 @@ internal sealed class JoinRelay : IAsyncDisposable
         _members.ForEach(static entry => entry.Shared.Dispose());
     }
 
-    private async Task EnterAsync(TransferPlan plan, int owner, OwnerLink link, IJoinDestination destination, DigestVerifier verifier, AccessToken? token, ILoggerFactory logging, CancellationToken cancellationToken)
+    private async Task EnterAsync(TransferPlan plan, int owner, OwnerLink link, IJoinDestination destination, DigestVerifier verifier, AccessToken? token, RelayTerms terms, Action<string> warn, CancellationToken cancellationToken)
     {
         if (link.Peer is null || link.Digest == DigestAlgorithm.None)
         {
@@ -133,8 +132,15 @@ internal sealed class JoinRelay : IAsyncDisposable
         SwarmMember? member = null;
         try
         {
-            member = await SwarmMember.EnterAsync(work, link, token, plan.Ranges[units[0].Range].RemoteAddress, logging.CreateLogger("CheckpointEngine.Relay"), cancellationToken).ConfigureAwait(false);
-            member.Offer([.. units.Select(unit => shared.PlaceOf(unit))], shared.Buffers, logging);
+            member = await SwarmMember.EnterAsync(work, link, token, plan.Ranges[units[0].Range].RemoteAddress, terms, cancellationToken).ConfigureAwait(false);
+            if (terms.Speaks >= terms.Demands)
+            {
+                member.Offer([.. units.Select(unit => shared.PlaceOf(unit))], shared.Buffers);
+            }
+            else
+            {
+                warn($"what is read of {link.Name} is offered to no other: it would have to be within TLS, as it is read, and there is no certificate to do that with (--tls-cert and --tls-key)");
+            }
         }
         catch
         {

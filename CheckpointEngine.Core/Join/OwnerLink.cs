@@ -30,6 +30,7 @@ internal sealed class OwnerLink : IDisposable
     private readonly EndpointName _opened;
     private readonly string _localSocket;
     private readonly TlsClientOptions? _tls;        // null: its peer service speaks none
+    private readonly string? _whyNoRdma;            // whatever it offers
     private readonly bool _mayFallBack;
     private readonly TimeSpan _stallTimeout;
     private string? _localReason;
@@ -38,6 +39,7 @@ internal sealed class OwnerLink : IDisposable
     private OwnerLink(MetasOwner owner, TcpLaneTarget? target, PeerClient? peer, SegmentDescriptor descriptor, EndpointName opened, TransportChoice choice, TimeSpan stallTimeout, TlsClientOptions? tls)
     {
         _tls = tls;
+        _whyNoRdma = target?.Tls is null ? null : "it encrypts what it sends, which RDMA cannot";
         _stallTimeout = stallTimeout;
         _localSocket = descriptor.Engine?.LocalSocket ?? "";
         _descriptor = descriptor;
@@ -55,6 +57,9 @@ internal sealed class OwnerLink : IDisposable
 
     /// <summary>The conversation; null with a plain Mooncake peer.</summary>
     internal PeerClient? Peer { get; }
+
+    /// <summary>Whether its bytes cross the network within TLS alone.</summary>
+    internal bool IsEncrypted => _target?.Tls is not null;
 
     /// <summary>The digest that the owner gives for its tensors.</summary>
     internal DigestAlgorithm Digest => Peer?.Digest ?? DigestAlgorithm.None;
@@ -106,8 +111,10 @@ internal sealed class OwnerLink : IDisposable
     internal bool IsAttached { get; private set; }
 
     /// <summary>Which plane its bytes come over, and why not over a better one.</summary>
-    internal OwnerPlane Plane => new(Owner.Rank, Owner.P2pStoreAddress ?? "",
-        Mooncake is not null ? MooncakeReadLane.Name : Local is { Failure: null } ? LocalReadLane.Name : Rdma is { Failure: null } ? RdmaReadLane.Name : SegmentDescriptor.TcpProtocol, IsAttached, Reason);
+    internal OwnerPlane Plane => new(Owner.Rank, Owner.P2pStoreAddress ?? "", PlaneName, IsAttached, Reason) { Encrypted = IsEncrypted && PlaneName == SegmentDescriptor.TcpProtocol };
+
+    private string PlaneName
+        => Mooncake is not null ? MooncakeReadLane.Name : Local is { Failure: null } ? LocalReadLane.Name : Rdma is { Failure: null } ? RdmaReadLane.Name : SegmentDescriptor.TcpProtocol;
 
     private string? Reason
     {
@@ -201,6 +208,11 @@ internal sealed class OwnerLink : IDisposable
         {
             return;
         }
+        if (_whyNoRdma is not null)
+        {
+            _rdmaReason = choice == TransportChoice.Auto ? _whyNoRdma : ThrowHelper.Throw<string>(CheckpointError.NotSupported, $"read from {Name} over RDMA: {_whyNoRdma}; read it with --transport tcp");
+            return;
+        }
         bool isPlain = _descriptor.Protocol == SegmentDescriptor.RdmaProtocol;
         if (!isPlain && _descriptor.Engine?.Transports.Contains(RdmaReadLane.Name) != true)
         {
@@ -255,6 +267,10 @@ internal sealed class OwnerLink : IDisposable
         if (choice != TransportChoice.Mooncake)
         {
             return;
+        }
+        if (IsEncrypted)
+        {
+            ThrowHelper.Throw(CheckpointError.NotSupported, $"read from {Name} through Mooncake's library: it encrypts what it sends, which the library cannot; read it with --transport tcp");
         }
         try
         {
@@ -315,23 +331,36 @@ internal sealed class OwnerLink : IDisposable
                 $"read from rank {owner.Rank} at {name}: it offers {descriptor.Protocol} only; read it with --transport rdma, or start it with MC_FORCE_TCP=1");
         }
         bool isSecured = descriptor.Engine is { PeerTls: true, Peer.Length: > 0 };
-        if (tls is { Required: true } && !isSecured)
+        if (tls is { Required: true } or { EncryptionRequired: true } && !isSecured)
         {
-            ThrowHelper.Throw(CheckpointError.Refused, $"read from rank {owner.Rank} at {name}: it has no peer service that speaks TLS, which was demanded (--require-tls); give it a certificate (--tls-peers there)");
+            ThrowHelper.Throw(CheckpointError.Refused, tls.EncryptionRequired
+                ? $"read from {NameOf(owner)}: what it sends is not encrypted, which was demanded (--encrypt); start it with --encrypt and a certificate"
+                : $"read from {NameOf(owner)}: it has no peer service that speaks TLS, which was demanded (--require-tls); give it a certificate (--tls-peers there)");
         }
+        if (descriptor.Engine is { DataTls: true } && !isSecured)
+        {
+            ThrowHelper.Throw(CheckpointError.Refused, $"read from {NameOf(owner)}: it says that its data port speaks TLS and its peer service does not, which no holder does: somebody in between has changed it");
+        }
+        bool demandsEncryption = tls is { EncryptionRequired: true };
         tls = isSecured ? tls ?? new TlsClientOptions() : null;
         PeerClient? peer = null;
         if (descriptor.Engine is { } engine && engine.Peer.Length != 0)
         {
             peer = await PeerClient.ConnectAsync(ServiceOf(name, engine), token, stallTimeout, cancellationToken, tls).ConfigureAwait(false);
         }
-        if (!isTcp)
-        {
-            return new OwnerLink(owner, null, peer, descriptor, name, choice, stallTimeout, tls);
-        }
+        // The hello came within TLS: whoever changed the descriptor has changed nothing.
+        bool isEncrypted = peer is { Server.DataTls: true } || descriptor.Engine is { DataTls: true };
         bool isOurs = peer is not null && !descriptor.Engine!.Transports.Contains(MooncakeReadLane.Name);      // else the data port is Mooncake's
         try
         {
+            if (demandsEncryption && !(isEncrypted && isTcp))
+            {
+                ThrowHelper.Throw(CheckpointError.Refused, $"read from {NameOf(owner)}: what it sends is not encrypted, which was demanded (--encrypt); start it with --encrypt");
+            }
+            if (!isTcp)
+            {
+                return new OwnerLink(owner, null, peer, descriptor, name, choice, stallTimeout, tls);
+            }
             EndpointName data = descriptor.GetTcpDataEndpoint(name);
             IPAddress[] addresses = IPAddress.TryParse(data.Host, out IPAddress? address)
                 ? [address]
@@ -343,7 +372,11 @@ internal sealed class OwnerLink : IDisposable
                 IsOurs: isOurs,
                 isOurs && peer!.Server.TokenRequired ? token : null,
                 s_connectTimeout,
-                stallTimeout), peer, descriptor, name, choice, stallTimeout, tls);
+                stallTimeout)
+            {
+                Tls = isEncrypted ? tls : null,
+                TlsHost = name.Host,
+            }, peer, descriptor, name, choice, stallTimeout, tls);
         }
         catch
         {

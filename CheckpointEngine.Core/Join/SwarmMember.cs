@@ -29,6 +29,7 @@ internal sealed partial class SwarmMember : IAsyncDisposable
     private readonly SwarmWork _work;
     private readonly PeerClient _owner;
     private readonly AccessToken? _key;
+    private readonly RelayTerms _terms;
     private readonly ILogger _logger;
     private readonly SwarmAsker _asker;
     private readonly CancellationTokenSource _stop = new();
@@ -57,12 +58,13 @@ internal sealed partial class SwarmMember : IAsyncDisposable
         internal int Source { get; set; } = -1;     // of the run
     }
 
-    private SwarmMember(SwarmWork work, PeerClient owner, ulong address, AccessToken? key, ILogger logger)
+    private SwarmMember(SwarmWork work, PeerClient owner, ulong address, AccessToken? key, RelayTerms terms)
     {
         _work = work;
         _owner = owner;
         _key = key;
-        _logger = logger;
+        _terms = terms;
+        _logger = terms.Logging.CreateLogger("CheckpointEngine.Relay");
         _asker = new SwarmAsker(work.Board, address, work.Layout);
     }
 
@@ -89,16 +91,16 @@ internal sealed partial class SwarmMember : IAsyncDisposable
     /// <param name="link">The owner.</param>
     /// <param name="token">The owner's token, if it demands one.</param>
     /// <param name="address">An address of the checkpoint in its memory.</param>
-    /// <param name="logger">Where it logs.</param>
+    /// <param name="terms">How others are met, and may come.</param>
     /// <param name="cancellationToken">Ends it.</param>
     /// <exception cref="CheckpointEngineException">The owner knows nothing of swarms, or refuses.</exception>
-    internal static async Task<SwarmMember> EnterAsync(SwarmWork work, OwnerLink link, AccessToken? token, ulong address, ILogger logger, CancellationToken cancellationToken)
+    internal static async Task<SwarmMember> EnterAsync(SwarmWork work, OwnerLink link, AccessToken? token, ulong address, RelayTerms terms, CancellationToken cancellationToken)
     {
         PeerClient owner = await link.ConverseAsync(token, cancellationToken).ConfigureAwait(false);
         try
         {
             SwarmAnswer answer = await owner.AskSwarmAsync(new SwarmRequest(address, work.Layout, work.Units.Length, 0, 0, 0, 0, 0, work.Board.Done, []), cancellationToken).ConfigureAwait(false);
-            return new SwarmMember(work, owner, address, answer.Key is null ? null : AccessToken.FromKey(answer.Key), logger) { Incomplete = answer.Incomplete };
+            return new SwarmMember(work, owner, address, answer.Key is null ? null : AccessToken.FromKey(answer.Key), terms) { Incomplete = answer.Incomplete };
         }
         catch
         {
@@ -110,11 +112,10 @@ internal sealed partial class SwarmMember : IAsyncDisposable
     /// <summary>Begins to offer what is here.</summary>
     /// <param name="addresses">Where each unit lies; 0 for one that is not offered.</param>
     /// <param name="buffers">The memory.</param>
-    /// <param name="logging">Where the listeners log.</param>
     /// <exception cref="CheckpointEngineException">No port can be had.</exception>
-    internal void Offer(ulong[] addresses, IEnumerable<MemoryBuffer> buffers, ILoggerFactory logging)
+    internal void Offer(ulong[] addresses, IEnumerable<MemoryBuffer> buffers)
     {
-        var server = new RelayServer(_owner.LocalAddress, _key, new RelayOffer(_work.Layout, _work.Board, addresses), logging);
+        var server = new RelayServer(_owner.LocalAddress, _key, new RelayOffer(_work.Layout, _work.Board, addresses), _terms);
         server.PutIn(buffers);
         _work.OfferedAt = addresses;
         _server = server;
@@ -184,7 +185,7 @@ internal sealed partial class SwarmMember : IAsyncDisposable
             while (true)
             {
                 (int relays, bool isMeeting) = Tidy();
-                SwarmRequest request = _asker.Make(_server?.Port ?? 0, _server?.Offer.Readers ?? 0, relays, isMeeting);
+                SwarmRequest request = _asker.Make(_server?.Port ?? 0, _server?.Offer.Readers ?? 0, relays, isMeeting) with { Speaks = _terms.Speaks, Demands = _terms.Demands };
                 SwarmAnswer answer = await _owner.AskSwarmAsync(request, _stop.Token).ConfigureAwait(false);
                 Incomplete = answer.Incomplete;
                 _asker.Take(answer, SwarmTable.Now);
@@ -253,7 +254,7 @@ internal sealed partial class SwarmMember : IAsyncDisposable
         try
         {
             var owner = new MetasOwner(OwnerLink.RelayRank, EndpointName.FromEndPoint(member).ToString(), null, []);
-            using OwnerLink link = await OwnerLink.ConnectAsync(owner, _key, TransportChoice.Tcp, s_stallTimeout, _stopReading.Token).ConfigureAwait(false);
+            using OwnerLink link = await OwnerLink.ConnectAsync(owner, _key, TransportChoice.Tcp, s_stallTimeout, _stopReading.Token, _terms.Client).ConfigureAwait(false);
             if (link.Peer is not PeerClient peer)
             {
                 ThrowHelper.Throw(CheckpointError.NotSupported, $"{link.Name} is no CheckpointEngine");

@@ -31,6 +31,9 @@ internal sealed record PeerHello
     /// <summary>The digest that the sender (a server) makes: <c>xxh3</c>, <c>sha256</c> or <c>none</c>.</summary>
     internal string Digest { get; init; } = "none";
 
+    /// <summary>Whether the sender's (a server's) data port speaks TLS and nothing else.</summary>
+    internal bool DataTls { get; init; }
+
     internal byte[] ToJson()
     {
         var output = new ArrayBufferWriter<byte>(512);
@@ -44,6 +47,10 @@ internal sealed record PeerHello
             writer.WriteString("nonce"u8, Nonce);
             writer.WriteBoolean("token_required"u8, TokenRequired);
             writer.WriteString("digest"u8, Digest);
+            if (DataTls)
+            {
+                writer.WriteBoolean("data_tls"u8, true);
+            }
             writer.WriteEndObject();
         }
         return output.WrittenSpan.ToArray();
@@ -105,6 +112,11 @@ internal sealed record PeerHello
         {
             reader.Read();
             return read with { TokenRequired = reader.GetBoolean() };
+        }
+        if (reader.ValueTextEquals("data_tls"u8))
+        {
+            reader.Read();
+            return read with { DataTls = reader.GetBoolean() };
         }
         if (reader.ValueTextEquals("digest"u8))
         {

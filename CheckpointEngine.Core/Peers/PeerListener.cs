@@ -35,6 +35,9 @@ internal sealed record PeerListenerOptions
     /// <summary>With what it speaks TLS over TCP; null: it does not. The caller's to dispose of.</summary>
     internal IConnectionSecurity? Security { get; init; }
 
+    /// <summary>Whether the data port of this process speaks TLS and nothing else, as each hello says.</summary>
+    internal bool EncryptsData { get; init; }
+
     /// <summary>Told of those that are refused; null for nobody.</summary>
     internal AuditLog? Audit { get; init; }
 }
@@ -180,7 +183,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
     {
         using var introduction = CancellationTokenSource.CreateLinkedTokenSource(_stop.Token);
         introduction.CancelAfter(_options.IntroductionTimeout);
-        return await security.SecureAsync(socket, introduction.Token).ConfigureAwait(false);
+        return await security.SecureAsync(new NetworkStream(socket, ownsSocket: false), introduction.Token).ConfigureAwait(false);
     }
 
     // Said at once or not at all: a socket that is new has room for it.

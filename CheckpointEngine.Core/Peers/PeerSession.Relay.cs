@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Diagnostics;
 using System.Net;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Relay;
@@ -26,6 +27,7 @@ internal sealed partial class PeerSession
 
     private readonly Dictionary<UInt128, SwarmPlace> _places = [];
     private RelayOffer? _offer;                 // that this peer reads
+    private long _offerTaken;                   // Stopwatch.GetTimestamp()
 
     private void LeaveSwarms()
     {
@@ -34,8 +36,17 @@ internal sealed partial class PeerSession
             place.Dispose();
         }
         _places.Clear();
-        _offer?.Leave();
-        _offer = null;
+        LeaveOffer();
+    }
+
+    private void LeaveOffer()
+    {
+        if (_offer is not null)
+        {
+            _offer.Leave();
+            _offer = null;
+            _options.Audit?.RelayEnded(Peer, Stopwatch.GetElapsedTime(_offerTaken));
+        }
     }
 
     // Request: SwarmRequest. Answer: SwarmAnswer.
@@ -81,8 +92,9 @@ internal sealed partial class PeerSession
             {
                 ThrowHelper.Throw(CheckpointError.Busy, $"{Swarm.MostReaders} others read from here already");
             }
-            _offer?.Leave();
-            _offer = offer;
+            LeaveOffer();
+            (_offer, _offerTaken) = (offer, Stopwatch.GetTimestamp());
+            _options.Audit?.RelayTaken(Peer, offer.Addresses.Length);
         }
         byte[] answer = new byte[8 * offer.Addresses.Length];
         for (int unit = 0; unit < offer.Addresses.Length; unit++)

@@ -173,6 +173,7 @@ internal sealed partial class PeerSession : IDisposable
             Nonce = Convert.ToHexStringLower(serverNonce),
             TokenRequired = _token is not null,
             Digest = DigestNames.ToWord(_responder.Digest),
+            DataTls = _options.EncryptsData,
         };
         await WriteAsync(PeerMessage.Hello, answer.ToJson(), cancellationToken).ConfigureAwait(false);
         if (_token is null)

@@ -5,11 +5,10 @@ using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Handshake;
-using Microsoft.Extensions.Logging;
 
 namespace CheckpointEngine.Relay;
 
-/// <summary>The listening side of a joiner that offers what it has: over TCP, to those that know the key of the swarm.</summary>
+/// <summary>The listening side of a joiner that offers what it has: over TCP, to those that know the key of the swarm; within TLS where its server has a certificate.</summary>
 /// <remarks>
 /// It reads out of memory that belongs to the join, and later to who holds the checkpoint: they end it, or take the memory out of it, before that memory goes.
 /// Whoever reads here checks every unit with the digests of the owner.
@@ -28,17 +27,24 @@ internal sealed class RelayServer : IAsyncDisposable
     /// <param name="address">The address of this host that the others reach.</param>
     /// <param name="key">What readers prove; null: nothing.</param>
     /// <param name="offer">What is offered.</param>
-    /// <param name="logging">Where it logs.</param>
+    /// <param name="terms">Who may come, and how many.</param>
     /// <exception cref="CheckpointEngineException">No port can be had.</exception>
-    internal RelayServer(IPAddress address, AccessToken? key, RelayOffer offer, ILoggerFactory logging)
+    internal RelayServer(IPAddress address, AccessToken? key, RelayOffer offer, RelayTerms terms)
     {
         Offer = offer;
         var responder = new Responder(offer);
-        _peers = new PeerListener(new IPEndPoint(address, 0), responder, key, logging.CreateLogger("CheckpointEngine.Relay"));
+        _peers = new PeerListener(new IPEndPoint(address, 0), responder, key, terms.Logging.CreateLogger("CheckpointEngine.Relay"), new PeerListenerOptions
+        {
+            Limits = terms.Limits.Peers,
+            MaxLeases = terms.Limits.LeasesOfAConversation,
+            Security = terms.Security,
+            EncryptsData = terms.Encrypts,
+            Audit = terms.Audit,
+        });
         try
         {
-            var options = new ParameterServerOptions { Address = address, Token = key, Transport = TransportChoice.Tcp, DrainTimeout = s_drainTimeout, LoggerFactory = logging };
-            _engine = new TransferEngine(options, key, _registry, EndpointName.FromEndPoint(_peers.LocalEndPoint), localSocket: "", rdma: null, mooncake: null);
+            var options = new ParameterServerOptions { Address = address, Token = key, Transport = TransportChoice.Tcp, DrainTimeout = s_drainTimeout, LoggerFactory = terms.Logging, Limits = terms.Limits, EncryptData = terms.Encrypts };
+            _engine = new TransferEngine(options, key, _registry, EndpointName.FromEndPoint(_peers.LocalEndPoint), localSocket: "", rdma: null, mooncake: null, terms.Audit, terms.Security);
         }
         catch
         {

@@ -40,7 +40,7 @@ internal sealed class Swarm
     private readonly bool[] _isPending;             // with a joiner that has not brought it yet
     private readonly Queue<int> _returned = new();  // given out, and not brought
     private readonly List<Seat> _seats = [];
-    private readonly List<Seat> _offering = [];     // those that can be read from
+    private readonly List<Seat>[] _offering = [[], [], []];     // those that can be read from, by the least that they are guarded by
     private int _next;                              // the first unit that nobody was given yet
     private int _pending;
     private int _complete;
@@ -96,6 +96,9 @@ internal sealed class Swarm
 
         internal int Port { get; set; }
 
+        /// <summary>How what it offers is guarded.</summary>
+        internal RelaySecurity Speaks { get; set; }
+
         internal int Done { get; set; }
 
         /// <summary>Those that read from it: as it says, and as many as were told of it since.</summary>
@@ -130,7 +133,7 @@ internal sealed class Swarm
             int[] given = Give(seat, request);
             int incomplete = Waiting;
             int pause = given.Length != 0 || seat.IsComplete ? HeartbeatMs : (int)Math.Clamp(_seats.Count * AskPauseMsPerMember, LeastAskPauseMs, MostAskPauseMs);
-            return new SwarmAnswer(given, Introduce(seat, request.Members), incomplete, pause);
+            return new SwarmAnswer(given, Introduce(seat, request.Members, request.Demands), incomplete, pause);
         }
     }
 
@@ -142,7 +145,11 @@ internal sealed class Swarm
         if (request.Port != 0 && seat.Port == 0)
         {
             seat.Port = request.Port;
-            _offering.Add(seat);
+            seat.Speaks = request.Speaks;
+            for (int security = 0; security <= (int)seat.Speaks; security++)
+            {
+                _offering[security].Add(seat);
+            }
         }
         seat.Readers = request.Readers;
         seat.LastAsked = now;
@@ -239,24 +246,25 @@ internal sealed class Swarm
     }
 
     // Of two at random the one that has something, and then the one that fewer read from: nobody has many more readers than others.
-    private IPEndPoint[] Introduce(Seat seat, int wanted)
+    private IPEndPoint[] Introduce(Seat seat, int wanted, RelaySecurity demanded)
     {
-        int most = Math.Min(Math.Min(wanted, SwarmAnswer.MostMembers), _offering.Count - (seat.Port != 0 ? 1 : 0));
+        List<Seat> offering = _offering[(int)demanded];
+        int most = Math.Min(Math.Min(wanted, SwarmAnswer.MostMembers), offering.Count - (seat.Port != 0 && seat.Speaks >= demanded ? 1 : 0));
         if (most <= 0)
         {
             return [];
         }
         var told = new List<Seat>(most);
-        if (_offering.Count <= 2 * most)
+        if (offering.Count <= 2 * most)
         {
-            Seat[] all = [.. _offering];
+            Seat[] all = [.. offering];
             _random.Shuffle(all);
             told.AddRange(all.Where(other => other != seat).Take(most));
         }
         for (int tries = 4 * most; told.Count < most && tries > 0; tries--)
         {
-            Seat one = _offering[_random.Next(_offering.Count)];
-            Seat two = _offering[_random.Next(_offering.Count)];
+            Seat one = offering[_random.Next(offering.Count)];
+            Seat two = offering[_random.Next(offering.Count)];
             Seat better = (one.Done != 0) != (two.Done != 0) && one.Readers < MostReaders && two.Readers < MostReaders ? (one.Done != 0 ? one : two) : one.Readers <= two.Readers ? one : two;
             if (better != seat && !told.Contains(better))
             {
@@ -280,7 +288,7 @@ internal sealed class Swarm
             SetSilent(seat, false);
             _complete -= seat.IsComplete ? 1 : 0;
             _seats.Remove(seat);
-            _offering.Remove(seat);
+            Array.ForEach(_offering, offering => offering.Remove(seat));
         }
     }
 }

@@ -15,6 +15,18 @@ namespace CheckpointEngine.Relay;
 /// <param name="Missing">Some units that it lacks, and none of those it knows offers; empty while there is something else to read.</param>
 internal readonly record struct SwarmRequest(ulong Address, UInt128 Layout, int Units, int Port, int Readers, int Members, int Wanted, int Pending, int Done, int[] Missing)
 {
+    // Beside the number of members, of which there are few: owners that know nothing of it tell of as many as they ever do.
+    private const int SpeaksShift = 12;
+    private const int DemandsShift = 14;
+    private const int MembersMask = (1 << SpeaksShift) - 1;
+    private const int SecurityMask = 3;
+
+    /// <summary>How its own listeners are guarded.</summary>
+    internal RelaySecurity Speaks { get; init; }
+
+    /// <summary>What it demands of the members that it is to be told of.</summary>
+    internal RelaySecurity Demands { get; init; }
+
     /// <summary>The most units: 16 TiB of them.</summary>
     internal const int MostUnits = 1 << 22;
 
@@ -32,7 +44,7 @@ internal readonly record struct SwarmRequest(ulong Address, UInt128 Layout, int 
         BinaryPrimitives.WriteInt32LittleEndian(rest[24..], Units);
         BinaryPrimitives.WriteUInt16LittleEndian(rest[28..], (ushort)Port);
         BinaryPrimitives.WriteUInt16LittleEndian(rest[30..], (ushort)Readers);
-        BinaryPrimitives.WriteUInt16LittleEndian(rest[32..], (ushort)Members);
+        BinaryPrimitives.WriteUInt16LittleEndian(rest[32..], (ushort)(Math.Min(Members, MembersMask) | (int)Speaks << SpeaksShift | (int)Demands << DemandsShift));
         BinaryPrimitives.WriteInt32LittleEndian(rest[34..], Wanted);
         BinaryPrimitives.WriteInt32LittleEndian(rest[38..], Pending);
         BinaryPrimitives.WriteInt32LittleEndian(rest[42..], Done);
@@ -57,17 +69,22 @@ internal readonly record struct SwarmRequest(ulong Address, UInt128 Layout, int 
         {
             missing[i] = BinaryPrimitives.ReadInt32LittleEndian(source[(Size + 4 * i)..]);
         }
+        int members = BinaryPrimitives.ReadUInt16LittleEndian(source[32..]);
         request = new SwarmRequest(
             BinaryPrimitives.ReadUInt64LittleEndian(source),
             BinaryPrimitives.ReadUInt128LittleEndian(source[8..]),
             BinaryPrimitives.ReadInt32LittleEndian(source[24..]),
             BinaryPrimitives.ReadUInt16LittleEndian(source[28..]),
             BinaryPrimitives.ReadUInt16LittleEndian(source[30..]),
-            BinaryPrimitives.ReadUInt16LittleEndian(source[32..]),
+            members & MembersMask,
             BinaryPrimitives.ReadInt32LittleEndian(source[34..]),
             BinaryPrimitives.ReadInt32LittleEndian(source[38..]),
             BinaryPrimitives.ReadInt32LittleEndian(source[42..]),
-            missing);
-        return request is { Units: > 0 and <= MostUnits, Wanted: >= 0, Pending: >= 0, Done: >= 0 } && request.Done <= request.Units;
+            missing)
+        {
+            Speaks = (RelaySecurity)((members >> SpeaksShift) & SecurityMask),
+            Demands = (RelaySecurity)((members >> DemandsShift) & SecurityMask),
+        };
+        return request is { Speaks: <= RelaySecurity.Encrypted, Demands: <= RelaySecurity.Encrypted, Units: > 0 and <= MostUnits, Wanted: >= 0, Pending: >= 0, Done: >= 0 } && request.Done <= request.Units;
     }
 }

@@ -15,6 +15,9 @@ internal static class Refusal
     /// <summary>The reason: it did not prove the token.</summary>
     internal const string Token = "token";
 
+    /// <summary>The reason: it speaks no TLS where nothing else is spoken, or shows no certificate that is trusted.</summary>
+    internal const string Tls = "tls";
+
     /// <summary>The reason: it asked for what is not registered.</summary>
     internal const string Range = "range";
 

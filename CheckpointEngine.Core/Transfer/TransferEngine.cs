@@ -39,8 +39,9 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     /// <param name="rdma">The RDMA devices to be read over; null for none. The caller's, who disposes it later.</param>
     /// <param name="mooncake">Mooncake's library, which then serves in place of our own data port; null for none. The caller's, who disposes it later.</param>
     /// <param name="audit">Told of those that are refused; null for nobody.</param>
+    /// <param name="security">With what the peer service speaks TLS, and the data port where options say so; null: nothing does. The caller's, who disposes of it later.</param>
     /// <exception cref="CheckpointEngineException">An address or port cannot be had.</exception>
-    internal TransferEngine(ParameterServerOptions options, AccessToken? laneToken, MemoryRegistry registry, EndpointName peerName, string localSocket, RdmaPlane? rdma, MooncakeEngine? mooncake, AuditLog? audit = null)
+    internal TransferEngine(ParameterServerOptions options, AccessToken? laneToken, MemoryRegistry registry, EndpointName peerName, string localSocket, RdmaPlane? rdma, MooncakeEngine? mooncake, AuditLog? audit = null, IConnectionSecurity? security = null)
     {
         Registry = registry;
         _options = options;
@@ -48,7 +49,16 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         _logger = options.LoggerFactory.CreateLogger("CheckpointEngine.Transfer");
         _plainPeers = options.AllowedPlainPeers;
         var anyPort = new IPEndPoint(options.Address, 0);
-        _data = mooncake is not null ? null : new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions { Token = laneToken, PlainPeers = _plainPeers, MeasurePeers = options.MeasurePeers, Limits = options.Limits.Data, BytesInFlight = options.Limits.DataBytesInFlight, Audit = audit }, _logger);
+        _data = mooncake is not null ? null : new TcpDataListener(anyPort, Registry, new TcpDataListenerOptions
+        {
+            Token = laneToken,
+            PlainPeers = options.EncryptData && laneToken is null ? PlainPeers.All : _plainPeers,       // within TLS, where no plain peer comes
+            Security = options.EncryptData ? security : null,
+            MeasurePeers = options.MeasurePeers,
+            Limits = options.Limits.Data,
+            BytesInFlight = options.Limits.DataBytesInFlight,
+            Audit = audit,
+        }, _logger);
         _announcement = Announce(false);
         _announcementOfRdma = Announce(true);
         if (mooncake is not null)
@@ -79,7 +89,8 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
         EngineAnnouncement Announce(bool withRdma) => new()
         {
             Peer = peerName.ToString(),
-            PeerTls = options.PeerTls is not null,
+            PeerTls = security is not null,
+            DataTls = options.EncryptData,
             HostId = HostIdentity.BootId,
             LocalSocket = localSocket,
             Transports = mooncake is not null ? [MooncakeReadLane.Name]

@@ -9,4 +9,5 @@ namespace CheckpointEngine.Http.Contracts;
 [JsonSerializable(typeof(RegisterFilesRequest))]
 [JsonSerializable(typeof(UpdateRequest))]
 [JsonSerializable(typeof(ProblemReply))]
+[JsonSerializable(typeof(ReadyReply))]
 internal sealed partial class HttpJsonContext : JsonSerializerContext;

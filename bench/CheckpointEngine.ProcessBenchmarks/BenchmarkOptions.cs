@@ -16,7 +16,7 @@ internal sealed record BenchmarkOptions
     /// <summary>Not among all: ten thousand joiners take minutes to simulate, and root is needed for eight real ones.</summary>
     internal const string Relay = "relay";
 
-    private static readonly string[] s_all = ["join-vs-pump", "kimi-metas", "start-up", "join-latency", "c-interface", "local-plane", "many-joiners", "registration", "update", "trust", "telemetry"];
+    private static readonly string[] s_all = ["join-vs-pump", "kimi-metas", "start-up", "join-latency", "c-interface", "local-plane", "many-joiners", "registration", "update", "trust", "telemetry", "encrypt"];
 
     private int? _passes;
     private double? _gib;

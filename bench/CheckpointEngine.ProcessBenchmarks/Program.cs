@@ -18,6 +18,7 @@ const string Usage = """
       registration   files mapped; copied from the page cache beside memcpy; copied from a cold disk beside plain reads
       update         joins that go on into an inference server in host memory, beside their two stages
       telemetry      joins while everything is counted, traced and scraped, beside joins while nothing is
+      encrypt        joins over TLS 1.3 beside joins in plain
       trust          one of two holders of a checkpoint is killed while both are read
       all            all of the above
       relay          joins behind one holder of 400 Mbit/s that read from each other, and up to 10,000 of them simulated
@@ -66,6 +67,7 @@ try
             "many-joiners" => ManyJoiners.RunAsync(bench, scoreboard),
             "update" => Update.RunAsync(bench, scoreboard),
             "telemetry" => Telemetry.RunAsync(bench, scoreboard),
+            "encrypt" => Encrypt.RunAsync(bench, scoreboard),
             "trust" => Trust.RunAsync(bench, scoreboard),
             "registration" => Registration.RunAsync(bench, scoreboard),
             BenchmarkOptions.MooncakeLibrary => MooncakeLibrary.RunAsync(bench, scoreboard),

@@ -6,6 +6,8 @@ using CheckpointEngine.Metas;
 using CheckpointEngine.Telemetry;
 using CheckpointEngine.Transfer;
 using CheckpointEngine.Transfer.Tcp;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Hosting;
 
 namespace CheckpointEngine.ProcessBenchmarks;
 
@@ -16,8 +18,8 @@ internal static class Telemetry
     private const double MostPercentOfACore = 1;
     private const int Units = 2_000_000;
     private const int Scrapes = 50;
-    private const int RoundsOfAJoin = 3;         // the first opens connections and is left out
-    private const int JoinsOfAPass = 16;
+    private const int RoundsOfAJoin = 5;         // of the rates the first is left out, which opens connections
+    private const int PairsOfAPass = 8;
     private static readonly TimeSpan s_scrapeEvery = TimeSpan.FromSeconds(1);
 
     internal static async Task RunAsync(Workbench bench, Scoreboard scoreboard)
@@ -29,27 +31,45 @@ internal static class Telemetry
         await using var joiner = new ParameterServer(new ParameterServerOptions());
         CheckpointMetas metas = holder.GetMetas("bench").Metas;
         await JoinAsync();       // then the holder knows all digests, and the code is warm
-        var seen = new Samples();
-        var unseen = new Samples();
+        Environment.SetEnvironmentVariable("OTEL_METRIC_EXPORT_INTERVAL", $"{s_scrapeEvery.TotalMilliseconds}");      // sixty times as often as usual
+        await using var sink = await Sink.StartAsync();
+        List<Sample> seen = [], unseen = [];
         for (int pass = 0; pass < bench.Options.Passes; pass++)
         {
-            for (int join = 0; join < JoinsOfAPass; join++)
+            for (int pair = 0; pair < PairsOfAPass; pair++)
             {
-                bool isSeen = join % 4 is 0 or 3;
-                await using Listeners? listeners = isSeen ? await Listeners.StartAsync(holder) : null;
-                TimeSpan processor = Environment.CpuUsage.TotalTime;
-                JoinReport report = await JoinAsync();
-                (isSeen ? seen : unseen).Add(report, Environment.CpuUsage.TotalTime - processor);
+                bool isSeenFirst = pair % 2 == 0;
+                Sample first = await MeasureAsync(isSeenFirst), second = await MeasureAsync(!isSeenFirst);
+                seen.Add(isSeenFirst ? first : second);
+                unseen.Add(isSeenFirst ? second : first);
             }
-            Console.WriteLine($"pass {pass + 1}: seen {seen.Rate:0.00} GiB/s, unseen {unseen.Rate:0.00} GiB/s so far");
+            Console.WriteLine($"pass {pass + 1}: {seen.Count} pairs, processor's time with / without {Statistics.Median(Ratios(sample => sample.SecondsOfAGib)):0.0000} so far");
         }
-        scoreboard.Note("join, nobody listens", $"{unseen.Rate:0.00} GiB/s", Statistics.Range(unseen.Rates, "0.00"));
-        scoreboard.Note("join, counted, traced, scraped", $"{seen.Rate:0.00} GiB/s", Statistics.Range(seen.Rates, "0.00"));
-        scoreboard.Note("processor time, without / with", $"{Statistics.Median(unseen.Processor) / Statistics.Median(seen.Processor):0.000}", $"medians of {seen.Processor.Count} joins each");
-        scoreboard.AtLeast("throughput, with / without", seen.Rate / unseen.Rate, LeastOfUnseen, $"{seen.Rate / unseen.Rate:0.0000}, medians of {seen.Rates.Count} rounds each");
+        if (sink.Received == 0)
+        {
+            throw new BenchmarkFailedException("the collector was sent nothing");
+        }
+        double[] rates = Ratios(sample => sample.Rate), processor = Ratios(sample => sample.SecondsOfAGib);
+        double rate = Statistics.Median(seen.Select(sample => sample.Rate));
+        scoreboard.Note("join, nobody listens", $"{Statistics.Median(unseen.Select(sample => sample.Rate)):0.00} GiB/s", Statistics.Range(unseen.Select(sample => sample.Rate), "0.00"));
+        scoreboard.Note("join, counted, traced, scraped", $"{rate:0.00} GiB/s", Statistics.Range(seen.Select(sample => sample.Rate), "0.00"));
+        scoreboard.Note("processor's time of a GiB, nobody listens", $"{1e3 * Statistics.Median(unseen.Select(sample => sample.SecondsOfAGib)):0.0} ms", "user and system, of both ends");
+        scoreboard.AtLeast("throughput, with / without", Statistics.Median(rates), LeastOfUnseen, Describe(rates));
+        scoreboard.AtLeast("processor's time of a GiB, without / with", 1 / Statistics.Median(processor), LeastOfUnseen, "with / without: " + Describe(processor));
         (double nanoseconds, double milliseconds) = await CostAsync(holder);
-        double percent = 100 * (seen.Rate * (1L << 30) / TensorDigest.ChunkBytes * nanoseconds / 1e9 + milliseconds / 1e3 / s_scrapeEvery.TotalSeconds);
+        double percent = 100 * (rate * (1L << 30) / TensorDigest.ChunkBytes * nanoseconds / 1e9 + milliseconds / 1e3 / s_scrapeEvery.TotalSeconds);
         scoreboard.Below("a core's time for counting and scraping at that rate", percent, MostPercentOfACore, "%", $"{nanoseconds:0.0} ns a unit of 4 MiB, {milliseconds:0.00} ms a scrape");
+
+        double[] Ratios(Func<Sample, double> figure) => [.. seen.Zip(unseen, (with, without) => figure(with) / figure(without))];
+
+        async Task<Sample> MeasureAsync(bool isSeen)
+        {
+            await using Listeners? listeners = isSeen ? await Listeners.StartAsync(holder, sink.Uri) : null;
+            TimeSpan before = Environment.CpuUsage.TotalTime;
+            JoinReport report = await JoinAsync();
+            double gib = (double)report.Bytes / (1L << 30);
+            return new Sample(Statistics.Median(report.Rounds.Skip(1).Select(round => gib / round.Seconds)), (Environment.CpuUsage.TotalTime - before).TotalSeconds / (gib * RoundsOfAJoin));
+        }
 
         Task<JoinReport> JoinAsync() => joiner.JoinAsync(metas,
             new JoinOptions { Transport = TransportChoice.Tcp, Destination = JoinDestinationKind.Null, RequireVerify = true, Repeat = RoundsOfAJoin, Lanes = 2 });
@@ -58,7 +78,7 @@ internal static class Telemetry
     // What is added to the work, measured by itself: a busy machine hides it in the rates.
     private static async Task<(double NanosecondsOfAUnit, double MillisecondsOfAScrape)> CostAsync(ParameterServer holder)
     {
-        await using Listeners listeners = await Listeners.StartAsync(holder);
+        await using Listeners listeners = await Listeners.StartAsync(holder, new Uri("http://127.0.0.1:9"));
         using IReadLane lane = new TcpReadLane(new TcpLaneTarget([new IPEndPoint(IPAddress.Loopback, 1)], "measured", 2, IsOurs: true, null, TimeSpan.FromSeconds(5), TimeSpan.FromSeconds(30)));
         var counts = new LaneCounts();
         TimeSpan processor = default;
@@ -77,22 +97,53 @@ internal static class Telemetry
         return (nanoseconds, (Environment.CpuUsage.TotalTime - processor).TotalMilliseconds / Scrapes);
     }
 
-    private sealed class Samples
+    private static string Describe(double[] ratios)
     {
-        internal List<double> Processor { get; } = [];
+        (double low, double high) = Statistics.MedianInterval(ratios);
+        return $"{Statistics.Median(ratios):0.0000}, 95 % of {low:0.0000} to {high:0.0000}, {ratios.Length} pairs";
+    }
 
-        internal List<double> Rates { get; } = [];
+    /// <summary>One join.</summary>
+    /// <param name="Rate">GiB a second.</param>
+    /// <param name="SecondsOfAGib">The processor's time that both ends took for a GiB: what others do on the machine moves it far less than the clock.</param>
+    private readonly record struct Sample(double Rate, double SecondsOfAGib);
 
-        internal double Rate => Statistics.Median(Rates);
+    /// <summary>A collector that takes all and keeps nothing.</summary>
+    private sealed class Sink : IAsyncDisposable
+    {
+        private readonly WebApplication _application;
+        private int _received;
 
-        internal void Add(JoinReport report, TimeSpan processor)
+        private Sink(WebApplication application) => _application = application;
+
+        internal int Received => Volatile.Read(ref _received);
+
+        internal Uri Uri => new(_application.Urls.Single());
+
+        internal static async Task<Sink> StartAsync()
         {
-            Rates.AddRange(report.Rounds.Skip(1).Select(round => report.Bytes / round.Seconds / (1L << 30)));
-            Processor.Add(processor.TotalSeconds);
+            WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
+            builder.WebHost.UseKestrelCore().UseUrls("http://127.0.0.1:0");
+            WebApplication application = builder.Build();
+            var sink = new Sink(application);
+            application.Run(async context =>
+            {
+                await context.Request.Body.CopyToAsync(Stream.Null, context.RequestAborted);
+                Interlocked.Increment(ref sink._received);
+                context.Response.ContentType = "application/x-protobuf";
+            });
+            await application.StartAsync();
+            return sink;
+        }
+
+        public async ValueTask DisposeAsync()
+        {
+            await _application.StopAsync();
+            await _application.DisposeAsync();
         }
     }
 
-    /// <summary>What <c>serve</c> has: the meters and traces read by OpenTelemetry, and a scraper at its <c>/metrics</c>; the collector is one that is not there.</summary>
+    /// <summary>What <c>serve</c> has: the meters and traces read by OpenTelemetry and sent to a collector, and a scraper at its <c>/metrics</c>.</summary>
     private sealed class Listeners : IAsyncDisposable
     {
         private readonly TelemetryExport _export;
@@ -108,9 +159,9 @@ internal static class Telemetry
             _scraping = ScrapeAsync();
         }
 
-        internal static async Task<Listeners> StartAsync(ParameterServer holder)
+        internal static async Task<Listeners> StartAsync(ParameterServer holder, Uri collector)
         {
-            TelemetryExport export = TelemetryExport.Start(new Uri("http://127.0.0.1:9"));
+            TelemetryExport export = TelemetryExport.Start(collector);
             var listeners = new Listeners(export, await CheckpointEngineHost.StartAsync(holder, new CheckpointEngineHostOptions { Listen = ["http://127.0.0.1:0"], Telemetry = export }));
             return listeners;
         }

@@ -21,7 +21,7 @@ def check_devices(report, engine):
     of_smi = subprocess.run(["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"], capture_output=True, text=True, check=True).stdout.split()
     ours = [gpu["uuid"] for gpu in json.loads(engine.run("doctor", "--json"))["gpus"]]
     report.check("devices", "ours, torch's and nvidia-smi's", ", ".join(ours), "the same UUIDs", ours == of_torch and set(of_torch) <= set(of_smi))
-    return of_torch[0]
+    return of_torch
 
 
 def check_gpudirect(report):

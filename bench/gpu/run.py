@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks and measures what needs a GPU, and the planes of its host: see README.md beside it.
 
-usage: run.py [--artifacts DIR] [--gib N] [--parts devices,copies,protocol,seed,host] [--json FILE] [--no-gpu]
+usage: run.py [--artifacts DIR] [--gib N] [--parts devices,copies,several,protocol,seed,host] [--json FILE] [--no-gpu]
 
 Ends with 0 when all that was wanted holds, 1 when something is missed, 2 when something that it needs is missing.
 """
@@ -26,7 +26,7 @@ from report import Report
 
 GIB = 1 << 30
 HERE = os.path.dirname(os.path.abspath(__file__))
-PARTS = ("devices", "copies", "protocol", "seed", "host")
+PARTS = ("devices", "copies", "several", "protocol", "seed", "host")
 
 
 def need(condition, what):
@@ -83,19 +83,21 @@ def main():
     report = Report()
     work = tempfile.mkdtemp(prefix="checkpoint-engine-gpu-", dir="/dev/shm")
     started = time.perf_counter()
-    device = "HOST-0"
+    devices, device = [], "HOST-0"
     try:
         print(f"engine {engine.run('--version').strip()}; {machine(on_gpu)}", flush=True)
         if on_gpu:
             import checkpoint_engine
             report.check("devices", "the library loads", checkpoint_engine.library_version(), "loads", True)
-            device = pinning.check_devices(report, engine)
+            devices = pinning.check_devices(report, engine)
+            device = devices[0]
         folder = os.path.join(work, "qwen")
-        if {"copies", "seed", "host"} & set(parts):
+        if {"copies", "several", "seed", "host"} & set(parts):
             model.write(folder, model.qwen(fraction))
         for part, measure in (("devices", lambda: measure_pinning(report, min(16 * GIB, free // 3), work) if on_gpu else None),
                               ("protocol", lambda: updates.check_protocol(report, engine, device, work)),
                               ("copies", lambda: updates.measure_copies(report, engine, device, folder, size)),
+                              ("several", lambda: updates.measure_several(report, engine, devices, folder, size)),
                               ("seed", lambda: updates.measure_seed(report, engine, device, folder, size, fraction == 1.0)),
                               ("host", lambda: host.measure(report, engine, folder, size, tools))):
             if part not in parts:

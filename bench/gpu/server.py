@@ -1,11 +1,12 @@
-"""Stands in for an inference server: vLLM's endpoints, one worker with torch that keeps the weights it is given in GPU memory.
+"""Stands in for an inference server: vLLM's endpoints, for each device a worker with torch that keeps the weights it is given in GPU memory.
 
-usage: server.py --device UUID [--generation 0.4|0.2]    prints its port, serves until its standard input ends
+usage: server.py --device UUID[,UUID] [--generation 0.4|0.2]    prints its port, serves until its standard input ends
 
 The worker loads as an engine does: what comes in a bucket is copied, on the device, into parameters of its own. /verify compares them with the files of
 a checkpoint, bit by bit. Device UUID HOST-0: host memory, through the engine's own worker (to try the whole without a GPU).
 """
 import argparse
+import concurrent.futures
 import gc
 import http.server
 import json
@@ -22,8 +23,8 @@ WAIT_SECONDS = 60
 
 
 class Worker:
-    def __init__(self, generation, on_gpu):
-        self.generation, self.on_gpu = generation, on_gpu
+    def __init__(self, generation, on_gpu, index):
+        self.generation, self.on_gpu, self.index = generation, on_gpu, index
         self.parameters, self.fault, self.buckets = {}, "", 0
 
     def update(self, address):
@@ -43,7 +44,7 @@ class Worker:
         try:
             arguments = list(arguments)
             if self.on_gpu:
-                arguments[6] = 0        # the only device that this process sees
+                arguments[6] = self.index       # in this process, whatever the engine calls it
             buffer = function(*arguments)
             connection.send(b"")
         except Exception as error:
@@ -89,7 +90,7 @@ class Worker:
             else:
                 mine.copy_(data)
         if self.on_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.index)
 
     def _collect(self):
         gc.collect()
@@ -119,7 +120,7 @@ class Worker:
         import torch
         self._collect()
         torch.cuda.empty_cache()
-        free, total = torch.cuda.mem_get_info()
+        free, total = torch.cuda.mem_get_info(self.index)
         return {"used": total - free}
 
 
@@ -142,21 +143,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
-        self.answer(*{"/health": lambda: (200, {}), "/memory": lambda: (200, self.server.worker.memory())}[self.path]())
+        self.answer(*{"/health": lambda: (200, {}), "/memory": lambda: (200, self.server.workers[0].memory())}[self.path]())
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        worker = self.server.worker
+        workers = self.server.workers
         with self.server.turn:
             try:
                 if self.path == "/collective_rpc":
-                    worker.update(body["args"][0][self.server.device])
-                    self.answer(200, {"results": [None]})
+                    handles = body["args"][0]
+                    with concurrent.futures.ThreadPoolExecutor(len(workers)) as pool:
+                        running = [pool.submit(worker.update, handles[device]) for worker, device in zip(workers, self.server.devices)]
+                    self.answer(200, {"results": [one.result() for one in running]})
                 elif self.path == "/fault":
-                    worker.fault = body["fault"]
+                    workers[0].fault = body["fault"]
                     self.answer(200, {})
                 elif self.path == "/verify":
-                    self.answer(200, worker.verify(body["folder"]))
+                    found = [worker.verify(body["folder"]) for worker in workers]
+                    self.answer(200, dict(min(found, key=lambda one: one["equal"]), wrong=sum((one["wrong"] for one in found), [])))
             except Exception as error:
                 self.answer(500, {"error": {"message": text_of(error).decode()}})
 
@@ -166,15 +170,17 @@ def main():
     parser.add_argument("--device", required=True)
     parser.add_argument("--generation", choices=("0.4", "0.2"), default="0.4")
     arguments = parser.parse_args()
-    on_gpu = arguments.device.startswith("GPU-")
+    devices = arguments.device.split(",")
+    on_gpu = devices[0].startswith("GPU-")
     import torch
     if on_gpu:
-        torch.zeros(1, device="cuda")       # a context, as a running server has one
+        for index in range(len(devices)):
+            torch.zeros(1, device=f"cuda:{index}")      # a context, as a running server has one
     else:
         import checkpoint_engine            # what the pickle of a host buffer names
         checkpoint_engine.map_host_buffer = lambda path, size, map=checkpoint_engine.map_host_buffer: torch.frombuffer(map(path, size), dtype=torch.uint8)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.worker, server.device, server.turn = Worker(arguments.generation, on_gpu), arguments.device, threading.Lock()
+    server.workers, server.devices, server.turn = [Worker(arguments.generation, on_gpu, index) for index in range(len(devices))], devices, threading.Lock()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_port, flush=True)
     sys.stdin.read()

@@ -32,7 +32,7 @@ class Server:
 
     @property
     def arguments(self):
-        return ["--endpoint", self.url, "--inference-parallel-size", "1", "--update-devices", "cuda" if self.device.startswith("GPU-") else "host"]
+        return ["--endpoint", self.url, "--inference-parallel-size", str(self.device.count(",") + 1), "--update-devices", "cuda" if self.device.startswith("GPU-") else "host"]
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def measure_copies(report, engine, device, folder, size, repeats=3):
     """Part 2. Rates are of all bytes by the whole update: pinning, messages and loading are in it."""
     plain = plain_copy(device)
     report.note("copies", "cudaMemcpyAsync out of pinned memory, 256 MiB again and again", f"{median(plain):.1f} GB/s", spread(plain, "{:.1f}"))
-    for hold, remark in (("anon", "anonymous memory in huge pages"), ("map", "files in /dev/shm: pages of 4 KiB")):
+    for hold, remark in (("anon", "anonymous memory in huge pages"), ("memfd", "a memfd: pages of 4 KiB"), ("map", "files in /dev/shm: pages of 4 KiB")):
         with inference_server(engine, device) as server:
             reports = [engine.report("update", "--checkpoint-path", folder, "--hold", hold, *server.arguments)[0] for _ in range(repeats + 1)][1:]
             rates = [size / one["seconds"] / GIGABYTE for one in reports]
@@ -64,6 +64,30 @@ def measure_copies(report, engine, device, folder, size, repeats=3):
                         f"{last['buckets'][0]['copy']:.3f}, copy {sum(bucket['copy'] for bucket in last['buckets']):.2f}, load {sum(bucket['load'] for bucket in last['buckets']):.2f}, finish {last['finish']:.2f}")
             ratio = median(steady) / median(plain)
             report.at_least("copies", f"its copies after the first bucket / cudaMemcpyAsync, --hold {hold}", ratio, 0.95, remark=f"{spread(steady, '{:.1f}')} GB/s")
+
+
+def measure_several(report, engine, devices, folder, size, repeats=3):
+    """All GPUs of the host by one process, beside the first alone: each byte is read from the host once where they are linked."""
+    if len(devices) < 2:
+        report.note("several", "GPUs in one update", f"{len(devices)}", "this part wants two or more")
+        return
+    import torch
+    linked = all(torch.cuda.can_device_access_peer(index, 0) for index in range(1, len(devices)))
+    found = {}
+    for some in (devices[:1], devices):
+        with inference_server(engine, ",".join(some)) as server:
+            reports = [engine.report("update", "--checkpoint-path", folder, "--hold", "memfd", *server.arguments)[0] for _ in range(repeats + 1)][1:]
+            check = server.post("/verify", folder=folder)
+            report.check("several", f"{len(some)} in one update: tensors equal bit by bit on each", f"{check['equal']} of {check['held']}", "all", check["equal"] == check["held"] and not check["wrong"], ", ".join(check["wrong"]))
+            # The stand-in's workers are threads of one process, and let go of the buffer one after the other: the copies are compared, not the whole.
+            found[len(some)] = [size / sum(bucket["copy"] for bucket in one["buckets"]) / GIGABYTE for one in reports]
+            report.note("several", f"{len(some)} in one update: copied to each at", f"{median(found[len(some)]):.1f} GB/s", spread(found[len(some)], "{:.1f}"))
+    ratio = median(found[len(devices)]) / median(found[1])
+    remark = "linked: the first reads the host, the others read from it" if linked else "not linked: each reads the host"
+    if linked:
+        report.at_least("several", f"copies to each of {len(devices)} / to one alone", ratio, 0.9, remark=remark)
+    else:
+        report.note("several", f"copies to each of {len(devices)} / to one alone", f"{ratio:.2f}", remark)
 
 
 def plain_copy(device, size=256 << 20, count=40, repeats=3):

@@ -3,6 +3,7 @@ using System.Diagnostics.Metrics;
 using System.Globalization;
 using System.Net;
 using System.Text;
+using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Join;
 using CheckpointEngine.Metas;
@@ -30,6 +31,11 @@ internal static class Program
     {
         MeasureLane(version: 2, unitBytes: UnitBytes, operations: 2000);
         MeasureLane(version: 1, unitBytes: 4096, operations: 20_000);
+        using (var certificate = new LoopbackCertificate())
+        {
+            MeasureLane(version: 2, unitBytes: UnitBytes, operations: 2000, certificate);
+            MeasureLane(version: 2, unitBytes: 4096, operations: 20_000, certificate);
+        }
         MeasureLocalLanes();
         MeasureVerifier(DigestAlgorithm.Xxh3);
         MeasureVerifier(DigestAlgorithm.Sha256);
@@ -43,14 +49,15 @@ internal static class Program
         return s_failed == 0 ? 0 : 1;
     }
 
-    private static void MeasureLane(int version, int unitBytes, int operations)
+    private static void MeasureLane(int version, int unitBytes, int operations, LoopbackCertificate? certificate = null)
     {
         using var source = MemoryBuffer.AllocateAnonymous(16 << 20);
         using var destination = MemoryBuffer.AllocateAnonymous(16 << 20);
         var registry = new MemoryRegistry();
         registry.Register(source, (ulong)source.Address, (ulong)source.LengthBytes);
-        var listener = new TcpDataListener(new IPEndPoint(IPAddress.Loopback, 0), registry, new TcpDataListenerOptions(), NullLogger.Instance);
-        var target = new TcpLaneTarget([listener.LocalEndPoint], "measured", version, IsOurs: true, null, TimeSpan.FromSeconds(5), TimeSpan.FromSeconds(30));
+        using IConnectionSecurity? security = certificate?.Server.Open(NullLogger.Instance);
+        var listener = new TcpDataListener(new IPEndPoint(IPAddress.Loopback, 0), registry, new TcpDataListenerOptions { Security = security }, NullLogger.Instance);
+        var target = new TcpLaneTarget([listener.LocalEndPoint], "measured", version, IsOurs: true, null, TimeSpan.FromSeconds(5), TimeSpan.FromSeconds(30)) { Tls = certificate?.Client, TlsHost = "127.0.0.1" };
         using (IReadLane lane = new TcpReadLane(target))
         {
             lane.Connect();
@@ -60,8 +67,9 @@ internal static class Program
             Pump(operations);
             thread = GC.GetAllocatedBytesForCurrentThread() - thread;
             process = GC.GetTotalAllocatedBytes(precise: true) - process;
-            Report($"lane thread, version {version}, {unitBytes:N0} bytes a read", thread, operations, 0);
-            Report($"lane and data port, whole process, version {version}, {unitBytes:N0} bytes a read", process, operations, 8);
+            string within = certificate is null ? "" : ", within TLS";
+            Report($"lane thread, version {version}{within}, {unitBytes:N0} bytes a read", thread, operations, 0);
+            Report($"lane and data port, whole process, version {version}{within}, {unitBytes:N0} bytes a read", process, operations, 8);
 
             void Pump(int count)
             {

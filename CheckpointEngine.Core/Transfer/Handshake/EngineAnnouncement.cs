@@ -16,6 +16,9 @@ internal sealed record EngineAnnouncement
     /// <summary>Whether the peer service speaks TLS over TCP.</summary>
     internal bool PeerTls { get; init; }
 
+    /// <summary>Whether the data port speaks TLS and nothing else.</summary>
+    internal bool DataTls { get; init; }
+
     /// <summary>The boot id of the owner's host; two processes with the same one can try the local transport.</summary>
     internal string HostId { get; init; } = "";
 

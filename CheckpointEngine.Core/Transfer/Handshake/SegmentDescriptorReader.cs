@@ -266,6 +266,10 @@ internal static class SegmentDescriptorReader
             {
                 engine = engine with { PeerTls = HandshakeJson.ReadBoolean(ref reader, "peer_tls") };
             }
+            else if (HandshakeJson.IsKey(ref reader, "data_tls"u8))
+            {
+                engine = engine with { DataTls = HandshakeJson.ReadBoolean(ref reader, "data_tls") };
+            }
             else if (HandshakeJson.IsKey(ref reader, "host_id"u8))
             {
                 engine = engine with { HostId = HandshakeJson.ReadString(ref reader, "host_id") };

@@ -109,6 +109,10 @@ internal static class SegmentDescriptorWriter
     internal static void WriteEngine(Utf8JsonWriter writer, EngineAnnouncement engine)
     {
         writer.WriteStartObject("checkpoint_engine"u8);
+        if (engine.DataTls)
+        {
+            writer.WriteBoolean("data_tls"u8, true);
+        }
         writer.WriteString("host_id"u8, engine.HostId);
         if (engine.LocalSocket.Length != 0)
         {

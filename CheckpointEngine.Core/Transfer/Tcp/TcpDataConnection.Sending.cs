@@ -13,7 +13,7 @@ internal sealed partial class TcpDataConnection
     private async ValueTask SendBatchAsync()
     {
         _turnLeft -= TurnBytesOfARequest * _batch.Count;
-        while (_batch.BytesLeft != 0)
+        while (_batch.BytesLeft != 0 || RecordBytesLeft != 0)
         {
             bool turnIsOver = _turnLeft <= 0 && _readiness.OthersWait;
             if (_turnLeft <= 0 && !turnIsOver)
@@ -31,8 +31,6 @@ internal sealed partial class TcpDataConnection
                 await WaitAsync(Libc.EPOLLOUT).ConfigureAwait(false);
                 continue;
             }
-            _batch.Advance(sent);
-            Volatile.Write(ref _sentBytes, _sentBytes + sent);
             _turnLeft -= sent;
             StartBusy();
         }
@@ -49,8 +47,24 @@ internal sealed partial class TcpDataConnection
         return Libc.poll(&descriptor, 1, PollMilliseconds) > 0 && !_cut;
     }
 
-    // Bytes taken of the batch, 0 when there is no room.
-    private unsafe int SendPiece()
+    // Bytes taken, 0 when there is no room.
+    private int SendPiece()
+    {
+        if (_secured is null)
+        {
+            int sent = SendPlainPiece();
+            _batch.Advance(sent);
+            Volatile.Write(ref _sentBytes, _sentBytes + sent);
+            return sent;
+        }
+        if (RecordBytesLeft == 0)
+        {
+            SealPiece();
+        }
+        return SendRecords(_batch.BytesLeft != 0 || HasHeader ? Libc.MSG_MORE : 0);
+    }
+
+    private unsafe int SendPlainPiece()
     {
         Libc.IoVec* parts = stackalloc Libc.IoVec[AnswerBatch.MostParts];
         if (IsZeroCopy && (_batch.IsAtStatus || _batch.NextPartBytes >= LeastForZeroCopy))
@@ -109,6 +123,12 @@ internal sealed partial class TcpDataConnection
     [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
     private async ValueTask SendAnswerAsync(int lengthBytes)
     {
+        if (_secured is not null)
+        {
+            _secured.Write(_answer, 0, lengthBytes);
+            await FlushAsync().ConfigureAwait(false);
+            return;
+        }
         int done = 0;
         while (true)
         {

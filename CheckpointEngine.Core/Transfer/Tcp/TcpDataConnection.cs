@@ -81,7 +81,7 @@ internal sealed partial class TcpDataConnection : IDisposable
             SocketTools.SetCongestionControl(socket, usualCongestionControl);
         }
         _socket.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.KeepAlive, true);     // a peer that lost its power goes in the end
-        if (options.ZeroCopy == ZeroCopyMode.Always || (options.ZeroCopy == ZeroCopyMode.Auto && !isOwnHost))
+        if (options.Security is null && (options.ZeroCopy == ZeroCopyMode.Always || (options.ZeroCopy == ZeroCopyMode.Auto && !isOwnHost)))
         {
             _zeroCopy = TryAllowZeroCopy(socket) ? new ZeroCopySends() : null;
         }
@@ -90,7 +90,7 @@ internal sealed partial class TcpDataConnection : IDisposable
             _socket.SendBufferSize = options.BytesInFlight;
         }
         _admitted = options.PlainPeers.Allows(_remoteAddress);
-        if (!_admitted)
+        if (!_admitted || options.Security is not null)
         {
             StartBusy();        // who must prove something has one stall timeout for it
         }
@@ -110,7 +110,7 @@ internal sealed partial class TcpDataConnection : IDisposable
     }
 
     /// <summary>The peer, for messages.</summary>
-    internal string RemoteAddress { get; }
+    internal string RemoteAddress { get; private set; }
 
     /// <summary>The peer's address.</summary>
     internal IPAddress Peer => _remoteAddress;
@@ -145,6 +145,10 @@ internal sealed partial class TcpDataConnection : IDisposable
     internal async Task ServeAsync()
     {
         await _readiness.For(Libc.EPOLLIN);       // from here on in a thread that serves
+        if (_options.Security is not null && !await SecureAsync(_options.Security).ConfigureAwait(false))
+        {
+            return;
+        }
         while (await ReceiveAsync(DataHeader.Size).ConfigureAwait(false))
         {
             var header = DataHeader.Decode(_received.AsSpan(_receivedStart));
@@ -213,6 +217,8 @@ internal sealed partial class TcpDataConnection : IDisposable
 
     public void Dispose()
     {
+        _secured?.Dispose();
+        DropRecords();
         _readiness.Dispose();
         _handle.DangerousRelease();
         _socket.Dispose();
@@ -286,7 +292,9 @@ internal sealed partial class TcpDataConnection : IDisposable
                 _receivedEnd -= _receivedStart;
                 _receivedStart = 0;
             }
-            int received = Receive();
+            int received = _secured is null
+                ? Receive(_received.AsSpan(_receivedEnd))
+                : await _secured.ReadAsync(_received.AsMemory(_receivedEnd), CancellationToken.None).ConfigureAwait(false);
             if (received == 0)
             {
                 return false;
@@ -306,23 +314,26 @@ internal sealed partial class TcpDataConnection : IDisposable
     }
 
     // Bytes received, 0 at the end, -1 when there is nothing yet.
-    private unsafe int Receive()
+    private unsafe int Receive(Span<byte> destination)
     {
-        while (true)
+        fixed (byte* start = destination)
         {
-            nint received = Libc.recv(_fd, (void*)Marshal.UnsafeAddrOfPinnedArrayElement(_received, _receivedEnd), (nuint)(ReceiveBytes - _receivedEnd), Libc.MSG_DONTWAIT);
-            if (received >= 0)
+            while (true)
             {
-                return (int)received;
-            }
-            switch (Marshal.GetLastPInvokeError())
-            {
-                case Libc.EINTR:
-                    continue;
-                case Libc.EAGAIN:
-                    return -1;
-                case int errno:
-                    throw new SocketException(errno);
+                nint received = Libc.recv(_fd, start, (nuint)destination.Length, Libc.MSG_DONTWAIT);
+                if (received >= 0)
+                {
+                    return (int)received;
+                }
+                switch (Marshal.GetLastPInvokeError())
+                {
+                    case Libc.EINTR:
+                        continue;
+                    case Libc.EAGAIN:
+                        return -1;
+                    case int errno:
+                        throw new SocketException(errno);
+                }
             }
         }
     }

@@ -26,6 +26,12 @@ internal sealed class TcpDataListenerOptions
     /// <summary>Told of those that are refused; null for nobody.</summary>
     internal AuditLog? Audit { get; init; }
 
+    /// <summary>With what it speaks TLS, and then nothing else; null: it does not. The caller's to dispose of.</summary>
+    internal IConnectionSecurity? Security { get; init; }
+
+    /// <summary>For all of the TLS handshake.</summary>
+    internal TimeSpan TlsTimeout { get; init; } = TimeSpan.FromSeconds(10);
+
     /// <summary>How long a peer may take to send the rest of a header, or to take any byte of an answer.</summary>
     internal TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(60);
 
@@ -75,7 +81,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         _listener = SocketTools.Listen(bind, backlog: 1024);
         _usualCongestionControl = SocketTools.PreferPlainCongestionControl(_listener);
         LocalEndPoint = (IPEndPoint)_listener.LocalEndPoint!;
-        TimeSpan tick = TimeSpan.FromMilliseconds(Math.Clamp(options.StallTimeout.TotalMilliseconds / 4, 10, 5000));
+        TimeSpan tick = TimeSpan.FromMilliseconds(Math.Clamp(Math.Min(options.StallTimeout.TotalMilliseconds, options.TlsTimeout.TotalMilliseconds) / 4, 10, 5000));
         _stallTimer = new Timer(static state => ((TcpDataListener)state!).CutStalled(), this, tick, tick);
         LiveServers.Add(this);
         _acceptLoop = AcceptAsync();
@@ -298,9 +304,9 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         long now = Environment.TickCount64;
         foreach (TcpDataConnection connection in Snapshot())
         {
-            if (connection.BusySince is long since && now - since > _options.StallTimeout.TotalMilliseconds)
+            if (connection.BusySince is long since && now - since > connection.Patience.TotalMilliseconds)
             {
-                LogCut(connection.RemoteAddress, "it made no progress for the stall timeout");
+                LogCut(connection.RemoteAddress, connection.IsIntroducing ? "it began TLS and did not end it in time" : "it made no progress for the stall timeout");
                 connection.Cut();
             }
         }

@@ -19,7 +19,14 @@ namespace CheckpointEngine.Transfer.Tcp;
 /// <param name="ConnectTimeout">For one address.</param>
 /// <param name="StallTimeout">The longest wait for a byte.</param>
 internal sealed record TcpLaneTarget(
-    IPEndPoint[] EndPoints, string PeerName, int ProtocolVersion, bool IsOurs, AccessToken? Token, TimeSpan ConnectTimeout, TimeSpan StallTimeout);
+    IPEndPoint[] EndPoints, string PeerName, int ProtocolVersion, bool IsOurs, AccessToken? Token, TimeSpan ConnectTimeout, TimeSpan StallTimeout)
+{
+    /// <summary>How TLS is spoken with it; null: not at all.</summary>
+    internal TlsClientOptions? Tls { get; init; }
+
+    /// <summary>What its certificate must be for: the address or name that the metas tell.</summary>
+    internal string TlsHost { get; init; } = "";
+}
 
 /// <summary>A connection to a data port, reading straight into the destination.</summary>
 /// <remarks>
@@ -27,7 +34,7 @@ internal sealed record TcpLaneTarget(
 /// over an event loop. Requests are sent ahead (<see cref="QueueDepth"/>); answers come in order. A Mooncake before v0.3.10 closes after each
 /// answer: a plain peer is first asked one by one, and connected anew, until it has shown that it keeps the connection.
 /// </remarks>
-internal sealed unsafe class TcpReadLane : IReadLane
+internal sealed unsafe partial class TcpReadLane : IReadLane
 {
     // Two 4 MiB requests cover the turn-around of a lane on any network that one connection can fill; more only delays a failure. Small ones are bound by
     // their number, not to be asked for one by one.
@@ -163,7 +170,8 @@ internal sealed unsafe class TcpReadLane : IReadLane
                     _ahead -= answerBytes;
                     return ReadStatus.Done;
                 }
-                ReadStatus got = ReceiveSome(socket, progress is null ? pieceBytes : pieceBytes - Math.Max(0, arrived - told));
+                long limitBytes = progress is null ? pieceBytes : pieceBytes - Math.Max(0, arrived - told);
+                ReadStatus got = _secured is null ? ReceiveSome(socket, limitBytes) : ReceiveSecured(limitBytes);
                 if (got != ReadStatus.Done)
                 {
                     closedBeforeFirstByte = got == ReadStatus.Broken && _ahead == 0;
@@ -234,8 +242,20 @@ internal sealed unsafe class TcpReadLane : IReadLane
 
     private byte* StatusOf(int place) => (byte*)Marshal.UnsafeAddrOfPinnedArrayElement(_statuses, place * DataHeader.LineStatusSize);
 
-    private static ReadStatus ReceiveExactly(Socket socket, Span<byte> destination)
+    private ReadStatus ReceiveExactly(Socket socket, Span<byte> destination)
     {
+        if (_secured is not null)
+        {
+            for (int done = 0; done < destination.Length;)
+            {
+                if (ReceiveSecured(destination[done..], out int received) is var got && got != ReadStatus.Done)
+                {
+                    return got;
+                }
+                done += received;
+            }
+            return ReadStatus.Done;
+        }
         fixed (byte* start = destination)
         {
             for (int done = 0; done < destination.Length;)
@@ -251,7 +271,8 @@ internal sealed unsafe class TcpReadLane : IReadLane
         return ReadStatus.Done;
     }
 
-    private static ReadStatus Receive(Socket socket, Libc.IoVec* parts, int count, out int received)
+    /// <summary>One recvmsg(2).</summary>
+    internal static ReadStatus Receive(Socket socket, Libc.IoVec* parts, int count, out int received)
     {
         var message = new Libc.MsgHdr { msg_iov = parts, msg_iovlen = (nuint)count };
         while (true)
@@ -307,9 +328,17 @@ internal sealed unsafe class TcpReadLane : IReadLane
             try
             {
                 // A kilobyte or two into a buffer that is all but empty: they go whole, or the connection is broken, which Wait will find.
-                _ = socket.Send(_headers.AsSpan(0, _headersHeld * DataHeader.Size), SocketFlags.None, out _);
+                Span<byte> headers = _headers.AsSpan(0, _headersHeld * DataHeader.Size);
+                if (_secured is null)
+                {
+                    _ = socket.Send(headers, SocketFlags.None, out _);
+                }
+                else
+                {
+                    _secured.Write(headers);
+                }
             }
-            catch (ObjectDisposedException)
+            catch (Exception broken) when (broken is IOException or ObjectDisposedException)
             {
             }
         }
@@ -337,6 +366,10 @@ internal sealed unsafe class TcpReadLane : IReadLane
                 socket.ReceiveTimeout = (int)_target.StallTimeout.TotalMilliseconds;
                 socket.Connect(endPoint);
                 _answersOnThisConnection = 0;
+                if (_target.Tls is not null)
+                {
+                    Secure(socket, _target.Tls);
+                }
                 if (_target.Token is not null)
                 {
                     ProveToken(socket, _target.Token);
@@ -368,7 +401,7 @@ internal sealed unsafe class TcpReadLane : IReadLane
         byte[] secret = token.Secrets[0];
         new DataHeader(TokenChallenge.NonceBytes, 0, DataHeader.Challenge | DataHeader.Acknowledged).Encode(hello);
         DataHeader.EncodeHint(hello, TokenChallenge.Hint(secret, clientNonce));
-        socket.Send(hello);
+        Send(socket, hello);
         Span<byte> answer = stackalloc byte[DataHeader.StatusSize + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes];
         ReadStatus answered = ReceiveExactly(socket, answer[..DataHeader.StatusSize]);
         if (answered == ReadStatus.Done && BinaryPrimitives.ReadUInt64LittleEndian(answer) == DataHeader.StatusOk)
@@ -387,7 +420,7 @@ internal sealed unsafe class TcpReadLane : IReadLane
         }
         Span<byte> proof = stackalloc byte[TokenChallenge.ProofBytes];
         TokenChallenge.Prove(secret, TokenChallenge.Purpose.TcpLane, asServer: false, clientNonce, serverNonce, proof);
-        socket.Send(proof);
+        Send(socket, proof);
         Span<byte> status = stackalloc byte[DataHeader.StatusSize];
         answered = ReceiveExactly(socket, status);
         ThrowIfStalled(answered);
@@ -415,6 +448,8 @@ internal sealed unsafe class TcpReadLane : IReadLane
 
     private void DropConnection()
     {
+        _secured?.Dispose();
+        _secured = null;
         _socket?.Dispose();
         _socket = null;
         _ahead = 0;

@@ -271,7 +271,7 @@ public sealed class RelayTests
             MemoryBuffer memory = MemoryBuffer.AllocateAnonymous(4 << 20);
             ulong at = sendsOtherBytes ? (ulong)memory.Address : 16;
             var board = new UnitBoard(Array.ConvertAll(units, unit => unit.LengthBytes), 1, new Random(1));
-            var server = new RelayServer(IPAddress.Loopback, null, new RelayOffer(layout, board, Array.ConvertAll(units, _ => at)), NullLoggerFactory.Instance);
+            var server = new RelayServer(IPAddress.Loopback, null, new RelayOffer(layout, board, Array.ConvertAll(units, _ => at)), new RelayTerms { Logging = NullLoggerFactory.Instance });
             server.PutIn([memory]);
             for (int unit = 0; unit < units.Length; unit++)
             {

@@ -27,12 +27,13 @@ public sealed class SwarmMessagesTests
         from address in Gen.ULong
         from layout in Gen.Select(Gen.ULong, Gen.ULong, static (high, low) => new UInt128(high, low))
         from units in Gen.Int[1, SwarmRequest.MostUnits]
-        from ports in Gen.Select(Gen.UShort, Gen.UShort, Gen.UShort)
+        from ports in Gen.Select(Gen.UShort, Gen.UShort, Gen.Int[0, 4095])
         from wanted in s_count
         from pending in s_count
         from done in Gen.Int[0, units]
         from missing in Gen.Int.Array[0, SwarmRequest.MostMissing]
-        select new SwarmRequest(address, layout, units, ports.Item1, ports.Item2, ports.Item3, wanted, pending, done, missing);
+        from security in Gen.Select(Gen.Enum<RelaySecurity>(), Gen.Enum<RelaySecurity>())
+        select new SwarmRequest(address, layout, units, ports.Item1, ports.Item2, ports.Item3, wanted, pending, done, missing) { Speaks = security.Item1, Demands = security.Item2 };
 
     private static readonly Gen<IPEndPoint> s_members =
         Gen.Select(Gen.OneOf(Gen.Byte.Array[4], Gen.Byte.Array[16]), Gen.UShort, static (address, port) => new IPEndPoint(new IPAddress(address), port));
@@ -68,6 +69,17 @@ public sealed class SwarmMessagesTests
         Assert.Equal(answer.Key, read.Key);
         Assert.Equal((answer.Incomplete, answer.AskAgainMs), (read.Incomplete, read.AskAgainMs));
     });
+
+    [Theory]
+    [InlineData(0x3000)]
+    [InlineData(0xc000)]
+    public void Request_GuardedInAWayThatIsNone_IsRefused(int bits)
+    {
+        byte[] bytes = Request.ToBytes();
+        Assert.True(SwarmRequest.TryDecode(bytes, out _));
+        bytes[33] |= (byte)(bits >> 8);
+        Assert.False(SwarmRequest.TryDecode(bytes, out _));
+    }
 
     [Fact]
     public void Request_CutOrLonger_IsRefused()

@@ -57,6 +57,29 @@ public sealed class SwarmTests
     }
 
     [Fact]
+    public void Ask_MembersMustBeGuarded_IsToldOfNoOthers()
+    {
+        var swarm = new Swarm(4, new Random(1));
+        using Swarm.Seat plain = Enter(swarm, 1);
+        using Swarm.Seat tls = Enter(swarm, 2);
+        Swarm.Seat encrypted = Enter(swarm, 3);
+        plain.Ask(Request(units: 4, port: 1), default);
+        tls.Ask(Request(units: 4, port: 2) with { Speaks = RelaySecurity.Tls }, default);
+        encrypted.Ask(Request(units: 4, port: 3) with { Speaks = RelaySecurity.Encrypted }, default);
+        using Swarm.Seat asker = Enter(swarm, 4);
+
+        Assert.Equal([1, 2, 3], Told(RelaySecurity.None));
+        Assert.Equal([2, 3], Told(RelaySecurity.Tls));
+        Assert.Equal([3], Told(RelaySecurity.Encrypted));
+        encrypted.Dispose();
+        Assert.Equal([2], Told(RelaySecurity.Tls));
+        Assert.Empty(Told(RelaySecurity.Encrypted));
+
+        IEnumerable<int> Told(RelaySecurity demands)
+            => asker.Ask(Request(units: 4) with { Members = 8, Demands = demands }, default).Members!.Select(static member => member.Port).Order();
+    }
+
+    [Fact]
     public void Ask_OneBringsNothing_WhatItWasGivenGoesToOthers()
     {
         var swarm = new Swarm(4, new Random(1));

@@ -27,6 +27,7 @@ public sealed class CheckpointEndpointsTests : IDisposable
     [InlineData("GET", "/v1/checkpoints//metas", HttpStatusCode.NotFound)]
     [InlineData("GET", "/v1/checkpoints/m/update", HttpStatusCode.MethodNotAllowed)]
     [InlineData("POST", "/v1/healthz", HttpStatusCode.MethodNotAllowed)]
+    [InlineData("POST", "/v1/readyz", HttpStatusCode.MethodNotAllowed)]
     [InlineData("PUT", "/v1/metas", HttpStatusCode.MethodNotAllowed)]
     [InlineData("GET", "/v1/checkpoints/m", HttpStatusCode.MethodNotAllowed)]
     [InlineData("GET", "/v1/checkpoints/m/files", HttpStatusCode.MethodNotAllowed)]

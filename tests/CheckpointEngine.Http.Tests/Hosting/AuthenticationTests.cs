@@ -41,5 +41,7 @@ public class AuthenticationTests
         Assert.Equal(isLetIn, !server.Store.Calls.IsEmpty);
         using HttpResponseMessage health = await server.GetAsync("/v1/healthz", headers);
         await health.AssertEmptyOkAsync();
+        using HttpResponseMessage ready = await server.GetAsync("/v1/readyz", headers);
+        Assert.Equal("""{"checkpoints":1}""", await ready.Content.ReadAsStringAsync(TestServer.Cancellation));      // a number: names are for who has the token
     }
 }

@@ -58,6 +58,8 @@ internal sealed class FakeStore : ICheckpointStore
         return Status();
     }
 
+    public int CountHeld() => Local.Count;
+
     public IReadOnlyList<string> CheckpointNames => [.. World.Keys.Order(StringComparer.Ordinal)];
 
     internal FakeStore Publish(string name, CheckpointMetas metas)

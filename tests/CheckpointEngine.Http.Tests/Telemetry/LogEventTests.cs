@@ -15,6 +15,13 @@ public class LogEventTests
             .Select(static method => (method, method.GetCustomAttribute<LoggerMessageAttribute>()!)).Where(static found => found.Item2 is not null),
     ];
 
+    private static readonly string[] s_sources =
+    [
+        .. ((string[])["CheckpointEngine.Core", "CheckpointEngine.Http", "CheckpointEngine.Cli", "CheckpointEngine.Native"])
+            .SelectMany(static project => Directory.GetFiles(Path.Join(Repository.Root, project), "*.cs", SearchOption.AllDirectories)).Where(static file => !file.Contains("/obj/", StringComparison.Ordinal))
+            .Select(File.ReadAllText),
+    ];
+
     [Fact]
     public void Messages_TheirNumbers_AreGivenAndUnique()
     {
@@ -26,10 +33,8 @@ public class LogEventTests
     [Fact]
     public void Sources_NothingIsLogged_WithoutANumber()
     {
-        string[] files = [.. ((string[])["CheckpointEngine.Core", "CheckpointEngine.Http", "CheckpointEngine.Cli", "CheckpointEngine.Native"])
-            .SelectMany(static project => Directory.GetFiles(Path.Join(Repository.Root, project), "*.cs", SearchOption.AllDirectories)).Where(static file => !file.Contains("/obj/", StringComparison.Ordinal))];
-        Assert.InRange(files.Length, 100, 10_000);
-        Assert.All(files, static file => Assert.DoesNotMatch(@"\.Log(Trace|Debug|Information|Warning|Error|Critical)\(", File.ReadAllText(file)));
+        Assert.InRange(s_sources.Length, 100, 10_000);
+        Assert.All(s_sources, static source => Assert.DoesNotMatch(@"\.Log(Trace|Debug|Information|Warning|Error|Critical)\(", source));
     }
 
     [Fact]
@@ -46,4 +51,23 @@ public class LogEventTests
     [Fact]
     public void Documentation_OfErrors_HasEachKind()
         => Assert.All(Enum.GetNames<CheckpointError>(), static name => Assert.Matches(@"(?m)^\| `" + name + "` \\|", Repository.Read("docs/operations.md")));
+
+    [Fact]
+    public void Documentation_OfStatuses_HasEachThatIsAnswered()
+    {
+        string[] statuses = [.. s_sources.SelectMany(static source => Regex.Matches(source, @"StatusCodes\.Status(\d{3})").Select(static match => match.Groups[1].Value)).Distinct()];
+        Assert.InRange(statuses.Length, 8, 30);
+        Assert.All(statuses, static status => Assert.Matches(@"(?m)^\| " + status + " \\|", Repository.Read("docs/operations.md")));
+    }
+
+    // What stands between the dots is in some text of the engine's: a message that is put otherwise is found here.
+    [Fact]
+    public void Documentation_OfJoinsThatFail_QuotesWhatIsSaid()
+    {
+        string section = Repository.Read("docs/operations.md").Split("### Joins that fail")[1].Split("\n## ")[0];
+        string[] quoted = [.. Regex.Matches(section, @"(?m)^\| (\*[^|]+) \|").SelectMany(static row => Regex.Matches(row.Groups[1].Value, @"\*([^*]+)\*")).Select(static text => text.Groups[1].Value)];
+        Assert.InRange(quoted.Length, 30, 200);
+        Assert.All(quoted.SelectMany(static text => Regex.Split(text, @"…|URL|\bN\b|0x")).Select(static piece => piece.Trim(' ', '\'', ':', ';', '(', ')', ',')).Where(static piece => piece.Length > 2),
+            static piece => Assert.True(Array.Exists(s_sources, source => source.Contains(piece, StringComparison.Ordinal)), $"no source says '{piece}'"));
+    }
 }
