@@ -10,7 +10,7 @@
 #   bench   the benchmarks, briefly, and what each allocates; BENCH_ARGS (BenchmarkDotNet's) run others; BENCH=compare compares us with other
 #           tools, BENCH=NAME runs another whole-process benchmark, with options as in BENCH="compare --install": see bench/README.md
 #   pack    build, then NuGet packages and the tarball in artifacts/packages; RepositoryUrl tells where the sources are if no git remote does
-#   lab     the tests that need RDMA devices, in a small virtual machine that has them in software: see tests/rdma-lab/README.md. They test what lies
+#   lab     the tests that need RDMA devices or bad lines, in a small virtual machine that has them in software: see tests/rdma-lab/README.md. They test what lies
 #           in artifacts/bin; 'build lab' tests what the sources say now
 #   interop our processes beside real Mooncake engines, over TCP, through their library, and over RDMA where the lab runs: a table of pairs and
 #           releases. CHECKPOINT_ENGINE_MOONCAKE_PEERS names the folder with the releases: see docs/interop.md
@@ -161,6 +161,7 @@ step_test() {
         name=$(basename "$project" .csproj)
         if [[ $name == "$lab_tests" && -n $lab ]]; then
             run_lab_tests
+            run_network_tests
         else
             run_tests "$name" --progress off --no-ansi --show-test-results failed,skipped
         fi
@@ -184,7 +185,9 @@ step_lab() {
     [[ -x $artifacts/bin/checkpoint-engine ]] || step_build
     say "building"
     dotnet build "tests/$lab_tests" -c "$configuration" --nologo -v quiet
+    dotnet build tests/CheckpointEngine.Cli.Tests -c "$configuration" --nologo -v quiet
     run_lab_tests
+    run_network_tests
     tell_counts
 }
 
@@ -196,12 +199,19 @@ lab_is_ready() {
 }
 
 # run_lab_tests [OPTION...]: the tests that need RDMA devices, in the guest.
-run_lab_tests() {
+run_lab_tests() { run_in_lab "$lab_tests" "$@"; }
+
+# run_in_lab NAME [OPTION...]: a test program, in the guest.
+run_in_lab() {
     through=(tests/rdma-lab/lab --devices "$lab_devices" --mem 3G --timeout 1800 -- \
-        env CHECKPOINT_ENGINE_LAB_DEVICES="$lab_devices" DOTNET_TieredPGO=0 DOTNET_gcConcurrent=0 TESTINGPLATFORM_TELEMETRY_OPTOUT=1)
-    run_tests "$lab_tests" --progress off --no-ansi --show-test-results failed,skipped "$@"
+        env CHECKPOINT_ENGINE_LAB_DEVICES="$lab_devices" CHECKPOINT_ENGINE_TEST_COMMAND="$artifacts/bin/checkpoint-engine" \
+        DOTNET_TieredPGO=0 DOTNET_gcConcurrent=0 TESTINGPLATFORM_TELEMETRY_OPTOUT=1)
+    run_tests "$1" --progress off --no-ansi --show-test-results failed,skipped "${@:2}"
     through=()
 }
+
+# Joins over bad lines: the guest's kernel has netem, and the host's may not.
+run_network_tests() { run_in_lab CheckpointEngine.Cli.Tests --filter-class '*.NetworkFaultTests'; }
 
 step_interop() {
     need_sdk
@@ -264,7 +274,7 @@ run_tests() {
         broken+=("$name: not built")
         return
     fi
-    say "$name${through:+, in a guest with RDMA devices}"
+    say "$name${through:+, in the guest}"
     log=$(mktemp)
     "${through[@]}" "$program" "$@" 2>&1 | tee "$log" || status=$?
     if [[ -n $(summary total "$log") ]]; then

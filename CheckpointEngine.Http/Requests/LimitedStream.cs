@@ -29,6 +29,10 @@ internal sealed class LimitedStream(Stream inner, long limitBytes) : Stream
         {
             throw new HttpProblemException(StatusCodes.Status400BadRequest, $"the body is not what its Content-Encoding says: {malformed.Message}", malformed);
         }
+        catch (IOException broken) when (broken is not BadHttpRequestException)     // the server's, of a chunk that is longer than it counts
+        {
+            throw new HttpProblemException(StatusCodes.Status400BadRequest, $"the body cannot be read: {broken.Message}", broken);
+        }
         _read += count;
         return _read <= limitBytes
             ? count

@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using System.Text;
 using CheckpointEngine.Cli.Tests.Support;
 
@@ -177,23 +176,12 @@ public sealed class FaultTests
     {
         using var temp = new TempDirectory();
         SmallCheckpoint.WriteSingle(temp["model"], 4 << 20);
-        Directory.CreateDirectory(temp["disk"]);
-        if (!TryMount(temp["disk"]))
-        {
-            Assert.Skip("a small tmpfs cannot be mounted here: that needs root (CAP_SYS_ADMIN)");
-        }
-        try
-        {
-            await using Holder holder = await Holder.ServeAsync(temp["model"]);
-            string line = (await Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--to", "dir:" + Path.Combine(temp["disk"], "copy"))).FailedWithOneLine();
-            Assert.Contains("copy", line, StringComparison.Ordinal);
-            Assert.Empty(Directory.GetFileSystemEntries(temp["disk"]));
-        }
-        finally
-        {
-            using Process unmount = Process.Start("umount", [temp["disk"]]);
-            await unmount.WaitForExitAsync(TestContext.Current.CancellationToken);
-        }
+        using SmallDisk? disk = SmallDisk.TryMount(temp["disk"], 1, out string? whyNot);
+        Assert.SkipWhen(disk is null, whyNot ?? "");
+        await using Holder holder = await Holder.ServeAsync(temp["model"]);
+        string line = (await Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--to", "dir:" + Path.Combine(temp["disk"], "copy"))).FailedWithOneLine();
+        Assert.Contains("copy", line, StringComparison.Ordinal);
+        Assert.Empty(Directory.GetFileSystemEntries(temp["disk"]));
     }
 
     [Theory]
@@ -259,19 +247,4 @@ public sealed class FaultTests
     // A line of progress that tells bytes: between two rounds it may be that of the check.
     private static Task<string> InTransferAsync(Engine join)
         => join.WaitForLineAsync(line => line.StartsWith("transfer:", StringComparison.Ordinal) || line.StartsWith("verify:", StringComparison.Ordinal));
-
-    private static bool TryMount(string directory)
-    {
-        try
-        {
-            using Process mount = Process.Start(new ProcessStartInfo("mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", directory]) { RedirectStandardError = true })!;
-            mount.StandardError.ReadToEnd();
-            mount.WaitForExit();
-            return mount.ExitCode == 0;
-        }
-        catch (System.ComponentModel.Win32Exception)
-        {
-            return false;
-        }
-    }
 }

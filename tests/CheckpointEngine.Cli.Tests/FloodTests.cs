@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Net;
-using System.Text.Json;
 using CheckpointEngine.Cli.Tests.Support;
 
 namespace CheckpointEngine.Cli.Tests;
@@ -15,6 +14,7 @@ public sealed class FloodTests(ITestOutputHelper output)
 {
     private const int UsualConnections = 1_500;
     private const int CheckpointBytes = 64 << 20;
+    private const string Token = "a token that is long enough";
     private const double LeastShareOfRate = 0.8;
     private const double LeastShareBesideOthers = 0.5;
 
@@ -36,9 +36,10 @@ public sealed class FloodTests(ITestOutputHelper output)
         double leastShare = isFull ? LeastShareOfRate : LeastShareBesideOthers;
         using var temp = new TempDirectory();
         SmallCheckpoint.WriteSingle(temp["model"], CheckpointBytes);
-        File.WriteAllText(temp["token"], "a token that is long enough");
+        File.WriteAllText(temp["token"], Token);
         string[] access = hasToken ? ["--token-file", temp["token"]] : [];
-        await using Holder holder = await Holder.ServeAsync(temp["model"], access);
+        await using Holder holder = await Holder.ServeAsync(temp["model"], ["--listen", "unix:" + temp["socket"], .. access]);
+        using var control = new HolderControl(temp["socket"], hasToken ? Token : null);
         await using Holder idle = await Holder.ServeAsync(temp["model"], access);
         IReadOnlyList<IPEndPoint> listeners = Flood.FindListeners(holder.Engine.ProcessId);
         Assert.Equal(4, listeners.Count);       // http, handshake, data, peers
@@ -47,9 +48,9 @@ public sealed class FloodTests(ITestOutputHelper output)
         TimeSpan bestAnswer = TimeSpan.MaxValue;
         for (int attempt = 0; attempt < MostAttempts && (bestShare < leastShare || bestAnswer > s_slowestAnswer); attempt++)
         {
-            (double share, TimeSpan answer, TimeSpan answerOfIdle) = await MeasureAsync(holder, idle, listeners, count, access);
+            (double share, AnswerTimes flooded, AnswerTimes ofIdle) = await MeasureAsync(holder, idle, control, listeners, count, access);
             bestShare = Math.Max(bestShare, share);
-            answer -= isFull ? TimeSpan.Zero : 2 * answerOfIdle;        // a holder that nobody floods shows how long everybody waits for a core
+            TimeSpan answer = flooded.Slowest - (isFull ? TimeSpan.Zero : 2 * ofIdle.Slowest);        // a holder that nobody floods shows how long everybody waits for a core
             bestAnswer = answer < bestAnswer ? answer : bestAnswer;
         }
         Assert.InRange(bestShare, leastShare, double.MaxValue);
@@ -65,65 +66,43 @@ public sealed class FloodTests(ITestOutputHelper output)
         Assert.InRange(outcome.Errors.Split('\n').Count(line => line.Contains("no room", StringComparison.Ordinal)), 1, 100);
     }
 
-    // The share of its rate that a running join keeps while the flood comes and stays, and the slowest answer of health over connections of its own.
-    private async Task<(double Share, TimeSpan SlowestAnswer, TimeSpan SlowestOfIdle)> MeasureAsync(Holder holder, Holder idle, IReadOnlyList<IPEndPoint> listeners, int count, string[] access)
+    // The share of its rate that a running join keeps while the flood comes and stays, and answers of health over connections of its own.
+    private async Task<(double Share, AnswerTimes Flooded, AnswerTimes Idle)> MeasureAsync(Holder holder, Holder idle, HolderControl control, IReadOnlyList<IPEndPoint> listeners, int count, string[] access)
     {
-        double round = Rounds(await JoinAsync(holder, 50, access)).Order().ElementAt(25);
-        Task<Outcome> join = JoinAsync(holder, (int)(s_phase.TotalSeconds * 5 / round), access);
-        await Task.Delay(s_phase);
+        await using Engine join = Engine.Start(["join", "--metas-url", holder.MetasUrl, "--to", "memory", "--transport", "tcp", "--repeat", "1000000", .. access]);
+        await join.WaitForLineAsync(line => line.StartsWith("transfer:", StringComparison.Ordinal) || line.StartsWith("verify:", StringComparison.Ordinal));
+        using var endBefore = new CancellationTokenSource(s_phase);
+        long start = await control.CountSentBytesAsync();
+        long started = Stopwatch.GetTimestamp();
+        AnswerTimes calm = await holder.WatchHealthAsync(isStranger: true, endBefore.Token);
+        double before = Rate(start, await control.CountSentBytesAsync(), Stopwatch.GetElapsedTime(started));
+
         using var end = new CancellationTokenSource();
-        Task<TimeSpan> probing = holder.WatchHealthAsync(isStranger: true, end.Token);
-        Task<TimeSpan> probingIdle = idle.WatchHealthAsync(isStranger: true, end.Token);
-        long began = Stopwatch.GetTimestamp();
-        long opened;
+        Task<AnswerTimes> probing = holder.WatchHealthAsync(isStranger: true, end.Token);
+        Task<AnswerTimes> probingIdle = idle.WatchHealthAsync(isStranger: true, end.Token);
+        start = await control.CountSentBytesAsync();
+        started = Stopwatch.GetTimestamp();
+        double during, held;
         using (Flood flood = await Flood.StartAsync(listeners, count))
         {
-            opened = Stopwatch.GetTimestamp();
+            output.WriteLine($"{flood.Opened} connections opened within {Stopwatch.GetElapsedTime(started).TotalSeconds:0.0} s");
+            long opened = await control.CountSentBytesAsync();
+            long openedAt = Stopwatch.GetTimestamp();
             await Task.Delay(s_phase);
             flood.Sweep();
-            output.WriteLine($"{flood.Opened} connections opened within {Stopwatch.GetElapsedTime(began, opened).TotalSeconds:0.0} s, {flood.Open} still open");
+            long ended = await control.CountSentBytesAsync();
+            held = Rate(opened, ended, Stopwatch.GetElapsedTime(openedAt));
+            during = Rate(start, ended, Stopwatch.GetElapsedTime(started));
+            output.WriteLine($"{flood.Open} still open");
         }
-        long ended = Stopwatch.GetTimestamp();
         await end.CancelAsync();
-        TimeSpan slowest = await probing;
-        TimeSpan slowestOfIdle = await probingIdle;
-        double[] rounds = Rounds(await join);
-        double over = Stopwatch.GetElapsedTime(ended).TotalSeconds;      // the last round ended just now
-        double before = 0, during = 0, held = 0;
-        int roundsBefore = 0, roundsDuring = 0, roundsHeld = 0;
-        double flooded = Stopwatch.GetElapsedTime(began, ended).TotalSeconds;
-        double heldFor = Stopwatch.GetElapsedTime(opened, ended).TotalSeconds;
-        double back = 0;
-        for (int i = rounds.Length - 1; i >= 0; i--)
-        {
-            double endedAgo = back;
-            back += rounds[i];
-            if (endedAgo > over + flooded)
-            {
-                before += rounds[i];
-                roundsBefore++;
-            }
-            else if (endedAgo > over && back < over + flooded)
-            {
-                during += rounds[i];
-                roundsDuring++;
-                (held, roundsHeld) = back < over + heldFor ? (held + rounds[i], roundsHeld + 1) : (held, roundsHeld);
-            }
-        }
-        Assert.True(roundsBefore > 10 && roundsDuring > 10, $"{roundsBefore} rounds before and {roundsDuring} during the flood say nothing");
-        double share = roundsDuring / during / (roundsBefore / before);
-        output.WriteLine($"join: {share:0.00} of its rate ({Gib(roundsBefore, before):0.0} GiB/s) in all, {roundsHeld / held / (roundsBefore / before):0.00} while the flood is held; slowest health {slowest.TotalMilliseconds:0} ms, of an idle holder {slowestOfIdle.TotalMilliseconds:0} ms");
-        return (share, slowest, slowestOfIdle);
+        AnswerTimes flooded = await probing;
+        AnswerTimes ofIdle = await probingIdle;
+        Assert.False(join.HasExited, "the join has ended");
+        output.WriteLine($"join: {before:0.00} GiB/s before; {during:0.00}, {during / before:0.00} of it, while the flood comes and stays; {held:0.00}, {held / before:0.00} of it, while it stays");
+        output.WriteLine($"health, before: {calm}; during: {flooded}; of an idle holder: {ofIdle}");
+        return (during / before, flooded, ofIdle);
     }
 
-    private static double Gib(int rounds, double seconds) => (double)rounds * CheckpointBytes / (1 << 30) / seconds;
-
-    private static Task<Outcome> JoinAsync(Holder holder, int rounds, string[] access)
-        => Engine.RunAsync(["join", "--metas-url", holder.MetasUrl, "--to", "memory", "--transport", "tcp", "--repeat", rounds.ToString(CultureInfo.InvariantCulture), "--json", .. access]);
-
-    private static double[] Rounds(Outcome join)
-    {
-        using JsonDocument report = JsonDocument.Parse(join.Succeeded().Output);
-        return [.. report.RootElement.GetProperty("rounds").EnumerateArray().Select(round => round.GetProperty("seconds").GetDouble())];
-    }
+    private static double Rate(long from, long to, TimeSpan time) => (to - from) / (double)(1 << 30) / time.TotalSeconds;
 }

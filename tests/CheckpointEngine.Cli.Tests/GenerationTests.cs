@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using System.Globalization;
-using System.Net.Http.Json;
 using System.Text.RegularExpressions;
 using CheckpointEngine.Cli.Tests.Support;
 using CheckpointEngine.Simulation;
@@ -97,11 +96,12 @@ public sealed class GenerationTests
         await using Holder holder = await Holder.StartAsync(network.On(0), "serve", "--checkpoint", "m=" + temp["one"], "--listen", $"http://{NetworkOfHosts.AddressOf(0)}:0", "--listen", "unix:" + temp["socket"],
             "--insecure", "--allow-path", temp.Path, "--drain-timeout", "0", "--json");
         await using Engine join = Engine.StartAs(network.On(1), "join", "--metas-url", holder.MetasUrl, "--transport", "tcp", "--require-verify", "--retry-timeout", "60", "--to", "dir:" + temp["copy"]);
+        using var control = new HolderControl(temp["socket"]);
         long before = network.BytesSentBy(0);
         foreach (string next in (string[])["two", "three"])
         {
             await SentAsync(network, before += Bytes / 4);
-            await ReplaceAsync(temp["socket"], temp[next]);
+            await control.ReplaceAsync(temp[next]);
             before = network.BytesSentBy(0);
         }
 
@@ -136,22 +136,6 @@ public sealed class GenerationTests
     {
         using var http = new HttpClient();
         (await http.DeleteAsync(new Uri(holder.Http + "/v1/checkpoints/m"), Cancel)).EnsureSuccessStatusCode();
-    }
-
-    private static async Task ReplaceAsync(string socket, string directory)
-    {
-        using var handler = new SocketsHttpHandler
-        {
-            ConnectCallback = async (_, token) =>
-            {
-                var unix = new System.Net.Sockets.Socket(System.Net.Sockets.AddressFamily.Unix, System.Net.Sockets.SocketType.Stream, System.Net.Sockets.ProtocolType.Unspecified);
-                await unix.ConnectAsync(new System.Net.Sockets.UnixDomainSocketEndPoint(socket), token);
-                return new System.Net.Sockets.NetworkStream(unix, ownsSocket: true);
-            },
-        };
-        using var http = new HttpClient(handler);
-        using HttpResponseMessage answer = await http.PostAsJsonAsync(new Uri("http://holder/v1/checkpoints/m/files"), new Dictionary<string, object> { ["files"] = new[] { directory }, ["replace"] = true }, Cancel);
-        Assert.True(answer.IsSuccessStatusCode, await answer.Content.ReadAsStringAsync(Cancel));
     }
 
     private static void CopyAndChange(string from, string to, int at)

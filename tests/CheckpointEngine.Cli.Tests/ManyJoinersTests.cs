@@ -30,15 +30,15 @@ public sealed class ManyJoinersTests
         Figures before = Figures.Read(holder.Engine.ProcessId, temp.Path);
         using var end = new CancellationTokenSource();
         Task<Figures> watching = WatchAsync(holder, temp.Path, end.Token);
-        Task<TimeSpan> probing = holder.WatchHealthAsync(isStranger: false, end.Token);
-        Task<TimeSpan> probingIdle = idle.WatchHealthAsync(isStranger: false, end.Token);
+        Task<AnswerTimes> probing = holder.WatchHealthAsync(isStranger: false, end.Token);
+        Task<AnswerTimes> probingIdle = idle.WatchHealthAsync(isStranger: false, end.Token);
 
         Outcome[] outcomes = await Task.WhenAll(Enumerable.Range(0, Joiners).Select(
             _ => Engine.RunAsync("join", "--metas-url", holder.MetasUrl, "--to", "null", "--transport", "tcp", "--require-verify", "--json")));
         await end.CancelAsync();
         Figures most = await watching;
-        TimeSpan slowest = await probing;
-        TimeSpan slowestOfIdle = await probingIdle;
+        TimeSpan slowest = (await probing).Slowest;
+        TimeSpan slowestOfIdle = (await probingIdle).Slowest;
 
         foreach (Outcome outcome in outcomes)
         {
@@ -76,28 +76,5 @@ public sealed class ManyJoinersTests
             most = new Figures(Math.Max(most.OwnBytes, now.OwnBytes), Math.Max(most.Threads, now.Threads), Math.Max(most.Descriptors, now.Descriptors));
         }
         return most;
-    }
-
-    /// <summary>What a process has: resident memory that is not of files below a directory, threads, descriptors.</summary>
-    private sealed record Figures(long OwnBytes, int Threads, int Descriptors)
-    {
-        internal static Figures Read(int process, string directory)
-        {
-            long own = 0;
-            bool counts = true;
-            foreach (string line in File.ReadLines($"/proc/{process}/smaps"))
-            {
-                string[] words = line.Split(' ', StringSplitOptions.RemoveEmptyEntries);
-                if (!words[0].EndsWith(':'))
-                {
-                    counts = !line.Contains(directory, StringComparison.Ordinal);
-                }
-                else if (counts && words[0] == "Rss:")
-                {
-                    own += long.Parse(words[1], null) << 10;
-                }
-            }
-            return new Figures(own, Directory.GetDirectories($"/proc/{process}/task").Length, Directory.GetFileSystemEntries($"/proc/{process}/fd").Length);
-        }
     }
 }

@@ -12,6 +12,9 @@ internal abstract class FuzzTarget : IDisposable
     /// <summary>Which files of the folder are its seeds.</summary>
     internal virtual string SeedPattern => "*";
 
+    /// <summary>Why it cannot run here; null when it can.</summary>
+    internal virtual string? WhyNot => null;
+
     /// <summary>Bytes that mean something to the parser.</summary>
     internal virtual IReadOnlyList<byte[]> Tokens => [];
 

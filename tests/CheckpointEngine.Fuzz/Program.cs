@@ -11,6 +11,7 @@ internal static class Program
         () => new SafetensorsTarget(), () => new SafetensorsIndexTarget(), () => new MetasJsonTarget(), () => new MetasPickleTarget(),
         () => new HandshakeFrameTarget(), () => new SegmentDescriptorTarget(), () => new RdmaHandshakeTarget(), () => new EndpointNameTarget(), () => new GlobTarget(),
         () => new PeerSessionTarget(), () => new PeerClientTarget(), () => new TcpDataTarget(), () => new SwarmRequestTarget(), () => new SwarmAnswerTarget(),
+        () => new HttpProcessTarget(), () => new PeersProcessTarget(), () => new DataProcessTarget(), () => new HandshakeProcessTarget(),
     ];
 
     private static int Main(string[] arguments)
@@ -76,13 +77,19 @@ internal static class Program
         var time = TimeSpan.FromSeconds(double.Parse(options.GetValueOrDefault("--seconds") ?? "5", CultureInfo.InvariantCulture));
         int seed = int.Parse(options.GetValueOrDefault("--seed") ?? Random.Shared.Next(1_000_000).ToString(CultureInfo.InvariantCulture), CultureInfo.InvariantCulture);
         string corpora = options.GetValueOrDefault("--corpora") ?? Path.Combine(AppContext.BaseDirectory, "corpora");
-        int passed = 0, failed = 0;
+        int passed = 0, failed = 0, skipped = 0;
         foreach (FuzzTarget target in names.Count == 0 ? targets : names.Select(name => Find(targets, name)))
         {
+            if (target.WhyNot is { } whyNot)
+            {
+                Console.WriteLine($"skip {target.Name}: {whyNot}");
+                skipped++;
+                continue;
+            }
             using var run = new TargetRun(target, corpora, artifacts, seed);
             _ = run.Run(time) ? passed++ : failed++;
         }
-        Console.WriteLine($"{passed} passed, {failed} failed, 0 skipped");
+        Console.WriteLine($"{passed} passed, {failed} failed, {skipped} skipped");
         return failed == 0 ? 0 : 1;
     }
 

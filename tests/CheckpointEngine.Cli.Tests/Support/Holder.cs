@@ -52,21 +52,20 @@ internal sealed class Holder : IAsyncDisposable
     /// <summary>Asks after its health every 20 ms.</summary>
     /// <param name="isStranger">Over a connection for each question, which has to get in.</param>
     /// <param name="end">Ends it.</param>
-    /// <returns>The slowest answer.</returns>
-    public async Task<TimeSpan> WatchHealthAsync(bool isStranger, CancellationToken end)
+    /// <returns>How long the answers took.</returns>
+    public async Task<AnswerTimes> WatchHealthAsync(bool isStranger, CancellationToken end)
     {
         using var client = new HttpClient(new SocketsHttpHandler { UseProxy = false, PooledConnectionLifetime = isStranger ? TimeSpan.Zero : Timeout.InfiniteTimeSpan });
         using var timer = new PeriodicTimer(TimeSpan.FromMilliseconds(20));
-        TimeSpan slowest = TimeSpan.Zero;
+        var answers = new List<TimeSpan>();
         while (!end.IsCancellationRequested)
         {
             long start = Stopwatch.GetTimestamp();
             (await client.GetAsync(new Uri(Http + "/v1/healthz"), CancellationToken.None)).EnsureSuccessStatusCode();
-            TimeSpan answer = Stopwatch.GetElapsedTime(start);
-            slowest = answer > slowest ? answer : slowest;
+            answers.Add(Stopwatch.GetElapsedTime(start));
             await timer.WaitForNextTickAsync(CancellationToken.None);
         }
-        return slowest;
+        return AnswerTimes.Of(answers);
     }
 
     public ValueTask DisposeAsync() => Engine.DisposeAsync();

@@ -88,6 +88,8 @@ public class CheckpointNamesTests
     [InlineData("GET /v1/healthz\r\n\r\n")]
     [InlineData("GET /v1/healthz HTTP/1.1\r\n\r\n")]
     [InlineData("POST /v1/metas HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")]
+    [InlineData("POST /v1/metas HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nb4496796\r\n")]
+    [InlineData("POST /v1/checkpoints/a/files HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nb4496796\r\n")]
     public async Task Request_OfGarbage_Is400(string request)
     {
         await using TestServer server = await TestServer.StartAsync();
