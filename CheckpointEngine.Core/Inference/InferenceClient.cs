@@ -32,6 +32,7 @@ internal sealed class InferenceClient : IDisposable
         var handler = new SocketsHttpHandler
         {
             AllowAutoRedirect = false,
+            UseCookies = false,
             UseProxy = false,           // a control endpoint is on this host, or named to be reached
             ConnectTimeout = TimeSpan.FromSeconds(5),
         };

@@ -247,6 +247,7 @@ public sealed class MetasClient : IDisposable
         {
             AllowAutoRedirect = false,      // a holder has no reason to send us elsewhere, our token least of all
             UseProxy = key.Length == 0,
+            UseCookies = false,
             ConnectTimeout = TimeSpan.FromSeconds(5),
             // On one host inflating costs more than the bytes that it spares.
             AutomaticDecompression = key.Length != 0 ? DecompressionMethods.None : TakesBrotli ? DecompressionMethods.Brotli | DecompressionMethods.GZip : DecompressionMethods.GZip,

@@ -129,11 +129,11 @@ public sealed class EncryptionTests : IDisposable
         JoinReport report = await joiner.JoinAsync(between.Redirect(MetasOf(holder)), OverTcp(), null, Cancel);
 
         Assert.True(report.Verified);
-        byte[] seen = between.Seen;
-        Assert.True(seen.Length > _model.Tensors.Values.Sum(static bytes => (long)bytes.Length));
+        byte[][] seen = between.Seen;
+        Assert.True(seen.Sum(static bytes => (long)bytes.Length) > _model.Tensors.Values.Sum(static bytes => (long)bytes.Length));
         foreach (byte[] tensor in _model.Tensors.Values.Where(static bytes => bytes.Length > 4096))
         {
-            Assert.Equal(encrypts, seen.AsSpan().IndexOf(tensor.AsSpan(tensor.Length / 2, 16)) < 0);
+            Assert.Equal(encrypts, !Array.Exists(seen, bytes => bytes.AsSpan().IndexOf(tensor.AsSpan(tensor.Length / 2, 16)) >= 0));
         }
     }
 
@@ -169,7 +169,7 @@ public sealed class EncryptionTests : IDisposable
         var failure = await Assert.ThrowsAsync<CheckpointEngineException>(() => joiner.JoinAsync(between.Redirect(MetasOf(holder)), options, null, Cancel));
 
         Assert.Equal(demands, failure.Message.Contains("--encrypt", StringComparison.Ordinal));
-        Assert.InRange(between.Seen.Length, 0, 4096);
+        Assert.InRange(between.Seen.Sum(static bytes => (long)bytes.Length), 0, 4096);
     }
 
     [Fact]
@@ -255,7 +255,7 @@ public sealed class EncryptionTests : IDisposable
         private readonly SegmentDescriptor _told;
         private readonly ScriptedPort _data;
         private readonly HandshakeListener _handshakes;
-        private readonly MemoryStream _seen = new();
+        private readonly List<MemoryStream> _seen = [];     // of each connection: what two of them carry is not one text
 
         private Between(ParameterServer holder, SegmentDescriptor descriptor, Func<EngineAnnouncement?, EngineAnnouncement?> change)
         {
@@ -274,13 +274,13 @@ public sealed class EncryptionTests : IDisposable
             _handshakes = HandshakeListener.Start([new IPEndPoint(IPAddress.Loopback, 0)], this, new HandshakeListenerOptions());
         }
 
-        internal byte[] Seen
+        internal byte[][] Seen
         {
             get
             {
                 lock (_seen)
                 {
-                    return _seen.ToArray();
+                    return [.. _seen.Select(static bytes => bytes.ToArray())];
                 }
             }
         }
@@ -316,12 +316,17 @@ public sealed class EncryptionTests : IDisposable
             await socket.ConnectAsync(target, token);
             using var holder = new NetworkStream(socket, ownsSocket: false);
             Task requests = joiner.CopyToAsync(holder, token);
+            var seen = new MemoryStream();
+            lock (_seen)
+            {
+                _seen.Add(seen);
+            }
             byte[] piece = new byte[256 << 10];
             while (await holder.ReadAsync(piece, token) is > 0 and int count)
             {
                 lock (_seen)
                 {
-                    _seen.Write(piece, 0, count);
+                    seen.Write(piece, 0, count);
                 }
                 await joiner.WriteAsync(piece.AsMemory(0, count), token);
             }
