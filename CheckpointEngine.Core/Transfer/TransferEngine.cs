@@ -18,6 +18,9 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
 {
     private static readonly TimeSpan s_cutInterval = TimeSpan.FromMilliseconds(50);
 
+    // Nothing new is begun by then, so what is left is one request a lane: who takes longer for it hangs.
+    private static readonly TimeSpan s_longestRead = TimeSpan.FromSeconds(10);
+
     private readonly ParameterServerOptions _options;
     private readonly ILogger _logger;
     private readonly PlainPeers _plainPeers;
@@ -120,12 +123,15 @@ internal sealed partial class TransferEngine : IHandshakeResponder, IAsyncDispos
     /// <summary>The segment's name: where the handshake port is.</summary>
     internal EndpointName Name { get; }
 
-    /// <summary>Takes ranges away: waits for reads under way, and after <see cref="ParameterServerOptions.DrainTimeout"/> cuts who still reads.</summary>
+    /// <summary>
+    /// Takes ranges away, once leases on them have ended: waits for reads under way, ten seconds at most, and no longer than
+    /// <see cref="ParameterServerOptions.DrainTimeout"/>, then cuts who still reads.
+    /// </summary>
     /// <param name="ranges">The ranges.</param>
     /// <param name="cutOthers">Cuts who reads a range in another way than over the data port.</param>
     internal async Task UnregisterAsync(IReadOnlyList<RegisteredRange> ranges, Action<RegisteredRange> cutOthers)
     {
-        await Registry.UnregisterAsync(ranges, _options.DrainTimeout).ConfigureAwait(false);
+        await Registry.UnregisterAsync(ranges, _options.DrainTimeout < s_longestRead ? _options.DrainTimeout : s_longestRead).ConfigureAwait(false);
         Task drained = Task.WhenAll(ranges.Select(range => range.Drained));
         while (!drained.IsCompleted)
         {

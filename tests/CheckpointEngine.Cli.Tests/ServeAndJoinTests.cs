@@ -181,7 +181,7 @@ public sealed class ServeAndJoinTests
         Assert.InRange(document.RootElement.GetProperty("memory_bytes").GetInt64(), 600_002, 600_002 + 256);
         JsonElement update = document.RootElement.GetProperty("update_bytes");
         Assert.InRange(update.GetProperty("buckets").GetInt64(), 2 * 600_002, 2 * (600_002 + 4096));      // one tensor: a bucket of its size, twice
-        Assert.Equal(64 << 20, update.GetProperty("staging").GetInt64());
+        Assert.Equal(48 << 20, update.GetProperty("staging").GetInt64());
     }
 
     [Fact]
