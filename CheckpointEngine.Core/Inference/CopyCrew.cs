@@ -81,9 +81,10 @@ internal abstract unsafe class CopyCrew : IDisposable
             throw new CheckpointEngineException((failure as CheckpointEngineException)?.Error ?? CheckpointError.Native, failure.Message,
                 (failure as CheckpointEngineException)?.NativeCode ?? 0, failure);
         }
+        // The following one may end first: the last step of this one was still in a thread's hands.
         long start = Math.Max(copy.Started, _lastEnded);
-        _lastEnded = copy.Ended;
-        return Stopwatch.GetElapsedTime(start, copy.Ended).TotalSeconds;
+        _lastEnded = Math.Max(_lastEnded, copy.Ended);
+        return Stopwatch.GetElapsedTime(start, _lastEnded).TotalSeconds;
     }
 
     /// <summary>Ends the threads, once what they have in hand is copied.</summary>
