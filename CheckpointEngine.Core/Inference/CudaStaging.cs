@@ -6,8 +6,8 @@ namespace CheckpointEngine.Inference;
 
 /// <summary>The way to a GPU for memory that is not pinned where it lies: a ring of pinned slots, which threads fill in order and whoever fills the last of one sends.</summary>
 /// <remarks>
-/// No thread waits for all others, and the ring is small enough to stay in the processor's cache, out of which the GPU reads it: 0.97 of what an H100 takes out
-/// of pinned memory, from huge pages and from pages of 4 KiB alike, with 12 to 14 threads. 96 MiB in place of 48 had 0.75. Dispose it before stream and context.
+/// No thread waits for all others, and the ring is small enough to stay in the processor's cache, out of which the GPU reads it, from huge pages
+/// and from pages of 4 KiB alike (docs/gpu.md has the rates). Twice as large it left the cache. Dispose it before stream and context.
 /// </remarks>
 internal sealed unsafe class CudaStaging : CopyCrew
 {
