@@ -1,8 +1,6 @@
 using System.Globalization;
-using System.Net;
-using System.Security.Cryptography;
-using System.Security.Cryptography.X509Certificates;
 using System.Text.Json;
+using CheckpointEngine.Benchmarks;
 
 namespace CheckpointEngine.ProcessBenchmarks;
 
@@ -15,12 +13,12 @@ internal static class Encrypt
     internal static Task RunAsync(Workbench bench, Scoreboard scoreboard)
     {
         string checkpoint = bench.GetCheckpoint();
-        (string certificate, string key) = WriteCertificate(bench);
+        using var certificate = new LoopbackCertificate();
         using var plain = new HolderProcess(bench, checkpoint, "--hold", "anon");
-        using var encrypted = new HolderProcess(bench, checkpoint, "--hold", "anon", "--encrypt", "--tls-cert", certificate, "--tls-key", key);
+        using var encrypted = new HolderProcess(bench, checkpoint, "--hold", "anon", "--encrypt", "--tls-cert", certificate.CertificateFile, "--tls-key", certificate.KeyFile);
         Side[] sides =
         [
-            new Side("plain", plain, []), new Side("encrypted", encrypted, ["--encrypt", "--ca-file", certificate]),
+            new Side("plain", plain, []), new Side("encrypted", encrypted, ["--encrypt", "--ca-file", certificate.CertificateFile]),
         ];
         foreach (Side side in sides)
         {
@@ -43,21 +41,6 @@ internal static class Encrypt
         double[] ratios = [.. sides[1].Rates.Zip(sides[0].Rates, static (with, without) => with / without)];
         scoreboard.AtLeast("encrypted / plain", Statistics.Median(ratios), LeastOfPlain, $"{Statistics.Range(ratios, "0.00")}; lanes as the join finds out");
         return Task.CompletedTask;
-    }
-
-    // Of its own authority, for the loopback.
-    private static (string Certificate, string Key) WriteCertificate(Workbench bench)
-    {
-        using ECDsa key = ECDsa.Create(ECCurve.NamedCurves.nistP256);
-        var request = new CertificateRequest("CN=bench", key, HashAlgorithmName.SHA256);
-        var names = new SubjectAlternativeNameBuilder();
-        names.AddIpAddress(IPAddress.Loopback);
-        request.CertificateExtensions.Add(names.Build());
-        using X509Certificate2 certificate = request.CreateSelfSigned(DateTimeOffset.UtcNow.AddHours(-1), DateTimeOffset.UtcNow.AddDays(1));
-        (string certificateFile, string keyFile) = (Path.Combine(bench.ScratchDirectory, "cert.pem"), Path.Combine(bench.ScratchDirectory, "key.pem"));
-        File.WriteAllText(certificateFile, certificate.ExportCertificatePem());
-        File.WriteAllText(keyFile, key.ExportPkcs8PrivateKeyPem());
-        return (certificateFile, keyFile);
     }
 
     /// <summary>One of the two, and what it gave.</summary>

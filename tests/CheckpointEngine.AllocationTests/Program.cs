@@ -4,6 +4,7 @@ using System.Globalization;
 using System.Net;
 using System.Text;
 using CheckpointEngine.Access;
+using CheckpointEngine.Benchmarks;
 using CheckpointEngine.Checkpoints;
 using CheckpointEngine.Join;
 using CheckpointEngine.Metas;

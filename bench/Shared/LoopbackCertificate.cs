@@ -3,12 +3,12 @@ using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using CheckpointEngine.Access;
 
-namespace CheckpointEngine.AllocationTests;
+namespace CheckpointEngine.Benchmarks;
 
 /// <summary>A certificate for 127.0.0.1 that is its own authority, in files that go with it.</summary>
 internal sealed class LoopbackCertificate : IDisposable
 {
-    private readonly string _directory = Directory.CreateTempSubdirectory("ce-allocations-").FullName;
+    private readonly string _directory = Directory.CreateTempSubdirectory("ce-certificate-").FullName;
 
     internal LoopbackCertificate()
     {
@@ -26,9 +26,9 @@ internal sealed class LoopbackCertificate : IDisposable
 
     internal TlsClientOptions Client => new() { CaFile = CertificateFile };
 
-    private string CertificateFile => Path.Combine(_directory, "cert");
+    internal string CertificateFile => Path.Combine(_directory, "cert");
 
-    private string KeyFile => Path.Combine(_directory, "key");
+    internal string KeyFile => Path.Combine(_directory, "key");
 
     public void Dispose() => Directory.Delete(_directory, recursive: true);
 }
