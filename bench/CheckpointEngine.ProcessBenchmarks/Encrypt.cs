@@ -8,7 +8,7 @@ namespace CheckpointEngine.ProcessBenchmarks;
 internal static class Encrypt
 {
     private const int RoundsOfAJoin = 3;       // the first is cold
-    private const double LeastOfPlain = 0.08;
+    private const double LeastOfPlain = 0.15;
 
     internal static Task RunAsync(Workbench bench, Scoreboard scoreboard)
     {
