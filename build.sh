@@ -28,11 +28,15 @@ version=$(sed -n 's:.*<Version>\(.*\)</Version>.*:\1:p' Directory.Build.props)
 readonly version
 built=''
 passed=0 failed=0 skipped=0 broken=()   # by run_tests, until tell_counts
+took=()                                 # "seconds, tab, what" of each step and test program
+beside=''                               # the process group of what runs in the background
 through=()                              # words before a test program's
 # Release everywhere: it is what ships, and what the tests of allocation and speed measure means nothing in Debug.
 readonly configuration=Release
 readonly lab_tests=CheckpointEngine.Rdma.Tests
 readonly lab_devices=4
+# What runs while the guests do, which leave half of two cores idle: compilers and whole processes, and nothing that measures.
+readonly beside_guests="CheckpointEngine.Native.Tests CheckpointEngine.Package.Tests CheckpointEngine.Python.Tests"
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1
 
 say() { printf '\n== %s\n' "$*"; }
@@ -152,19 +156,27 @@ check_headers() {
 step_test() {
     need_sdk
     say "building"
-    dotnet build CheckpointEngine.slnx -c "$configuration" --nologo -v quiet
-    local project name lab='' reason=''
+    timed "the solution" dotnet build CheckpointEngine.slnx -c "$configuration" --nologo -v quiet
+    local project name reason='' lab='' during=() after=()
     if [[ ${LAB:-0} == 1 ]]; then
         lab_is_ready && lab=yes || reason=$lab_reason
     fi
     for project in tests/*.Tests/*.csproj; do
         name=$(basename "$project" .csproj)
-        if [[ $name == "$lab_tests" && -n $lab ]]; then
-            run_lab_tests
-            run_network_tests
+        if [[ -n $lab && $name == "$lab_tests" ]]; then
+            beside run_guests
+        elif [[ " $beside_guests " == *" $name "* ]]; then
+            during+=("$name")
         else
-            run_tests "$name" --progress off --no-ansi --show-test-results failed,skipped
+            after+=("$name")
         fi
+    done
+    for name in "${during[@]}"; do
+        run_xunit "$name"
+    done
+    [[ -z $lab ]] || take_in
+    for name in "${after[@]}"; do
+        run_xunit "$name"
     done
     run_tests CheckpointEngine.AllocationTests
     run_tests CheckpointEngine.Fuzz --seconds "${FUZZ_SECONDS:-3}"
@@ -173,6 +185,7 @@ step_test() {
     elif [[ -z $lab ]]; then
         printf '\nthe tests that need RDMA devices were skipped: ./build.sh lab, or LAB=1 ./build.sh test, runs them in a guest that has some\n'
     fi
+    tell_times
     tell_counts
 }
 
@@ -186,8 +199,8 @@ step_lab() {
     say "building"
     dotnet build "tests/$lab_tests" -c "$configuration" --nologo -v quiet
     dotnet build tests/CheckpointEngine.Cli.Tests -c "$configuration" --nologo -v quiet
-    run_lab_tests
-    run_network_tests
+    run_guests
+    tell_times
     tell_counts
 }
 
@@ -206,8 +219,13 @@ run_in_lab() {
     through=(tests/rdma-lab/lab --devices "$lab_devices" --mem 3G --timeout 1800 -- \
         env CHECKPOINT_ENGINE_LAB_DEVICES="$lab_devices" CHECKPOINT_ENGINE_TEST_COMMAND="$artifacts/bin/checkpoint-engine" \
         DOTNET_TieredPGO=0 DOTNET_gcConcurrent=0 TESTINGPLATFORM_TELEMETRY_OPTOUT=1)
-    run_tests "$1" --progress off --no-ansi --show-test-results failed,skipped "${@:2}"
+    run_xunit "$@"
     through=()
+}
+
+run_guests() {
+    run_lab_tests
+    run_network_tests
 }
 
 # Joins over bad lines: the guest's kernel has netem, and the host's may not.
@@ -223,7 +241,7 @@ step_interop() {
     table=$(mktemp)
     say "building"
     dotnet build tests/CheckpointEngine.Cli.Tests -c "$configuration" --nologo -v quiet
-    CHECKPOINT_ENGINE_INTEROP_TABLE=$table run_tests CheckpointEngine.Cli.Tests --filter-trait Category=Interop --progress off --no-ansi --show-test-results failed,skipped
+    CHECKPOINT_ENGINE_INTEROP_TABLE=$table run_xunit CheckpointEngine.Cli.Tests --filter-trait Category=Interop
     if lab_is_ready; then
         [[ -x $artifacts/bin/checkpoint-engine ]] || step_build
         dotnet build "tests/$lab_tests" -c "$configuration" --nologo -v quiet
@@ -264,19 +282,77 @@ tell_counts() {
     ((well))
 }
 
+# beside COMMAND...: runs it in the background, with counts of its own, until take_in.
+beside() {
+    beside_log=$(mktemp) beside_counts=$(mktemp)
+    trap end_beside EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    set -m # a process group of its own: whatever it runs ends with us
+    count_apart "$@" >"$beside_log" 2>&1 &
+    beside=$!
+    set +m
+}
+
+# Runs a command with counts that begin at zero, and leaves them as take_in reads them.
+count_apart() {
+    passed=0 failed=0 skipped=0 broken=() took=()
+    "$@"
+    {
+        # shellcheck disable=SC2016 # for take_in to expand
+        printf 'passed=$((passed + %d)) failed=$((failed + %d)) skipped=$((skipped + %d))\n' "$passed" "$failed" "$skipped"
+        ((${#broken[@]} == 0)) || printf 'broken+=(%q)\n' "${broken[@]}"
+        printf 'took+=(%q)\n' "${took[@]/%/, beside others}"
+    } >"$beside_counts"
+}
+
+# Waits for what runs in the background, prints what it wrote as one piece, and adds what it counted.
+take_in() {
+    local status=0
+    wait "$beside" || status=$?
+    beside=''
+    cat "$beside_log"
+    # shellcheck source=/dev/null
+    source "$beside_counts"
+    [[ $status -eq 0 ]] || broken+=("what ran in the background ended with status $status")
+}
+
+end_beside() {
+    [[ -z $beside ]] || kill -TERM -- "-$beside" 2>/dev/null || true
+    rm -f "$beside_log" "$beside_counts"
+}
+
+# timed WHAT COMMAND...: runs it and notes how long it took.
+timed() {
+    local since=$SECONDS
+    "${@:2}"
+    took+=("$((SECONDS - since))"$'\t'"$1")
+}
+
+tell_times() {
+    say "how long it took, in seconds"
+    printf '%s\n' "${took[@]}" | awk -F '\t' '{ printf "%6d  %s\n", $1, $2 }'
+    printf '%6d  all of it\n' "$SECONDS"
+}
+
+# A test program of xunit's.
+run_xunit() { run_tests "$1" --progress off --no-ansi --show-test-results failed,skipped "${@:2}"; }
+
 # Runs one test program, by way of the words in `through`, and adds what it counts at its end: "succeeded: N" and so on (xunit), or
 # "N passed, N failed, N skipped" (our own).
 run_tests() {
     local name=$1 status=0 log counts
     local program=tests/$name/bin/$configuration/net10.0/$name
+    local since=$SECONDS label=$name${through:+, in the guest}
     shift
     if [[ ! -x $program ]]; then
         broken+=("$name: not built")
         return
     fi
-    say "$name${through:+, in the guest}"
+    say "$label"
     log=$(mktemp)
     "${through[@]}" "$program" "$@" 2>&1 | tee "$log" || status=$?
+    took+=("$((SECONDS - since))"$'\t'"$label")
     if [[ -n $(summary total "$log") ]]; then
         counts="$(summary succeeded "$log") $(summary failed "$log") $(summary skipped "$log")"
     else
@@ -402,7 +478,8 @@ if [[ $# -eq 0 ]]; then
 fi
 for step in "$@"; do
     case $step in
-        build | cross | test | demo | bench | pack | lab | interop) "step_$step" ;;
+        build | cross | pack) timed "$step" "step_$step" ;;
+        test | demo | bench | lab | interop) "step_$step" ;;
         -h | --help | all) usage ;;
         *)
             usage >&2
