@@ -176,7 +176,11 @@ step_test() {
     done
     [[ -z $lab ]] || take_in
     for name in "${after[@]}"; do
-        run_xunit "$name"
+        if [[ $name == CheckpointEngine.Cli.Tests && -n $built ]]; then
+            run_command_tests
+        else
+            run_xunit "$name"
+        fi
     done
     run_tests CheckpointEngine.AllocationTests
     run_tests CheckpointEngine.Fuzz --seconds "${FUZZ_SECONDS:-3}"
@@ -187,6 +191,12 @@ step_test() {
     fi
     tell_times
     tell_counts
+}
+
+# The command as 'build' has just made it; of the same as a tool of .NET, which is compiled as it runs, what it does when nothing goes wrong.
+run_command_tests() {
+    CHECKPOINT_ENGINE_TEST_COMMAND=$artifacts/bin/checkpoint-engine run_xunit CheckpointEngine.Cli.Tests
+    run_xunit CheckpointEngine.Cli.Tests --filter-class '*.CommandLineTests' '*.LocalPlaneTests' '*.ServeAndJoinTests' '*.TelemetryTests' '*.UpdateTests'
 }
 
 step_lab() {
