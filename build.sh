@@ -4,8 +4,9 @@
 # usage: ./build.sh STEP...
 #   build   compile ahead of time: artifacts/bin/checkpoint-engine, artifacts/lib/libcheckpoint_engine.so, artifacts/include, artifacts/python
 #   cross   the library for linux-arm64, with Debian's cross compiler: artifacts/linux-arm64
-#   test    build the solution and run every test; the last line is "N passed, N failed, N skipped". With LAB=1 those that need RDMA devices run in
-#           the guest of 'lab'; else they are skipped
+#   test    build the solution and run every test; the last line is "N passed, N failed, N skipped", before it how long each part took. After 'build'
+#           in the same call the command is the one that 'build' made. With LAB=1 the tests that need RDMA devices run in the guest of 'lab', else
+#           they are skipped
 #   demo    build, make a 2 GiB checkpoint, serve it, join it from a second process, print phases and rate
 #   bench   the benchmarks, briefly, and what each allocates; BENCH_ARGS (BenchmarkDotNet's) run others; BENCH=compare compares us with other
 #           tools, BENCH=NAME runs another whole-process benchmark, with options as in BENCH="compare --install": see bench/README.md
@@ -35,8 +36,8 @@ through=()                              # words before a test program's
 readonly configuration=Release
 readonly lab_tests=CheckpointEngine.Rdma.Tests
 readonly lab_devices=4
-# What runs while the guests do, which leave half of two cores idle: compilers and whole processes, and nothing that measures.
-readonly beside_guests="CheckpointEngine.Native.Tests CheckpointEngine.Package.Tests CheckpointEngine.Python.Tests"
+# What runs while the guests do, which leave half of two cores idle; whatever measures rates or how soon something comes runs after them.
+readonly beside_guests="CheckpointEngine.Http.Tests CheckpointEngine.Native.Tests CheckpointEngine.Package.Tests CheckpointEngine.Python.Tests"
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1
 
 say() { printf '\n== %s\n' "$*"; }
@@ -174,6 +175,7 @@ step_test() {
     for name in "${during[@]}"; do
         run_xunit "$name"
     done
+    run_tests CheckpointEngine.Fuzz --seconds "${FUZZ_SECONDS:-3}"
     [[ -z $lab ]] || take_in
     for name in "${after[@]}"; do
         if [[ $name == CheckpointEngine.Cli.Tests && -n $built ]]; then
@@ -183,7 +185,6 @@ step_test() {
         fi
     done
     run_tests CheckpointEngine.AllocationTests
-    run_tests CheckpointEngine.Fuzz --seconds "${FUZZ_SECONDS:-3}"
     if [[ -n $reason ]]; then
         printf '\n!! THE RDMA TESTS DID NOT RUN, they count as skipped: %s\n' "$reason"
     elif [[ -z $lab ]]; then
