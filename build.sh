@@ -304,8 +304,6 @@ tell_counts() {
 beside() {
     beside_log=$(mktemp) beside_counts=$(mktemp)
     trap end_beside EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM
     set -m # a process group of its own: whatever it runs ends with us
     count_apart "$@" >"$beside_log" 2>&1 &
     beside=$!
