@@ -72,11 +72,14 @@ function Step-Pack {
 function Step-Test {
     dotnet build CheckpointEngine.slnx -c $configuration --nologo -v quiet
     $sum = @{ total = 0; succeeded = 0; failed = 0; skipped = 0 }
+    $took = [ordered] @{}
     foreach ($project in Get-ChildItem tests -Recurse -Filter *.csproj | Where-Object BaseName -Match '(\.Tests|AllocationTests)$') {
         $program = Join-Path $project.DirectoryName "bin/$configuration/net10.0/$($project.BaseName)$($IsWindows ? '.exe' : '')"
         $PSNativeCommandUseErrorActionPreference = $false
+        $watch = [Diagnostics.Stopwatch]::StartNew()
         & $program --progress off --no-ansi --show-test-results 'failed,skipped' | Tee-Object -Variable output
         $status = $LASTEXITCODE
+        $took[$project.BaseName] = $watch.Elapsed.TotalSeconds
         $PSNativeCommandUseErrorActionPreference = $true
         $counted = $false
         foreach ($line in $output) {
@@ -84,6 +87,8 @@ function Step-Test {
         }
         if (-not $counted) { Write-Host "broken: $($project.BaseName) ended with status $status and no summary"; $sum.failed++ }
     }
+    Write-Host "how long it took, in seconds"
+    foreach ($name in $took.Keys) { Write-Host ('{0,6:0}  {1}' -f $took[$name], $name) }
     Write-Host "$($sum.succeeded) passed, $($sum.failed) failed, $($sum.skipped) skipped"
     if ($sum.failed -ne 0 -or $sum.total -eq 0) { exit 1 }
 }

@@ -4,8 +4,9 @@
 # usage: ./build.sh STEP...
 #   build   compile ahead of time: artifacts/bin/checkpoint-engine, artifacts/lib/libcheckpoint_engine.so, artifacts/include, artifacts/python
 #   cross   the library for linux-arm64, with Debian's cross compiler: artifacts/linux-arm64
-#   test    build the solution and run every test; the last line is "N passed, N failed, N skipped". With LAB=1 those that need RDMA devices run in
-#           the guest of 'lab'; else they are skipped
+#   test    build the solution and run every test; the last line is "N passed, N failed, N skipped", before it how long each part took. After 'build'
+#           in the same call the command is the one that 'build' made. With LAB=1 the tests that need RDMA devices run in the guest of 'lab', else
+#           they are skipped
 #   demo    build, make a 2 GiB checkpoint, serve it, join it from a second process, print phases and rate
 #   bench   the benchmarks, briefly, and what each allocates; BENCH_ARGS (BenchmarkDotNet's) run others; BENCH=compare compares us with other
 #           tools, BENCH=NAME runs another whole-process benchmark, with options as in BENCH="compare --install": see bench/README.md
@@ -28,11 +29,15 @@ version=$(sed -n 's:.*<Version>\(.*\)</Version>.*:\1:p' Directory.Build.props)
 readonly version
 built=''
 passed=0 failed=0 skipped=0 broken=()   # by run_tests, until tell_counts
-through=()                              # words before a test program's
+took=()                                 # "seconds, tab, what" of each step and test program
+beside=''                               # the process group of what runs in the background
+through=() where=''                     # words before a test program's, and what they mean
 # Release everywhere: it is what ships, and what the tests of allocation and speed measure means nothing in Debug.
 readonly configuration=Release
 readonly lab_tests=CheckpointEngine.Rdma.Tests
 readonly lab_devices=4
+# What runs while the guests do, which leave half of two cores idle; whatever measures rates or how soon something comes runs after them.
+readonly beside_guests="CheckpointEngine.Http.Tests CheckpointEngine.Native.Tests CheckpointEngine.Package.Tests CheckpointEngine.Python.Tests"
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1
 
 say() { printf '\n== %s\n' "$*"; }
@@ -152,28 +157,53 @@ check_headers() {
 step_test() {
     need_sdk
     say "building"
-    dotnet build CheckpointEngine.slnx -c "$configuration" --nologo -v quiet
-    local project name lab='' reason=''
+    timed "the solution" dotnet build CheckpointEngine.slnx -c "$configuration" --nologo -v quiet
+    local project name reason='' lab='' during=() after=()
     if [[ ${LAB:-0} == 1 ]]; then
         lab_is_ready && lab=yes || reason=$lab_reason
     fi
     for project in tests/*.Tests/*.csproj; do
         name=$(basename "$project" .csproj)
-        if [[ $name == "$lab_tests" && -n $lab ]]; then
-            run_lab_tests
-            run_network_tests
+        if [[ -n $lab && $name == "$lab_tests" ]]; then
+            beside run_guests
+        elif [[ " $beside_guests " == *" $name "* ]]; then
+            during+=("$name")
         else
-            run_tests "$name" --progress off --no-ansi --show-test-results failed,skipped
+            after+=("$name")
+        fi
+    done
+    # The guests take longest, and first.
+    [[ -z $lab ]] || through=(nice -n 5)
+    for name in "${during[@]}"; do
+        run_xunit "$name"
+    done
+    run_tests CheckpointEngine.Fuzz --seconds "${FUZZ_SECONDS:-3}"
+    through=()
+    [[ -z $lab ]] || take_in
+    for name in "${after[@]}"; do
+        if [[ $name == CheckpointEngine.Cli.Tests && -n $built ]]; then
+            run_command_tests
+        else
+            run_xunit "$name"
         fi
     done
     run_tests CheckpointEngine.AllocationTests
-    run_tests CheckpointEngine.Fuzz --seconds "${FUZZ_SECONDS:-3}"
     if [[ -n $reason ]]; then
         printf '\n!! THE RDMA TESTS DID NOT RUN, they count as skipped: %s\n' "$reason"
     elif [[ -z $lab ]]; then
         printf '\nthe tests that need RDMA devices were skipped: ./build.sh lab, or LAB=1 ./build.sh test, runs them in a guest that has some\n'
     fi
+    tell_times
     tell_counts
+}
+
+# The command as 'build' has just made it; of the same as a tool of .NET, which is compiled as it runs, what it does when nothing goes wrong, and 64 of
+# them at once, whose bounds were measured so.
+run_command_tests() {
+    CHECKPOINT_ENGINE_TEST_COMMAND=$artifacts/bin/checkpoint-engine run_xunit CheckpointEngine.Cli.Tests --filter-not-class '*.ManyJoinersTests'
+    where=', the tool'
+    run_xunit CheckpointEngine.Cli.Tests --filter-class '*.ManyJoinersTests' '*.CommandLineTests' '*.LocalPlaneTests' '*.ServeAndJoinTests' '*.TelemetryTests' '*.UpdateTests'
+    where=''
 }
 
 step_lab() {
@@ -186,8 +216,8 @@ step_lab() {
     say "building"
     dotnet build "tests/$lab_tests" -c "$configuration" --nologo -v quiet
     dotnet build tests/CheckpointEngine.Cli.Tests -c "$configuration" --nologo -v quiet
-    run_lab_tests
-    run_network_tests
+    run_guests
+    tell_times
     tell_counts
 }
 
@@ -206,8 +236,14 @@ run_in_lab() {
     through=(tests/rdma-lab/lab --devices "$lab_devices" --mem 3G --timeout 1800 -- \
         env CHECKPOINT_ENGINE_LAB_DEVICES="$lab_devices" CHECKPOINT_ENGINE_TEST_COMMAND="$artifacts/bin/checkpoint-engine" \
         DOTNET_TieredPGO=0 DOTNET_gcConcurrent=0 TESTINGPLATFORM_TELEMETRY_OPTOUT=1)
-    run_tests "$1" --progress off --no-ansi --show-test-results failed,skipped "${@:2}"
-    through=()
+    where=', in the guest'
+    run_xunit "$@"
+    through=() where=''
+}
+
+run_guests() {
+    run_lab_tests
+    run_network_tests
 }
 
 # Joins over bad lines: the guest's kernel has netem, and the host's may not.
@@ -223,7 +259,7 @@ step_interop() {
     table=$(mktemp)
     say "building"
     dotnet build tests/CheckpointEngine.Cli.Tests -c "$configuration" --nologo -v quiet
-    CHECKPOINT_ENGINE_INTEROP_TABLE=$table run_tests CheckpointEngine.Cli.Tests --filter-trait Category=Interop --progress off --no-ansi --show-test-results failed,skipped
+    CHECKPOINT_ENGINE_INTEROP_TABLE=$table run_xunit CheckpointEngine.Cli.Tests --filter-trait Category=Interop
     if lab_is_ready; then
         [[ -x $artifacts/bin/checkpoint-engine ]] || step_build
         dotnet build "tests/$lab_tests" -c "$configuration" --nologo -v quiet
@@ -264,19 +300,75 @@ tell_counts() {
     ((well))
 }
 
+# beside COMMAND...: runs it in the background, with counts of its own, until take_in.
+beside() {
+    beside_log=$(mktemp) beside_counts=$(mktemp)
+    trap end_beside EXIT
+    set -m # a process group of its own: whatever it runs ends with us
+    count_apart "$@" >"$beside_log" 2>&1 &
+    beside=$!
+    set +m
+}
+
+# Runs a command with counts that begin at zero, and leaves them as take_in reads them.
+count_apart() {
+    passed=0 failed=0 skipped=0 broken=() took=()
+    "$@"
+    {
+        # shellcheck disable=SC2016 # for take_in to expand
+        printf 'passed=$((passed + %d)) failed=$((failed + %d)) skipped=$((skipped + %d))\n' "$passed" "$failed" "$skipped"
+        ((${#broken[@]} == 0)) || printf 'broken+=(%q)\n' "${broken[@]}"
+        printf 'took+=(%q)\n' "${took[@]/%/, beside others}"
+    } >"$beside_counts"
+}
+
+# Waits for what runs in the background, prints what it wrote as one piece, and adds what it counted.
+take_in() {
+    local status=0
+    wait "$beside" || status=$?
+    beside=''
+    cat "$beside_log"
+    # shellcheck source=/dev/null
+    source "$beside_counts"
+    [[ $status -eq 0 ]] || broken+=("what ran in the background ended with status $status")
+}
+
+end_beside() {
+    [[ -z $beside ]] || kill -TERM -- "-$beside" 2>/dev/null || true
+    rm -f "$beside_log" "$beside_counts"
+}
+
+# timed WHAT COMMAND...: runs it and notes how long it took.
+timed() {
+    local since=$SECONDS
+    "${@:2}"
+    took+=("$((SECONDS - since))"$'\t'"$1")
+}
+
+tell_times() {
+    say "how long it took, in seconds"
+    printf '%s\n' "${took[@]}" | awk -F '\t' '{ printf "%6d  %s\n", $1, $2 }'
+    printf '%6d  all of it\n' "$SECONDS"
+}
+
+# A test program of xunit's.
+run_xunit() { run_tests "$1" --progress off --no-ansi --show-test-results failed,skipped "${@:2}"; }
+
 # Runs one test program, by way of the words in `through`, and adds what it counts at its end: "succeeded: N" and so on (xunit), or
 # "N passed, N failed, N skipped" (our own).
 run_tests() {
     local name=$1 status=0 log counts
     local program=tests/$name/bin/$configuration/net10.0/$name
+    local since=$SECONDS label=$name$where
     shift
     if [[ ! -x $program ]]; then
         broken+=("$name: not built")
         return
     fi
-    say "$name${through:+, in the guest}"
+    say "$label"
     log=$(mktemp)
     "${through[@]}" "$program" "$@" 2>&1 | tee "$log" || status=$?
+    took+=("$((SECONDS - since))"$'\t'"$label")
     if [[ -n $(summary total "$log") ]]; then
         counts="$(summary succeeded "$log") $(summary failed "$log") $(summary skipped "$log")"
     else
@@ -402,7 +494,8 @@ if [[ $# -eq 0 ]]; then
 fi
 for step in "$@"; do
     case $step in
-        build | cross | test | demo | bench | pack | lab | interop) "step_$step" ;;
+        build | cross | pack) timed "$step" "step_$step" ;;
+        test | demo | bench | lab | interop) "step_$step" ;;
         -h | --help | all) usage ;;
         *)
             usage >&2

@@ -10,6 +10,7 @@ namespace CheckpointEngine.Cli.Tests;
 /// CHECKPOINT_ENGINE_FLOOD is the number for each listener, on a machine that has nothing else to do: what SECURITY.md says is then asserted as it stands there. Without it
 /// fewer come, and the bounds leave room for what else goes on.
 /// </remarks>
+[Collection(Measures.Name)]
 public sealed class FloodTests(ITestOutputHelper output)
 {
     private const int UsualConnections = 1_500;

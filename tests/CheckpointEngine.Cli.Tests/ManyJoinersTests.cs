@@ -5,6 +5,7 @@ using CheckpointEngine.Cli.Tests.Support;
 namespace CheckpointEngine.Cli.Tests;
 
 /// <summary>One holder and 64 joiners at once, each a process of its own.</summary>
+[Collection(Measures.Name)]
 public sealed class ManyJoinersTests
 {
     private const int Joiners = 64;
