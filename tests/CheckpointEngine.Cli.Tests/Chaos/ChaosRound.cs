@@ -1,7 +1,10 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Net;
+using System.Security.Cryptography.X509Certificates;
 using System.Text.Json;
 using CheckpointEngine.Cli.Tests.Support;
+using CheckpointEngine.Http.Tests.Support;
 using CheckpointEngine.Simulation;
 
 namespace CheckpointEngine.Cli.Tests.Chaos;
@@ -100,13 +103,17 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
         {
             File.WriteAllText(stage.Temp["token"], Token);
         }
+        if (plan.Encrypts)
+        {
+            WriteCertificates();
+        }
         for (int holder = 0; holder < plan.Holders; holder++)
         {
             string[] command = holder == 1 && plan.World == ChaosWorld.Followed
                 ? ["join", "--metas-url", _holders[0].MetasUrl, "--transport", "tcp", "--serve", "--follow", "--stall-timeout", "3", "--retry-timeout", "3"]
                 : ["serve", "--checkpoint", "m=" + stage.Versions.DirectoryOf(ChaosVersions.First), "--hold", plan.Hold, "--allow-path", stage.Temp.Path];
             _holders.Add(await Holder.StartAsync(stage.Network.On(holder),
-                [.. command, "--listen", $"http://{NetworkOfHosts.AddressOf(holder)}:0", "--listen", $"unix:{stage.Temp[$"holder{holder}"]}", "--drain-timeout", "2", "--json", .. Access, .. plan.HasToken ? [] : (string[])["--insecure"]]));
+                [.. command, "--listen", $"http://{NetworkOfHosts.AddressOf(holder)}:0", "--listen", $"unix:{stage.Temp[$"holder{holder}"]}", "--drain-timeout", "2", "--json", .. Access, .. Certificate, .. plan.HasToken ? [] : (string[])["--insecure"]]));
             _controls.Add(new HolderControl(stage.Temp[$"holder{holder}"], plan.HasToken ? Token : null));
         }
     }
@@ -114,7 +121,10 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
     // The holders that joiners are told of.
     private IEnumerable<int> Read => plan.World == ChaosWorld.Followed ? [1] : Enumerable.Range(0, plan.Holders);
 
-    private string[] Access => plan.HasToken ? ["--token-file", stage.Temp["token"]] : [];
+    private string[] Access => [.. plan.HasToken ? (string[])["--token-file", stage.Temp["token"]] : [], .. plan.Encrypts ? (string[])["--encrypt", "--ca-file", stage.Temp["authority"]] : []];
+
+    // Of those that send weights.
+    private string[] Certificate => plan.Encrypts ? ["--tls-cert", stage.Temp["certificate"], "--tls-key", stage.Temp["key"]] : [];
 
     private void StartJoins()
     {
@@ -132,8 +142,18 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
                 _told.AddRange(noLimit is null ? [] : [noLimit]);
             }
             _joins.Add(Engine.StartAs(before, ["join", .. Read.SelectMany(holder => (string[])["--metas-url", _holders[holder].MetasUrl]), "--transport", "tcp", "--to", joiner == plan.Limited ? "memory" : "dir:" + PlaceOf(joiner),
-                "--require-verify", "--stall-timeout", "3", "--retry-timeout", "3", "--timeout", "45", "--json", .. Access, .. plan.World == ChaosWorld.Swarm ? (string[])["--relay", "--relay-time", "2"] : []]));
+                "--require-verify", "--stall-timeout", "3", "--retry-timeout", "3", "--timeout", "45", "--json", .. Access, .. plan.World == ChaosWorld.Swarm ? (string[])["--relay", "--relay-time", "2", .. Certificate] : []]));
         }
+    }
+
+    // One for every host.
+    private void WriteCertificates()
+    {
+        using var authority = new TestCertificates("chaos");
+        using X509Certificate2 certificate = authority.Issue(isClient: false, addresses: Enumerable.Range(0, ChaosPlan.MostHolders + ChaosPlan.Joiners).Select(host => IPAddress.Parse(NetworkOfHosts.AddressOf(host))));
+        File.WriteAllText(stage.Temp["authority"], authority.Authority.ExportCertificatePem());
+        File.WriteAllText(stage.Temp["certificate"], certificate.ExportCertificatePem());
+        File.WriteAllText(stage.Temp["key"], certificate.GetECDsaPrivateKey()!.ExportPkcs8PrivateKeyPem());
     }
 
     private async Task DoAsync(ChaosFault fault)
