@@ -34,10 +34,13 @@ internal sealed class HolderControl : IDisposable
     }
 
     /// <summary>Puts the checkpoint of a directory in the place of m.</summary>
-    public async Task ReplaceAsync(string directory)
+    public async Task ReplaceAsync(string directory) => Assert.Null(await TryReplaceAsync(directory));
+
+    /// <summary>As <see cref="ReplaceAsync"/>; null, or why it was not taken.</summary>
+    public async Task<string?> TryReplaceAsync(string directory)
     {
         using HttpResponseMessage answer = await _http.PostAsJsonAsync("v1/checkpoints/m/files", new Dictionary<string, object> { ["files"] = new[] { directory }, ["replace"] = true }, TestContext.Current.CancellationToken);
-        Assert.True(answer.IsSuccessStatusCode, await answer.Content.ReadAsStringAsync(TestContext.Current.CancellationToken));
+        return answer.IsSuccessStatusCode ? null : await answer.Content.ReadAsStringAsync(TestContext.Current.CancellationToken);
     }
 
     /// <summary>Leases that readers have there now.</summary>
