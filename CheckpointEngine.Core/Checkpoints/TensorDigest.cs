@@ -44,6 +44,9 @@ public static class TensorDigest
     {
         switch (algorithm)
         {
+            case DigestAlgorithm.Xxh3 when bytes.Length >= Xxh3State.LeastBytes && Xxh3State.IsSupported:
+                Xxh3State.Hash(bytes, destination);
+                break;
             case DigestAlgorithm.Xxh3:
                 XxHash128.Hash(bytes, destination);
                 break;

@@ -17,7 +17,7 @@ public sealed unsafe class Xxh3StateTests
     public void StepsOfAnySizeGiveTheDigestOfTheWhole()
     {
         SkipWithoutAvx2();
-        Gen.Select(Gen.Byte.Array[Xxh3State.LeastBytes, MostBytes], Gen.Int[0, MostBytes].Array[0, 8]).Sample((input, steps) =>
+        Gen.Select(Gen.Byte.Array[Xxh3State.LeastBytes, MostBytes], Gen.Int[0, MostBytes].Array[0, 8], Gen.Bool).Sample((input, steps, isNarrow) =>
         {
             Array.Sort(steps);
             Span<byte> digest = stackalloc byte[16];
@@ -27,11 +27,20 @@ public sealed unsafe class Xxh3StateTests
                 state.Begin(input.Length);
                 foreach (int available in steps)
                 {
-                    state.Advance(start, Math.Min(available, input.Length));
+                    if (isNarrow)
+                    {
+                        state.AdvanceNarrow(start, Math.Min(available, input.Length));
+                    }
+                    else
+                    {
+                        state.Advance(start, Math.Min(available, input.Length));
+                    }
                     Assert.True(state.HashedBytes < Math.Max(1, Math.Min(available, input.Length)) || state.HashedBytes == 0);
                 }
                 state.End(start, digest);
             }
+            Assert.Equal(XxHash128.Hash(input), digest.ToArray());
+            Xxh3State.Hash(input, digest);
             Assert.Equal(XxHash128.Hash(input), digest.ToArray());
         });
     }
