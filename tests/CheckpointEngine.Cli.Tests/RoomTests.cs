@@ -95,6 +95,31 @@ public sealed class RoomTests : IDisposable
         Assert.Contains("left of the", (await join.EndAsync()).FailedWithOneLine(), StringComparison.Ordinal);
     }
 
+    [Fact]
+    public async Task Follow_NextVersionBeyondTheControlGroup_StaysAtTheOneBeforeAndSaysSoOnce()
+    {
+        using MemoryLimit limit = Limit();
+        SmallCheckpoint.WriteSharded(_temp["model"]);
+        WriteHoles(_temp["next"], BeyondGroupBytes);
+        await using Holder holder = await Holder.StartAsync(Serve("--allow-path", _temp.Path, "--listen", "unix:" + _temp["control"]));
+        await using Holder follower = await Holder.StartAsync(limit.Within(), "join", "--metas-url", holder.MetasUrl, "--transport", "tcp", "--serve", "--follow", "--listen", "http://127.0.0.1:0", "--json");
+        using var control = new HolderControl(_temp["control"]);
+        await control.ReplaceAsync(_temp["next"]);
+
+        int answers = await control.CountMetasAnswersAsync() + 4;       // it may be taking the first of these, and is behind two at least of the others
+        using var patience = new CancellationTokenSource(Engine.Patience);
+        while (await control.CountMetasAnswersAsync() < answers)
+        {
+            await Task.Delay(20, patience.Token);
+        }
+        (await Engine.RunAsync("join", "--metas-url", follower.MetasUrl, "--transport", "tcp", "--to", "dir:" + _temp["copy"], "--require-verify")).Succeeded();
+        ServeAndJoinTests.AssertSame(_temp["model"], _temp["copy"]);
+
+        follower.Engine.Signal(Engine.SigTerm);
+        Outcome end = (await follower.Engine.EndAsync()).Succeeded();
+        Assert.Single(end.Errors.Split('\n'), line => line.Contains("left of the", StringComparison.Ordinal));
+    }
+
     [Theory]
     [InlineData("-v", "anon")]
     [InlineData("-v", "memfd")]
