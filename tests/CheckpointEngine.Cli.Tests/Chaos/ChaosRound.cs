@@ -1,10 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
-using System.Net;
-using System.Security.Cryptography.X509Certificates;
 using System.Text.Json;
 using CheckpointEngine.Cli.Tests.Support;
-using CheckpointEngine.Http.Tests.Support;
 using CheckpointEngine.Simulation;
 
 namespace CheckpointEngine.Cli.Tests.Chaos;
@@ -30,6 +27,7 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
     private readonly List<HolderControl> _controls = [];
     private readonly List<Engine> _joins = [];
     private readonly HashSet<Engine> _killed = [];
+    private HostCertificates? _certificates;
     private SmallDisk? _disk;
     private MemoryLimit? _limit;
     private Task? _replacing;
@@ -103,10 +101,7 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
         {
             File.WriteAllText(stage.Temp["token"], Token);
         }
-        if (plan.Encrypts)
-        {
-            WriteCertificates();
-        }
+        _certificates = plan.Encrypts ? new HostCertificates(stage.Temp, ChaosPlan.MostHolders + ChaosPlan.Joiners) : null;
         for (int holder = 0; holder < plan.Holders; holder++)
         {
             string[] command = holder == 1 && plan.World == ChaosWorld.Followed
@@ -121,10 +116,10 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
     // The holders that joiners are told of.
     private IEnumerable<int> Read => plan.World == ChaosWorld.Followed ? [1] : Enumerable.Range(0, plan.Holders);
 
-    private string[] Access => [.. plan.HasToken ? (string[])["--token-file", stage.Temp["token"]] : [], .. plan.Encrypts ? (string[])["--encrypt", "--ca-file", stage.Temp["authority"]] : []];
+    private string[] Access => [.. plan.HasToken ? (string[])["--token-file", stage.Temp["token"]] : [], .. _certificates?.Access ?? []];
 
     // Of those that send weights.
-    private string[] Certificate => plan.Encrypts ? ["--tls-cert", stage.Temp["certificate"], "--tls-key", stage.Temp["key"]] : [];
+    private string[] Certificate => _certificates?.Own ?? [];
 
     private void StartJoins()
     {
@@ -144,16 +139,6 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
             _joins.Add(Engine.StartAs(before, ["join", .. Read.SelectMany(holder => (string[])["--metas-url", _holders[holder].MetasUrl]), "--transport", "tcp", "--to", joiner == plan.Limited ? "memory" : "dir:" + PlaceOf(joiner),
                 "--require-verify", "--stall-timeout", "3", "--retry-timeout", "3", "--timeout", "45", "--json", .. Access, .. plan.World == ChaosWorld.Swarm ? (string[])["--relay", "--relay-time", "2", .. Certificate] : []]));
         }
-    }
-
-    // One for every host.
-    private void WriteCertificates()
-    {
-        using var authority = new TestCertificates("chaos");
-        using X509Certificate2 certificate = authority.Issue(isClient: false, addresses: Enumerable.Range(0, ChaosPlan.MostHolders + ChaosPlan.Joiners).Select(host => IPAddress.Parse(NetworkOfHosts.AddressOf(host))));
-        File.WriteAllText(stage.Temp["authority"], authority.Authority.ExportCertificatePem());
-        File.WriteAllText(stage.Temp["certificate"], certificate.ExportCertificatePem());
-        File.WriteAllText(stage.Temp["key"], certificate.GetECDsaPrivateKey()!.ExportPkcs8PrivateKeyPem());
     }
 
     private async Task DoAsync(ChaosFault fault)
