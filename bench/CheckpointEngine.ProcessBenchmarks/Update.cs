@@ -1,16 +1,19 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
 using System.Text.Json;
+using CheckpointEngine.Simulation;
 
 namespace CheckpointEngine.ProcessBenchmarks;
 
 /// <summary>
 /// A join over TCP that goes on into an inference server with one worker in host memory, beside its two stages: the join alone, and an update alone of a
-/// checkpoint that is held already. The three take turns within a pass; a ratio is the median of the passes' own.
+/// checkpoint that is held already. The three take turns within a pass; a ratio is the median of the passes' own. Over the loopback, where both stages want
+/// all cores of a small machine; and, as root, with the holder behind a link that is slower than the cores.
 /// </summary>
 internal static partial class Update
 {
     private const double LeastOfSlowerStage = 0.9;
+    private const int LinkMegabits = 8000;
     private const double MostMillisecondsBetweenBuckets = 0.5;
     private const string Python = "/usr/bin/python3";           // Debian's, which has Debian's pyzmq
     private static readonly TimeSpan s_timeToStart = TimeSpan.FromMinutes(1);
@@ -18,14 +21,43 @@ internal static partial class Update
     internal static Task RunAsync(Workbench bench, Scoreboard scoreboard)
     {
         string checkpoint = bench.GetCheckpoint();
-        using var server = new Server(bench);
-        using var holder = new HolderProcess(bench, checkpoint, "--hold", "map");
+        Console.WriteLine("over the loopback");
+        using (var server = new Server(bench, []))
+        using (var holder = new HolderProcess(bench, checkpoint, "--hold", "map"))
+        {
+            (double[] ratios, double[] busy, double[] between) = Measure(bench, scoreboard, server, holder, [], "");
+            scoreboard.Note("slower stage / pipeline", $"{Statistics.Median(ratios):0.00}", Statistics.Range(ratios, "0.00"));
+            scoreboard.Note("cores that the pipeline kept busy / all", $"{Statistics.Median(busy):0.00}", $"{Environment.ProcessorCount} cores, {Statistics.Range(busy, "0.00")}");
+            scoreboard.AtLeast("the larger of both", Statistics.Median(ratios.Zip(busy, Math.Max)), LeastOfSlowerStage, "the slower stage or the cores are the limit");
+            scoreboard.Below("between two buckets, beyond copy and load", Statistics.Median(between), MostMillisecondsBetweenBuckets, "ms", $"median of {between.Length}");
+        }
+
+        using NetworkOfHosts? network = NetworkOfHosts.TryCreate(2, LinkMegabits, out string? whyNot);
+        if (network is null)
+        {
+            Console.WriteLine($"nothing over a link: {whyNot}");
+            return Task.CompletedTask;
+        }
+        Console.WriteLine($"over a link of {LinkMegabits} Mbit/s");
+        using (var server = new Server(bench, network.On(1)))
+        using (var holder = new HolderProcess(bench, network.On(0), checkpoint, ["--hold", "map", "--listen", $"http://{NetworkOfHosts.AddressOf(0)}:0", "--insecure"]))
+        {
+            (double[] ratios, _, _) = Measure(bench, scoreboard, server, holder, network.On(1), ", link");
+            scoreboard.AtLeast("slower stage / pipeline, link", Statistics.Median(ratios), LeastOfSlowerStage, Statistics.Range(ratios, "0.00"));
+        }
+        return Task.CompletedTask;
+    }
+
+    // The pipeline's rates of the slower stage's, of the cores that there are, and milliseconds between buckets; by pass.
+    private static (double[] Ratios, double[] Busy, double[] Between) Measure(
+        Workbench bench, Scoreboard scoreboard, Server server, HolderProcess holder, string[] before, string where)
+    {
         string[] join = ["join", "--metas-url", holder.MetasUrl, "--transport", "tcp", "--require-verify", "--json"];
         string[] endpoint = ["--endpoint", server.Endpoint, "--inference-parallel-size", "1"];
-        string[] update = ["update", "--checkpoint-path", checkpoint, "--hold", "anon", "--digest", "none", .. endpoint, "--json"];
+        string[] update = ["update", "--checkpoint-path", bench.GetCheckpoint(), "--hold", "anon", "--digest", "none", .. endpoint, "--json"];
 
-        Run(bench, join);        // then the holder knows all digests, and the worker has its memory
-        Run(bench, update);
+        Run(bench, before, join);        // then the holder knows all digests, and the worker has its memory
+        Run(bench, before, update);
         var seconds = new Dictionary<string, List<double>> { ["join"] = [], ["update"] = [], ["pipeline"] = [] };
         var busy = new List<double>();
         var between = new List<double>();
@@ -33,19 +65,19 @@ internal static partial class Update
         {
             Action[] steps =
             [
-                () => seconds["join"].Add(Run(bench, join).GetProperty("seconds").GetDouble()),
+                () => seconds["join"].Add(Run(bench, before, join).GetProperty("seconds").GetDouble()),
                 () =>
                 {
-                    JsonElement report = Run(bench, update);
+                    JsonElement report = Run(bench, before, update);
                     seconds["update"].Add(report.GetProperty("seconds").GetDouble());
                     between.AddRange(server.MillisecondsBetweenBuckets(report));
                 },
                 () =>
                 {
-                    double before = ProcessorSeconds(holder, server);
-                    double total = Run(bench, [.. join, .. endpoint]).GetProperty("total_seconds").GetDouble();
+                    double sofar = ProcessorSeconds(holder, server);
+                    double total = Run(bench, before, [.. join, .. endpoint]).GetProperty("total_seconds").GetDouble();
                     seconds["pipeline"].Add(total);
-                    busy.Add((ProcessorSeconds(holder, server) - before) / Environment.ProcessorCount / total);
+                    busy.Add((ProcessorSeconds(holder, server) - sofar) / Environment.ProcessorCount / total);
                 },
             ];
             // Every other pass backwards, so that nothing always comes behind the same thing.
@@ -55,22 +87,18 @@ internal static partial class Update
             }
             Console.WriteLine($"pass {pass + 1}: {string.Join("  ", seconds.Select(one => $"{one.Key} {one.Value[pass]:0.000} s"))}, which kept {busy[pass] * Environment.ProcessorCount:0.00} cores busy");
         }
-
         foreach ((string name, List<double> all) in seconds)
         {
-            scoreboard.Note(name, $"{Statistics.Median(all):0.000} s", $"median of {all.Count}, {Statistics.Range(all, "0.000")}");
+            scoreboard.Note(name + where, $"{Statistics.Median(all):0.000} s", $"median of {all.Count}, {Statistics.Range(all, "0.000")}");
         }
-        double[] ratios = [.. seconds["join"].Zip(seconds["update"], Math.Max).Zip(seconds["pipeline"], static (slower, pipeline) => slower / pipeline)];
-        scoreboard.Note("slower stage / pipeline", $"{Statistics.Median(ratios):0.00}", Statistics.Range(ratios, "0.00"));
-        scoreboard.Note("cores that the pipeline kept busy / all", $"{Statistics.Median(busy):0.00}", $"{Environment.ProcessorCount} cores, {Statistics.Range(busy, "0.00")}");
-        scoreboard.AtLeast("the larger of both", Statistics.Median(ratios.Zip(busy, Math.Max)), LeastOfSlowerStage, "the slower stage or the cores are the limit");
-        scoreboard.Below("between two buckets, beyond copy and load", Statistics.Median(between), MostMillisecondsBetweenBuckets, "ms", $"median of {between.Count}");
-        return Task.CompletedTask;
+        return ([.. seconds["join"].Zip(seconds["update"], Math.Max).Zip(seconds["pipeline"], static (slower, pipeline) => slower / pipeline)], [.. busy], [.. between]);
     }
 
-    private static JsonElement Run(Workbench bench, string[] arguments)
+    // Behind words that run it elsewhere.
+    private static JsonElement Run(Workbench bench, string[] before, string[] arguments)
     {
-        using JsonDocument report = JsonDocument.Parse(Workbench.Run(bench.Command, arguments));
+        string[] words = [.. before, bench.Command, .. arguments];
+        using JsonDocument report = JsonDocument.Parse(Workbench.Run(words[0], words.AsSpan(1)));
         return report.RootElement.Clone();
     }
 
@@ -99,12 +127,17 @@ internal static partial class Update
     private sealed class Server : IDisposable
     {
         private readonly ChildProcess _process;
-        private readonly HttpClient _http = new();
 
-        internal Server(Workbench bench)
+        private readonly string[] _before;
+
+        /// <param name="bench">The repository.</param>
+        /// <param name="before">Words that run it elsewhere; it becomes the process that they start.</param>
+        internal Server(Workbench bench, string[] before)
         {
-            _process = ChildProcess.Start(Python,
-                [Path.Combine(bench.Root, "bench", "update", "worker.py"), "--binding", Path.Combine(bench.Root, "interop-headers", "checkpoint_engine.py")], Workbench.LongestServer,
+            _before = before;
+            string[] words = [.. before, Python];
+            _process = ChildProcess.Start(words[0],
+                [.. words[1..], Path.Combine(bench.Root, "bench", "update", "worker.py"), "--binding", Path.Combine(bench.Root, "interop-headers", "checkpoint_engine.py")], Workbench.LongestServer,
                 new Dictionary<string, string> { ["PYTHONDONTWRITEBYTECODE"] = "1" });
             using JsonDocument ready = JsonDocument.Parse(_process.WaitForLine("{", s_timeToStart));
             if (ready.RootElement.TryGetProperty("missing", out JsonElement missing))
@@ -122,7 +155,8 @@ internal static partial class Update
         /// <summary>What passed in the worker between the buckets of the last update, but for what a copy took longer than the loading beside it.</summary>
         internal IEnumerable<double> MillisecondsBetweenBuckets(JsonElement report)
         {
-            using JsonDocument told = JsonDocument.Parse(_http.GetStringAsync(new Uri(Endpoint + "/times")).GetAwaiter().GetResult());
+            string[] ask = [.. _before, Python, "-c", "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())", Endpoint + "/times"];
+            using JsonDocument told = JsonDocument.Parse(Workbench.Run(ask[0], ask.AsSpan(1)));
             double[][] times = [.. told.RootElement.GetProperty("times").EnumerateArray().Select(bucket => bucket.EnumerateArray().Select(time => time.GetDouble()).ToArray())];
             double[] copies = [.. report.GetProperty("buckets").EnumerateArray().Select(bucket => bucket.GetProperty("copy").GetDouble())];
             for (int bucket = 1; bucket < times.Length; bucket++)
@@ -132,10 +166,6 @@ internal static partial class Update
             }
         }
 
-        public void Dispose()
-        {
-            _http.Dispose();
-            _process.Dispose();
-        }
+        public void Dispose() => _process.Dispose();
     }
 }

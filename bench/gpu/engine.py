@@ -42,6 +42,7 @@ class Engine:
             if not line:
                 raise EngineError(process.wait(), process.stderr.read())
             ready = json.loads(line)
+            ready["process"] = process.pid
             ready["metas"] = ready["http"] + "/v1/checkpoints/model/metas"
             yield ready
         finally:

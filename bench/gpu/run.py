@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks and measures what needs a GPU, and the planes of its host: see README.md beside it.
 
-usage: run.py [--artifacts DIR] [--gib N] [--parts devices,copies,several,protocol,seed,host] [--json FILE] [--no-gpu]
+usage: run.py [--artifacts DIR] [--gib N] [--parts devices,copies,several,protocol,seed,host,flood] [--json FILE] [--no-gpu]
 
 Ends with 0 when all that was wanted holds, 1 when something is missed, 2 when something that it needs is missing.
 """
@@ -17,6 +17,7 @@ import tempfile
 import time
 import traceback
 
+import flood
 import host
 import model
 import pinning
@@ -26,7 +27,7 @@ from report import Report
 
 GIB = 1 << 30
 HERE = os.path.dirname(os.path.abspath(__file__))
-PARTS = ("devices", "copies", "several", "protocol", "seed", "host")
+PARTS = ("devices", "copies", "several", "protocol", "seed", "host", "flood")
 
 
 def need(condition, what):
@@ -92,14 +93,15 @@ def main():
             devices = pinning.check_devices(report, engine)
             device = devices[0]
         folder = os.path.join(work, "qwen")
-        if {"copies", "several", "seed", "host"} & set(parts):
+        if {"copies", "several", "seed", "host", "flood"} & set(parts):
             model.write(folder, model.qwen(fraction))
         for part, measure in (("devices", lambda: measure_pinning(report, min(16 * GIB, free // 3), work) if on_gpu else None),
                               ("protocol", lambda: updates.check_protocol(report, engine, device, work)),
                               ("copies", lambda: updates.measure_copies(report, engine, device, folder, size)),
                               ("several", lambda: updates.measure_several(report, engine, devices, folder, size)),
                               ("seed", lambda: updates.measure_seed(report, engine, device, folder, size, fraction == 1.0)),
-                              ("host", lambda: host.measure(report, engine, folder, size, tools))):
+                              ("host", lambda: host.measure(report, engine, folder, size, tools)),
+                              ("flood", lambda: flood.measure(report, engine, folder, work))):
             if part not in parts:
                 continue
             try:
