@@ -136,8 +136,12 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
         builder.Services.AddSingleton(static _ => TelemetryExport.Start());     // disposed of with the application; not made where there is one already
         builder.Services.AddSingleton<IHostLifetime, SilentLifetime>();
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = options.DrainTimeout);
-        builder.Services.Configure<SocketTransportOptions>(sockets => sockets.CreateBoundListenSocket = static endPoint
-            => endPoint is UnixDomainSocketEndPoint unix ? UnixSocketListener.Bind(unix) : SocketTransportOptions.CreateDefaultBoundListenSocket(endPoint));
+        builder.Services.Configure<SocketTransportOptions>(sockets =>
+        {
+            sockets.Backlog = int.MaxValue;        // what the system allows: who finds the queue full tries again a whole second later
+            sockets.CreateBoundListenSocket = static endPoint
+                => endPoint is UnixDomainSocketEndPoint unix ? UnixSocketListener.Bind(unix) : SocketTransportOptions.CreateDefaultBoundListenSocket(endPoint);
+        });
         builder.WebHost.UseKestrelCore();
         builder.WebHost.ConfigureKestrel(kestrel =>
         {

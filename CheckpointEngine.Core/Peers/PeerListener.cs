@@ -46,8 +46,6 @@ internal sealed record PeerListenerOptions
 /// <remarks>One task per connection. See <see cref="PeerSession"/> for what is said.</remarks>
 internal sealed partial class PeerListener : IAsyncDisposable
 {
-    private const int Backlog = 512;
-
     private readonly Socket _listener;
     private readonly IPeerResponder _responder;
     private readonly AccessToken? _token;
@@ -63,7 +61,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
     /// <summary>Listens at a TCP address.</summary>
     /// <exception cref="CheckpointEngineException">The address or port cannot be had.</exception>
     internal PeerListener(IPEndPoint bind, IPeerResponder responder, AccessToken? token, ILogger logger, PeerListenerOptions? options = null)
-        : this(SocketTools.Listen(bind, Backlog), responder, token, logger, options)
+        : this(SocketTools.Listen(bind), responder, token, logger, options)
     {
     }
 
@@ -136,7 +134,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         Socket socket = UnixSocketListener.Bind(LocalSocketName.ToEndPoint(name), Everybody);
         try
         {
-            socket.Listen(Backlog);
+            socket.Listen(SocketTools.Backlog);
             return socket;
         }
         catch (SocketException failure)

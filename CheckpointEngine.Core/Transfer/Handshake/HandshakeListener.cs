@@ -13,8 +13,6 @@ namespace CheckpointEngine.Transfer.Handshake;
 /// <remarks>Any number of threads. Source: docs/mooncake-wire.md.</remarks>
 internal sealed partial class HandshakeListener : IAsyncDisposable
 {
-    private const int Backlog = 128;
-
     // An ephemeral port that is free at one address may be taken at another; that twenty draws in a row are would be no accident.
     private const int SharedPortTries = 20;
 
@@ -101,7 +99,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
                     socket.DualMode = dualMode && endPoint.Address.Equals(IPAddress.IPv6Any);
                 }
                 socket.Bind(wanted);
-                socket.Listen(Backlog);
+                socket.Listen(SocketTools.Backlog);
                 drawnPort = endPoint.Port == 0 ? ((IPEndPoint)socket.LocalEndPoint!).Port : drawnPort;
             }
             catch (SocketException e)
