@@ -1,4 +1,5 @@
 using System.Buffers;
+using CheckpointEngine.Internal;
 using CheckpointEngine.Metas;
 
 namespace CheckpointEngine.Cli;
@@ -43,7 +44,7 @@ internal static class MetasFile
         }
         catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
         {
-            throw new CheckpointEngineException(CheckpointError.Io, $"write metas to '{path}': {failure.Message}", 0, failure);
+            throw new CheckpointEngineException(CheckpointError.Io, $"write metas to '{path}': {failure.Message}{FreeSpace.Advice(Path.GetDirectoryName(full)!, content.Length)}", 0, failure);
         }
     }
 }

@@ -45,10 +45,11 @@ internal sealed class MetasFollower(string url, MetasClientOptions options) : ID
             }
             catch (CheckpointEngineException failure)
             {
-                if (told != failure.Message)
+                string reason = WithoutNumbers(failure.Message);
+                if (told != reason)
                 {
                     Stderr.Warning($"still at the version before: {failure.Message}");
-                    told = failure.Message;
+                    told = reason;
                 }
             }
             await Task.Delay(s_pause, stop).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
@@ -56,4 +57,7 @@ internal sealed class MetasFollower(string url, MetasClientOptions options) : ID
     }
 
     public void Dispose() => _client.Dispose();
+
+    // Sizes and ports are others at each try.
+    private static string WithoutNumbers(string text) => string.Concat(text.Where(static character => !char.IsAsciiDigit(character) && character != ','));
 }

@@ -257,7 +257,13 @@ public sealed partial class ParameterServer : IAsyncDisposable
 
     /// <summary>Reads the files of <see cref="ParameterServerOptions.PeerTls"/> now, which is otherwise done within two seconds of a change.</summary>
     /// <returns>Whether they could be used; if not, which is logged, those that were read before stay. True without TLS.</returns>
-    public bool ReloadCertificates() => _certificates?.Reload() ?? true;
+    public bool ReloadCertificates() => ReloadCertificates(out _);
+
+    internal bool ReloadCertificates(out CheckpointEngineException? unusable)
+    {
+        unusable = null;
+        return _certificates?.Reload(out unusable) ?? true;
+    }
 
     /// <summary>Frees every checkpoint and stops listening, after joins and reads under way have ended or <see cref="ParameterServerOptions.DrainTimeout"/> has passed.</summary>
     public async ValueTask DisposeAsync()

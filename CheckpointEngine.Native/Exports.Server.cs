@@ -54,6 +54,7 @@ internal static unsafe partial class Exports
                 Pin = Choose(given.Pin, "pin", PinMode.Auto, PinMode.Mlock, PinMode.None),
                 Digest = Choose(given.Digest, "digest", DigestAlgorithm.Xxh3, DigestAlgorithm.Sha256, DigestAlgorithm.None),
                 PeerTls = ServerGuards.PeerTls(given),
+                EncryptData = given.EncryptData != 0,
                 ClientTls = ServerGuards.ClientTls(given),
                 Limits = ServerGuards.Limits(given),
             };
@@ -135,6 +136,41 @@ internal static unsafe partial class Exports
         {
             Call.Enter();
             return Call.Give(Server(server).P2pStoreAddress, buffer, size);
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_set_token", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerSetToken(nint server, byte* token)
+    {
+        try
+        {
+            Call.Enter();
+            AccessToken now = Server(server).Options.Token ?? throw new CallException(Status.State, "the server was made without a token, and goes without one");
+            now.Become(AccessToken.FromText(Call.Text(token, "token")));
+            return Ok;
+        }
+        catch (Exception failure)
+        {
+            return Call.Fail(failure);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "ce_server_reload_certificates", CallConvs = [typeof(CallConvCdecl)])]
+    public static int ServerReloadCertificates(nint server)
+    {
+        try
+        {
+            Call.Enter();
+            ParameterServer reloaded = Server(server);
+            if (reloaded.Options.PeerTls is null)
+            {
+                throw new CallException(Status.State, "the server was made without a certificate (tls_cert_file), and speaks no TLS");
+            }
+            return reloaded.ReloadCertificates(out CheckpointEngineException? unusable) ? Ok : throw unusable ?? (Exception)new ObjectDisposedException(null);
         }
         catch (Exception failure)
         {

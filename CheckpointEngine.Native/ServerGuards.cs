@@ -20,6 +20,10 @@ internal static unsafe class ServerGuards
         {
             throw new CallException(Status.Argument, "tls_key_file and tls_client_ca_file are of use with tls_cert_file");
         }
+        if (certificate is null && given.EncryptData != 0)
+        {
+            throw new CallException(Status.Argument, "encrypt_data needs tls_cert_file: there is no certificate to do it with");
+        }
         return certificate is null ? null : new TlsServerOptions { CertificateFile = certificate, KeyFile = key, ClientCaFile = authorities };
     }
 
@@ -30,6 +34,7 @@ internal static unsafe class ServerGuards
         CaFile = Call.OptionalText(given.CaFile, "ca_file"),
         Certificate = Certificate(given.CertFile, given.KeyFile),
         Required = given.RequireTls != 0,
+        EncryptionRequired = given.RequireEncryption != 0,
     };
 
     /// <summary>A certificate to show, with its key; null for none.</summary>

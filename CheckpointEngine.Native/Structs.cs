@@ -90,6 +90,8 @@ internal unsafe struct CeServerOptions
     internal uint MaxRequests;
     internal uint MaxLeases;
     internal uint MaxInFlightKib;
+    internal uint EncryptData;
+    internal uint RequireEncryption;
 }
 
 [StructLayout(LayoutKind.Sequential)]

@@ -334,7 +334,8 @@ enum { CE_TRANSPORT_AUTO = 0, CE_TRANSPORT_TCP = 1, CE_TRANSPORT_LOCAL = 2, CE_T
 typedef struct ce_server_options {
     size_t struct_size;
     const char *address;          /* IP address of this host to bind and announce, no wildcard; NULL: 127.0.0.1 */
-    const char *token;            /* what peers must prove to know; NULL: nothing is demanded */
+    const char *token;            /* what peers must prove to know, and its joins show; of several lines the first is shown, each accepted: see
+                                   * ce_server_set_token; NULL: nothing is demanded */
     const char *plain_peers;      /* who may read without our handshake: "all", "none", or networks "10.0.0.0/8,fd00::/8"; NULL: all without a
                                    * token, none with one */
     uint64_t drain_timeout_ms;    /* how long unregister, begin_update and destroy wait for reads under way before they cut them; 0: 30 s */
@@ -371,6 +372,9 @@ typedef struct ce_server_options {
     uint32_t max_requests;        /* of one address to the peer service in a second; 0: 10,000 */
     uint32_t max_leases;          /* leases at a time; 0: 16,384 */
     uint32_t max_in_flight_kib;   /* KiB that the kernel holds of one data connection for a peer that does not take them; 0: the system's own measure */
+    uint32_t encrypt_data;        /* not 0: weights leave this host within TLS 1.3 alone, with tls_cert_file, which it needs: no plain Mooncake peer, and
+                                   * nothing over RDMA */
+    uint32_t require_encryption;  /* not 0: its joins read over a network from no owner that does not encrypt what it sends; implies require_tls */
 } ce_server_options;
 
 /* Makes a server and, unless CE_SERVER_JOIN_ONLY, lets it listen.
@@ -454,6 +458,19 @@ CE_API ce_status ce_server_unregister(ce_server *server, const char *name);
  * Errors:    as ce_server_unregister.
  * Since:     0.3 */
 CE_API ce_status ce_server_unregister_force(ce_server *server, const char *name);
+
+/* Takes another token in the place of the server's: what is shown and accepted from now on, by its joins too. Connections that are open go on: a
+ * token is proved once a connection. To change it without a gap, give every host "OLD\nNEW", then "NEW\nOLD", then "NEW".
+ * token:     as in ce_server_options.
+ * Errors:    CE_E_HANDLE, CE_E_ARGUMENT; CE_E_STATE: it was made without a token.
+ * Since:     0.3 */
+CE_API ce_status ce_server_set_token(ce_server *server, const char *token);
+
+/* Reads tls_cert_file, tls_key_file and tls_client_ca_file now, which is otherwise done within two seconds of a change. Connections that are open go
+ * on. After a failure those that were read before stay.
+ * Errors:    CE_E_HANDLE; CE_E_STATE: it was made without tls_cert_file; CE_E_IO, CE_E_INVALID_DATA: the text names the file.
+ * Since:     0.3 */
+CE_API ce_status ce_server_reload_certificates(ce_server *server);
 
 /* Waits while other joiners are in the middle of what joins of this server with relay have brought, so that they need not read it from its owner
  * again; then offers it no more, whatever the outcome. A program that ends after its joins calls it before ce_server_destroy, which waits for

@@ -922,7 +922,7 @@ struct ConnectionLimits {
 /* How a server is made. Empty and zero mean the default. */
 struct ServerOptions {
     std::string address;                            /* IP address of this host to bind and announce, no wildcard; empty: 127.0.0.1 */
-    std::string token;                              /* what peers must prove to know; empty: nothing is demanded */
+    std::string token;                              /* what peers must prove to know (see Server::set_token); empty: nothing is demanded */
     std::string plain_peers;                        /* who may read without our handshake: "all", "none", or networks; empty: all without a token */
     std::chrono::milliseconds drain_timeout{0};     /* how long reads under way are waited for before they are cut; 0: 30 s */
     bool listen = true;                             /* false: it only joins, and what it holds nobody can read */
@@ -948,6 +948,8 @@ struct ServerOptions {
     std::string key_file;
     std::string audit_log;                          /* a line here for who registered, read and was refused; "-": stderr; empty: nowhere */
     bool require_tls = false;                       /* its joins read from no owner whose peer service speaks no TLS */
+    bool encrypt_data = false;                      /* weights leave this host within TLS 1.3 alone, with tls_cert_file: no plain Mooncake peer, no RDMA */
+    bool require_encryption = false;                /* its joins read over a network from no owner that does not encrypt; implies require_tls */
     ConnectionLimits peers;                         /* conversations of the peer service; 2,048 and 512 */
     ConnectionLimits data;                          /* data connections; 4,096 and 1,024 */
     ConnectionLimits handshakes;                    /* handshakes; 512 and 256 */
@@ -1047,6 +1049,8 @@ public:
         c.key_file = detail::c_string(options.key_file);
         c.audit_log = detail::c_string(options.audit_log);
         c.require_tls = options.require_tls ? 1U : 0U;
+        c.encrypt_data = options.encrypt_data ? 1U : 0U;
+        c.require_encryption = options.require_encryption ? 1U : 0U;
         c.max_peers = options.peers.all;
         c.max_peers_of_address = options.peers.of_address;
         c.max_data = options.data.all;
@@ -1170,6 +1174,18 @@ public:
     void unregister_force(const std::string &name) const {
         detail::check(CHECKPOINT_ENGINE_CALL(ce_server_unregister_force)(handle_.get(), detail::c_name(name)));
     }
+
+    /* Takes another token in the place of its own: what is shown and accepted from now on. Of several lines the first is shown, each accepted.
+     * Connections that are open go on.
+     * Ownership: a copy.   Threads: any.   Errors: CE_E_ARGUMENT; CE_E_STATE: it was made without a token. */
+    void set_token(const std::string &token) const {
+        detail::check(CHECKPOINT_ENGINE_CALL(ce_server_set_token)(handle_.get(), detail::c_name(token)));
+    }
+
+    /* Reads the certificate, key and authorities now, which is otherwise done within two seconds of a change. Connections that are open go on; after a
+     * failure those that were read before stay.
+     * Threads:   any.   Errors: CE_E_IO, CE_E_INVALID_DATA; CE_E_STATE: it was made without a certificate. */
+    void reload_certificates() const { detail::check(CHECKPOINT_ENGINE_CALL(ce_server_reload_certificates)(handle_.get())); }
 
     /* Waits that long at most while other joiners are in the middle of what joins with relay have brought; then offers it no more, whatever the
      * outcome. Call it before the destructor, which waits for nobody, when the program ends after its joins. Returns whether nobody was left in the

@@ -329,7 +329,7 @@ class _CServerOptions(ctypes.Structure):
                 ("tls_client_ca_file", c_char_p), ("ca_file", c_char_p), ("cert_file", c_char_p), ("key_file", c_char_p), ("audit_log", c_char_p),
                 ("require_tls", c_uint32), ("max_peers", c_uint32), ("max_peers_of_address", c_uint32), ("max_data", c_uint32),
                 ("max_data_of_address", c_uint32), ("max_handshakes", c_uint32), ("max_handshakes_of_address", c_uint32), ("max_requests", c_uint32),
-                ("max_leases", c_uint32), ("max_in_flight_kib", c_uint32)]
+                ("max_leases", c_uint32), ("max_in_flight_kib", c_uint32), ("encrypt_data", c_uint32), ("require_encryption", c_uint32)]
 
 
 class _CRegisterOptions(ctypes.Structure):
@@ -426,6 +426,8 @@ _FUNCTIONS: Dict[str, Tuple[str, Tuple[Any, ...]]] = {
     "ce_server_commit_update": ("s", (_HANDLE, c_char_p)),
     "ce_server_unregister": ("s", (_HANDLE, c_char_p)),
     "ce_server_unregister_force": ("s", (_HANDLE, c_char_p)),
+    "ce_server_set_token": ("s", (_HANDLE, c_char_p)),
+    "ce_server_reload_certificates": ("s", (_HANDLE,)),
     "ce_server_finish_relays": ("s", (_HANDLE, c_uint64, _HANDLE, POINTER(c_uint32))),
     "ce_server_update": ("s", (_HANDLE, c_char_p, POINTER(_CUpdateOptions), _HANDLE, POINTER(_CUpdateReport))),
     "ce_update_warnings": ("s", (c_char_p, _SIZE)),
@@ -1323,8 +1325,9 @@ class ParameterServer:
 
     address: IP address of this host to bind and announce; None is 127.0.0.1. port: of the handshake service; 0 is any.
     rank: this owner's rank in the world.
-    token: what peers must prove to know; None demands nothing. plain_peers: who may read without our handshake, as Mooncake's processes do: "all", "none"
-        or networks ("10.0.0.0/8,fd00::/8"); None is all without a token and none with one.
+    token: what peers must prove to know, and its joins show; None demands nothing. Of several lines the first is shown, each accepted: see `set_token`.
+    plain_peers: who may read without our handshake, as Mooncake's processes do: "all", "none" or networks ("10.0.0.0/8,fd00::/8"); None is all without a
+        token and none with one.
     hold: files are mapped in place ("map"), copied to a memfd ("memfd") or to anonymous memory ("anon").
     pin: lock memory when the limit allows ("auto"), or fail ("mlock"); never ("none").
     digest: what readers check by: "xxh3", "sha256" or "none".
@@ -1342,6 +1345,8 @@ class ParameterServer:
         tls_client_ca_file: authorities of the certificates that clients must then show.
     ca_file: PEM authorities of the owners that its joins read from; None is the system's. cert_file, key_file: the certificate that they show.
         require_tls: they read from no owner whose peer service speaks no TLS.
+    encrypt_data: weights leave this host within TLS 1.3 alone, with tls_cert_file, which it needs: no plain Mooncake peer, and nothing over RDMA.
+        require_encryption: its joins read over a network from no owner that does not encrypt what it sends; implies require_tls.
     audit_log: a file that gets a line for who registered, read and was refused; "-" is stderr.
     max_connections: of each listener at a time, in all or (in all, of one address): {"peers": (2048, 512), "data": (4096, 1024), "handshake": 512}.
         max_requests: of one address to the peer service in a second. max_leases: at a time. max_in_flight_kib: what the kernel holds of one data
@@ -1358,7 +1363,8 @@ class ParameterServer:
                  tls_client_ca_file: Optional[str] = None, ca_file: Optional[str] = None, cert_file: Optional[str] = None,
                  key_file: Optional[str] = None, require_tls: bool = False, audit_log: Optional[str] = None,
                  max_connections: Optional[Dict[str, Union[int, Tuple[int, int]]]] = None, max_requests: Optional[int] = None,
-                 max_leases: Optional[int] = None, max_in_flight_kib: Optional[int] = None) -> None:
+                 max_leases: Optional[int] = None, max_in_flight_kib: Optional[int] = None, encrypt_data: bool = False,
+                 require_encryption: bool = False) -> None:
         options = _CServerOptions(struct_size=ctypes.sizeof(_CServerOptions))
         options.address = _utf8_or_none(address, "address")
         options.token = _utf8_or_none(token, "token")
@@ -1380,6 +1386,8 @@ class ParameterServer:
                            ("ca_file", ca_file), ("cert_file", cert_file), ("key_file", key_file), ("audit_log", audit_log)):
             setattr(options, name, _path_or_none(path, name))
         options.require_tls = 1 if require_tls else 0
+        options.encrypt_data = 1 if encrypt_data else 0
+        options.require_encryption = 1 if require_encryption else 0
         for listener, limit in (max_connections or {}).items():
             name = ("max_peers", "max_data", "max_handshakes")[_choice(listener, "max_connections", _LISTENERS)]
             everybody, of_address = limit if isinstance(limit, tuple) else (limit, None)
@@ -1533,6 +1541,21 @@ class ParameterServer:
                     del self._kept[name]
 
         _interruptible(unregister)
+
+    def set_token(self, token: str) -> None:
+        """Takes another token in the place of the server's: what is shown and accepted from now on, by its joins too. Of several lines the first is shown,
+        each accepted: to change it without a gap, give every host "OLD\\nNEW", then "NEW\\nOLD", then "NEW". Connections that are open go on: a token is
+        proved once a connection. A server that was made without one stays so (`StateError`)."""
+        pointer = self._open()
+        encoded = _utf8(token, "token")
+        with self._lock:
+            _check(_lib().ce_server_set_token(pointer, encoded))
+            self._token = token
+
+    def reload_certificates(self) -> None:
+        """Reads tls_cert_file, tls_key_file and tls_client_ca_file now, which is otherwise done within two seconds of a change. Connections that are open
+        go on. After a failure (`FileError`, `InvalidDataError`) those that were read before stay."""
+        _check(_lib().ce_server_reload_certificates(self._open()))
 
     def finish_relays(self, timeout: Optional[float] = 10.0) -> bool:
         """Waits while other joiners are in the middle of what joins of this server with ``relay=True`` have brought, so that they need not read it from

@@ -55,11 +55,18 @@ internal sealed class MetasCommand : DocumentedCommand
             MetasFile.Write(content.Span, file);
             return ExitCode.Done;
         }
-        using Stream output = Console.OpenStandardOutput();
-        output.Write(content.Span);
-        if (format == "json")
+        try
         {
-            output.WriteByte((byte)'\n');
+            using Stream output = Console.OpenStandardOutput();
+            output.Write(content.Span);
+            if (format == "json")
+            {
+                output.WriteByte((byte)'\n');
+            }
+        }
+        catch (IOException failure)
+        {
+            throw new CheckpointEngineException(CheckpointError.Io, $"write metas to standard output: {failure.Message}", 0, failure);
         }
         return ExitCode.Done;
     }

@@ -11,6 +11,6 @@ internal interface IConnectionSecurity : IDisposable
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Refused"/>: it is not to be trusted, or speaks something else.</exception>
     Task<SecuredConnection> SecureAsync(Stream connection, CancellationToken cancellationToken);
 
-    /// <summary>Takes up what has changed since; false when it cannot be used.</summary>
-    bool Reload();
+    /// <summary>Takes up what has changed since; false when it cannot be used, and why, unless it was disposed of.</summary>
+    bool Reload(out CheckpointEngineException? unusable);
 }

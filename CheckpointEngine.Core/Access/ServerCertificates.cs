@@ -53,6 +53,8 @@ public sealed class ServerCertificates : IConnectionSecurity
     /// <returns>Whether they could be used; if not, those that were read before stay.</returns>
     public bool Reload() => _watched.Reload();
 
+    bool IConnectionSecurity.Reload(out CheckpointEngineException? unusable) => _watched.Reload(out unusable);
+
     /// <inheritdoc/>
     public void Dispose() => _watched.Dispose();
 

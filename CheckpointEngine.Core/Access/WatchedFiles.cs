@@ -41,8 +41,13 @@ public sealed partial class WatchedFiles : IDisposable
 
     /// <summary>Reads them now, changed or not.</summary>
     /// <returns>Whether they could be used; if not, what was read before stays.</returns>
-    public bool Reload()
+    public bool Reload() => Reload(out _);
+
+    /// <inheritdoc cref="Reload()"/>
+    /// <param name="unusable">Why not; null when they could, and once disposed of.</param>
+    internal bool Reload(out CheckpointEngineException? unusable)
     {
+        unusable = null;
         lock (_lock)
         {
             if (_isDisposed)
@@ -58,9 +63,10 @@ public sealed partial class WatchedFiles : IDisposable
                 }
                 return true;
             }
-            catch (CheckpointEngineException unusable)
+            catch (CheckpointEngineException failure)
             {
-                LogKept(unusable.Message);
+                unusable = failure;
+                LogKept(failure.Message);
                 return false;
             }
         }

@@ -153,7 +153,7 @@ public static class CheckpointLoader
         int used = 0;
         try
         {
-            HostMemory.ThrowIfBeyond(packing.Buffers.Where((_, index) => kept[index] is null).Sum(buffer => buffer.SizeBytes), $"checkpoint '{name}'");
+            HostMemory.ThrowIfCheckpointBeyond(packing.Buffers.Where((_, index) => kept[index] is null).Sum(buffer => buffer.SizeBytes), $"checkpoint '{name}'");
             for (; used < kept.Length; used++)
             {
                 PackedBuffer packed = packing.Buffers[used];

@@ -124,6 +124,7 @@ public sealed unsafe class MemoryBuffer : IDisposable
         {
             ThrowHelper.Throw(CheckpointError.InvalidData, $"map {name}: the file is empty");
         }
+        ProcessLimits.ThrowIfBeyondAddresses(lengthBytes, name);
         bool held = false;
         try
         {
@@ -149,6 +150,7 @@ public sealed unsafe class MemoryBuffer : IDisposable
         ArgumentOutOfRangeException.ThrowIfNegative(lengthBytes);
         string subject = $"{lengthBytes:N0} bytes of anonymous memory";
         HostMemory.ThrowIfBeyond(lengthBytes, subject);
+        ProcessLimits.ThrowIfBeyondMemory(lengthBytes, subject);
         MemoryRegionHandle region = MemoryRegionHandle.Map((nuint)Math.Max(1, lengthBytes), Libc.PROT_READ | Libc.PROT_WRITE,
             Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS, -1, subject);
         AdviseHugePages(region, lengthBytes);
@@ -168,6 +170,8 @@ public sealed unsafe class MemoryBuffer : IDisposable
         ArgumentNullException.ThrowIfNull(name);
         string subject = $"{lengthBytes:N0} bytes of memfd '{name}'";
         HostMemory.ThrowIfBeyond(lengthBytes, subject);
+        ProcessLimits.ThrowIfBeyondAddresses(lengthBytes, subject);
+        ProcessLimits.ThrowIfBeyondFileSize(lengthBytes, subject);
         SafeFileHandle file = CreateMemfd(name);
         int fd = (int)file.DangerousGetHandle();
         MemoryRegionHandle? region = null;

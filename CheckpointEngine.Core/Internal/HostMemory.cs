@@ -7,38 +7,46 @@ namespace CheckpointEngine.Internal;
 /// <summary>What the host can give: memory that is available, and how much of it may be locked.</summary>
 internal static class HostMemory
 {
+    // What a process of ours takes beside what it holds: pieces that are being read and written, threads, TLS.
+    private const long OwnNeedBytes = 32 << 20;
+
     /// <summary>
     /// Refuses an allocation that this host cannot fill. The kernel would grant it (overcommit) and kill the process at the first touch beyond.
     /// </summary>
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/> with the sizes.</exception>
-    internal static void ThrowIfBeyond(long lengthBytes, string subject)
+    internal static void ThrowIfBeyond(long lengthBytes, string subject) => ThrowIfBeyond(lengthBytes, 0, subject);
+
+    /// <summary>As <see cref="ThrowIfBeyond(long, string)"/>, before all that a checkpoint takes: its control group must leave what it takes to read it, too.</summary>
+    /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.OutOfMemory"/> with the sizes.</exception>
+    internal static void ThrowIfCheckpointBeyond(long lengthBytes, string subject) => ThrowIfBeyond(lengthBytes, lengthBytes == 0 ? 0 : OwnNeedBytes, subject);
+
+    private static void ThrowIfBeyond(long lengthBytes, long besideBytes, string subject)
     {
-        ReadOnlySpan<byte> meminfo = ReadProc("/proc/meminfo");
-        long available = (FieldKiB(meminfo, "MemAvailable:"u8) + FieldKiB(meminfo, "SwapFree:"u8)) << 10;
+        (long available, long swapFree) = Available();
         if (available > 0 && lengthBytes > available)
         {
             ThrowHelper.Throw(CheckpointError.OutOfMemory,
                 $"allocate {subject}: {lengthBytes:N0} bytes are asked for and {available:N0} available on this host (MemAvailable and SwapFree of /proc/meminfo)");
         }
-        ReadOnlySpan<byte> limitText = ReadProc("/sys/fs/cgroup/memory.max");
-        if (Utf8Parser.TryParse(limitText, out long limit, out _) && lengthBytes > limit)
+        if (ControlGroup.FindTightest(swapFree) is { } group && lengthBytes > group.LeftBytes - besideBytes)
         {
             ThrowHelper.Throw(CheckpointError.OutOfMemory,
-                $"allocate {subject}: {lengthBytes:N0} bytes are asked for and this control group may have {limit:N0} (memory.max); raise the container's memory limit");
+                $"allocate {subject}: {lengthBytes:N0} bytes are asked for{(besideBytes == 0 ? "" : $", some {besideBytes >> 20} MiB beside them,")} and {group.LeftBytes:N0} left of the {group.LimitBytes:N0} that this control group may have ({group.File}); raise the container's memory limit");
         }
     }
 
-    /// <summary>What <see cref="ThrowIfBeyond"/> would let through; <see cref="long.MaxValue"/> where the kernel does not tell.</summary>
+    /// <summary>What <see cref="ThrowIfBeyond(long, string)"/> would let through; <see cref="long.MaxValue"/> where the kernel does not tell.</summary>
     internal static long AvailableBytes()
     {
-        ReadOnlySpan<byte> meminfo = ReadProc("/proc/meminfo");
-        long available = (FieldKiB(meminfo, "MemAvailable:"u8) + FieldKiB(meminfo, "SwapFree:"u8)) << 10;
-        bool limited = Utf8Parser.TryParse(ReadProc("/sys/fs/cgroup/memory.max"), out long limit, out _);
-        return Math.Min(available > 0 ? available : long.MaxValue, limited ? limit : long.MaxValue);
+        (long available, long swapFree) = Available();
+        return Math.Min(available > 0 ? available : long.MaxValue, ControlGroup.FindTightest(swapFree)?.LeftBytes ?? long.MaxValue);
     }
 
     /// <summary>Bytes that this process has locked (VmLck).</summary>
-    internal static long LockedBytes() => FieldKiB(ReadProc("/proc/thread-self/status"), "VmLck:"u8) << 10;
+    internal static long LockedBytes() => StatusBytes("VmLck:"u8);
+
+    /// <summary>A field of /proc/thread-self/status that counts KiB, in bytes; 0 where it is not told.</summary>
+    internal static long StatusBytes(ReadOnlySpan<byte> name) => FieldKiB(ReadProc("/proc/thread-self/status"), name) << 10;
 
     /// <summary>RLIMIT_MEMLOCK in bytes; <see cref="long.MaxValue"/> when there is none. A process with CAP_IPC_LOCK is not held to it.</summary>
     internal static unsafe long LockLimitBytes()
@@ -66,6 +74,14 @@ internal static class HostMemory
 
     /// <summary>What stands behind a name in a file of /proc, with all that follows; empty when it is not there.</summary>
     internal static ReadOnlySpan<byte> ProcField(string path, ReadOnlySpan<byte> name) => Field(ReadProc(path), name);
+
+    // With what can be swapped out, which is told once more by itself.
+    private static (long AvailableBytes, long SwapFreeBytes) Available()
+    {
+        ReadOnlySpan<byte> meminfo = ReadProc("/proc/meminfo");
+        long swapFree = FieldKiB(meminfo, "SwapFree:"u8) << 10;
+        return ((FieldKiB(meminfo, "MemAvailable:"u8) << 10) + swapFree, swapFree);
+    }
 
     private static long FieldKiB(ReadOnlySpan<byte> text, ReadOnlySpan<byte> name)
         => Utf8Parser.TryParse(Field(text, name), out long value, out _) ? value : 0;

@@ -58,7 +58,10 @@ internal static unsafe partial class Libc
     internal const ushort S_IFREG = 0x8000;
     internal const ushort S_IFDIR = 0x4000;
 
+    internal const int RLIMIT_FSIZE = 1;
+    internal const int RLIMIT_DATA = 2;
     internal const int RLIMIT_MEMLOCK = 8;
+    internal const int RLIMIT_AS = 9;
     internal const ulong RLIM_INFINITY = ulong.MaxValue;
 
     /// <summary>Maps memory, mmap(2). The address, or <see cref="MAP_FAILED"/> and errno.</summary>

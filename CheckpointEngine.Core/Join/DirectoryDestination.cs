@@ -1,5 +1,6 @@
 using System.Buffers;
 using CheckpointEngine.Checkpoints;
+using CheckpointEngine.Internal;
 using CheckpointEngine.Planning;
 using Microsoft.Win32.SafeHandles;
 
@@ -47,6 +48,7 @@ internal sealed class DirectoryDestination : IJoinDestination, IJoinSeed
                 Guard(_names[b], () =>
                 {
                     string file = Path.Combine(_directory.PartialPath, _names[shard]);
+                    ProcessLimits.ThrowIfBeyondFileSize(_layouts[shard].FileBytes, file);
                     string earlier = Path.Combine(_directory.Place, _names[shard]);
                     if (takeEarlier && !File.Exists(file) && IsLaidOutAs(earlier, _layouts[shard]))
                     {
@@ -235,5 +237,5 @@ internal sealed class DirectoryDestination : IJoinDestination, IJoinSeed
     }
 
     private CheckpointEngineException Failed(string name, Exception failure)
-        => new(CheckpointError.Io, $"write {name} in {_directory.PartialPath}: {failure.Message}; {_plan.DataBytes:N0} bytes are needed in all", failure.HResult & 0xffff, failure);
+        => new(CheckpointError.Io, $"write {name} in {_directory.PartialPath}: {failure.Message}; {_plan.DataBytes:N0} bytes are needed in all{FreeSpace.Advice(_directory.PartialPath, _plan.DataBytes)}", failure.HResult & 0xffff, failure);
 }

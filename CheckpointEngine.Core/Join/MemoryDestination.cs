@@ -99,7 +99,7 @@ internal sealed class MemoryDestination : IJoinDestination, IJoinSeed
         {
             total += isAttached(buffer.Owner) ? 0 : buffer.SizeBytes;
         }
-        HostMemory.ThrowIfBeyond(total, "the joined checkpoint");
+        HostMemory.ThrowIfCheckpointBeyond(total, "the joined checkpoint");
     }
 
     public nint AddressOf(in ReadUnit unit)

@@ -10,26 +10,30 @@ public sealed class NetworkFaultTests(ITestOutputHelper output)
     private const int Joiners = 2;
 
     [Theory]
-    [InlineData(1, 0, 0, 0, 0, 0)]
-    [InlineData(5, 0, 0, 0, 0, 0)]
-    [InlineData(0, 20, 10, 0, 0, 0)]
-    [InlineData(2, 20, 10, 0, 0, 0)]
-    [InlineData(0, 10, 0, 25, 0, 0)]
-    [InlineData(0, 0, 0, 0, 10, 0)]
-    [InlineData(0, 0, 0, 0, 0, 1)]
-    [InlineData(1, 10, 5, 10, 2, 0.5)]
-    public async Task Join_OverABadLine_HasEveryByte(double loss, int delay, int jitter, double reorder, double duplicate, double corrupt)
+    [InlineData(false, 1, 0, 0, 0, 0, 0)]
+    [InlineData(false, 5, 0, 0, 0, 0, 0)]
+    [InlineData(false, 0, 20, 10, 0, 0, 0)]
+    [InlineData(false, 2, 20, 10, 0, 0, 0)]
+    [InlineData(false, 0, 10, 0, 25, 0, 0)]
+    [InlineData(false, 0, 0, 0, 0, 10, 0)]
+    [InlineData(false, 0, 0, 0, 0, 0, 1)]
+    [InlineData(false, 1, 10, 5, 10, 2, 0.5)]
+    [InlineData(true, 2, 20, 10, 0, 0, 0)]
+    [InlineData(true, 1, 10, 5, 10, 2, 0.5)]
+    public async Task Join_OverABadLine_HasEveryByte(bool encrypts, double loss, int delay, int jitter, double reorder, double duplicate, double corrupt)
     {
         var quality = new LineQuality(loss, delay, jitter, reorder, duplicate, corrupt);
         using NetworkOfHosts network = CreateOrSkip(quality);
         using var temp = new TempDirectory();
         SmallCheckpoint.WriteSingle(temp["model"], Bytes);
-        await using Holder holder = await Holder.StartAsync(network.On(0), "serve", "--checkpoint", "m=" + temp["model"], "--listen", $"http://{NetworkOfHosts.AddressOf(0)}:0", "--insecure", "--json");
+        HostCertificates? certificates = encrypts ? new HostCertificates(temp, 1 + Joiners) : null;
+        string[] secured = [.. certificates?.Access ?? [], .. certificates?.Own ?? []];
+        await using Holder holder = await Holder.StartAsync(network.On(0), ["serve", "--checkpoint", "m=" + temp["model"], "--listen", $"http://{NetworkOfHosts.AddressOf(0)}:0", "--insecure", "--json", .. secured]);
 
         // Together, so that they read from each other over such lines, too.
         Outcome[] outcomes = await Task.WhenAll(Enumerable.Range(1, Joiners).Select(async host =>
         {
-            await using Engine join = Engine.StartAs(network.On(host), "join", "--metas-url", holder.MetasUrl, "--transport", "tcp", "--relay", "--to", "dir:" + temp[$"copy{host}"], "--require-verify", "--json");
+            await using Engine join = Engine.StartAs(network.On(host), ["join", "--metas-url", holder.MetasUrl, "--transport", "tcp", "--relay", "--to", "dir:" + temp[$"copy{host}"], "--require-verify", "--json", .. secured]);
             return await join.EndAsync();
         }));
 

@@ -50,16 +50,16 @@ public sealed class ProgramTests(Programs programs)
     [Theory]
     [InlineData("c")]
     [InlineData("cpp")]
-    public async Task Guards_TlsLimitsAndTheAuditLog_DoWhatTheySay(string language)
+    public async Task Guards_TlsSecretsLimitsAndTheAuditLog_DoWhatTheySay(string language)
     {
         using var temp = new TempDirectory();
         using var authority = new TestCertificates("Test authority");
         using var stranger = new TestCertificates("Another authority");
         File.WriteAllText(temp["ca.pem"], authority.Authority.ExportCertificatePem());
         File.WriteAllText(temp["other-ca.pem"], stranger.Authority.ExportCertificatePem());
-        foreach (string name in (string[])["server", "client"])
+        foreach (string name in (string[])["server", "client", "other-server"])
         {
-            using X509Certificate2 issued = authority.Issue(isClient: name == "client");
+            using X509Certificate2 issued = (name.StartsWith("other", StringComparison.Ordinal) ? stranger : authority).Issue(isClient: name == "client");
             File.WriteAllText(temp[name + ".pem"], issued.ExportCertificatePem());
             File.WriteAllText(temp[name + ".key"], issued.GetECDsaPrivateKey()!.ExportPkcs8PrivateKeyPem());
         }

@@ -52,7 +52,8 @@ internal sealed record ChaosFault(int AfterMs, ChaosFaultKind Kind, int Victim, 
 /// <param name="Limited">The joiner that may have little memory, and joins into memory; null for none.</param>
 /// <param name="LimitMebibytes">How much.</param>
 /// <param name="Faults">What happens, in order.</param>
-internal sealed record ChaosPlan(int Seed, ChaosWorld World, bool HasToken, string Hold, int? SmallDisk, int? Limited, int LimitMebibytes, IReadOnlyList<ChaosFault> Faults)
+/// <param name="Encrypts">Whether all send weights within TLS alone, and read from nobody else.</param>
+internal sealed record ChaosPlan(int Seed, ChaosWorld World, bool HasToken, string Hold, int? SmallDisk, int? Limited, int LimitMebibytes, IReadOnlyList<ChaosFault> Faults, bool Encrypts)
 {
     public const int Joiners = 3;
     public const int MostHolders = 2;
@@ -85,11 +86,12 @@ internal sealed record ChaosPlan(int Seed, ChaosWorld World, bool HasToken, stri
         {
             faults.Insert(random.Next(faults.Count + 1), new ChaosFault(random.Next(50, 800), ChaosFaultKind.Replace, 0, 0, new LineQuality()));
         }
-        return new ChaosPlan(seed, world, hasToken, hold, smallDisk, limited == smallDisk ? null : limited, limit, faults);
+        bool encrypts = random.Next(3) == 0;        // what is drawn is drawn behind what was: all else of a seed stays
+        return new ChaosPlan(seed, world, hasToken, hold, smallDisk, limited == smallDisk ? null : limited, limit, faults, encrypts);
     }
 
     public override string ToString()
-        => string.Create(CultureInfo.InvariantCulture, $"seed {Seed}: {World.ToString().ToLowerInvariant()}, {(HasToken ? "token" : "no token")}, --hold {Hold}")
+        => string.Create(CultureInfo.InvariantCulture, $"seed {Seed}: {World.ToString().ToLowerInvariant()}, {(HasToken ? "token" : "no token")}{(Encrypts ? ", encrypted" : "")}, --hold {Hold}")
             + (SmallDisk is int disk ? $", joiner {disk} has a small disk" : "")
             + (Limited is int limited ? $", joiner {limited} has {LimitMebibytes} MiB" : "");
 

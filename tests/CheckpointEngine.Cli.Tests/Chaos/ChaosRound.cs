@@ -27,6 +27,7 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
     private readonly List<HolderControl> _controls = [];
     private readonly List<Engine> _joins = [];
     private readonly HashSet<Engine> _killed = [];
+    private HostCertificates? _certificates;
     private SmallDisk? _disk;
     private MemoryLimit? _limit;
     private Task? _replacing;
@@ -100,13 +101,14 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
         {
             File.WriteAllText(stage.Temp["token"], Token);
         }
+        _certificates = plan.Encrypts ? new HostCertificates(stage.Temp, ChaosPlan.MostHolders + ChaosPlan.Joiners) : null;
         for (int holder = 0; holder < plan.Holders; holder++)
         {
             string[] command = holder == 1 && plan.World == ChaosWorld.Followed
                 ? ["join", "--metas-url", _holders[0].MetasUrl, "--transport", "tcp", "--serve", "--follow", "--stall-timeout", "3", "--retry-timeout", "3"]
                 : ["serve", "--checkpoint", "m=" + stage.Versions.DirectoryOf(ChaosVersions.First), "--hold", plan.Hold, "--allow-path", stage.Temp.Path];
             _holders.Add(await Holder.StartAsync(stage.Network.On(holder),
-                [.. command, "--listen", $"http://{NetworkOfHosts.AddressOf(holder)}:0", "--listen", $"unix:{stage.Temp[$"holder{holder}"]}", "--drain-timeout", "2", "--json", .. Access, .. plan.HasToken ? [] : (string[])["--insecure"]]));
+                [.. command, "--listen", $"http://{NetworkOfHosts.AddressOf(holder)}:0", "--listen", $"unix:{stage.Temp[$"holder{holder}"]}", "--drain-timeout", "2", "--json", .. Access, .. Certificate, .. plan.HasToken ? [] : (string[])["--insecure"]]));
             _controls.Add(new HolderControl(stage.Temp[$"holder{holder}"], plan.HasToken ? Token : null));
         }
     }
@@ -114,7 +116,10 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
     // The holders that joiners are told of.
     private IEnumerable<int> Read => plan.World == ChaosWorld.Followed ? [1] : Enumerable.Range(0, plan.Holders);
 
-    private string[] Access => plan.HasToken ? ["--token-file", stage.Temp["token"]] : [];
+    private string[] Access => [.. plan.HasToken ? (string[])["--token-file", stage.Temp["token"]] : [], .. _certificates?.Access ?? []];
+
+    // Of those that send weights.
+    private string[] Certificate => _certificates?.Own ?? [];
 
     private void StartJoins()
     {
@@ -132,7 +137,7 @@ internal sealed class ChaosRound(ChaosPlan plan, ChaosStage stage) : IAsyncDispo
                 _told.AddRange(noLimit is null ? [] : [noLimit]);
             }
             _joins.Add(Engine.StartAs(before, ["join", .. Read.SelectMany(holder => (string[])["--metas-url", _holders[holder].MetasUrl]), "--transport", "tcp", "--to", joiner == plan.Limited ? "memory" : "dir:" + PlaceOf(joiner),
-                "--require-verify", "--stall-timeout", "3", "--retry-timeout", "3", "--timeout", "45", "--json", .. Access, .. plan.World == ChaosWorld.Swarm ? (string[])["--relay", "--relay-time", "2"] : []]));
+                "--require-verify", "--stall-timeout", "3", "--retry-timeout", "3", "--timeout", "45", "--json", .. Access, .. plan.World == ChaosWorld.Swarm ? (string[])["--relay", "--relay-time", "2", .. Certificate] : []]));
         }
     }
 

@@ -34,10 +34,13 @@ internal sealed class HolderControl : IDisposable
     }
 
     /// <summary>Puts the checkpoint of a directory in the place of m.</summary>
-    public async Task ReplaceAsync(string directory)
+    public async Task ReplaceAsync(string directory) => Assert.Null(await TryReplaceAsync(directory));
+
+    /// <summary>As <see cref="ReplaceAsync"/>; null, or why it was not taken.</summary>
+    public async Task<string?> TryReplaceAsync(string directory)
     {
         using HttpResponseMessage answer = await _http.PostAsJsonAsync("v1/checkpoints/m/files", new Dictionary<string, object> { ["files"] = new[] { directory }, ["replace"] = true }, TestContext.Current.CancellationToken);
-        Assert.True(answer.IsSuccessStatusCode, await answer.Content.ReadAsStringAsync(TestContext.Current.CancellationToken));
+        return answer.IsSuccessStatusCode ? null : await answer.Content.ReadAsStringAsync(TestContext.Current.CancellationToken);
     }
 
     /// <summary>Leases that readers have there now.</summary>
@@ -46,11 +49,16 @@ internal sealed class HolderControl : IDisposable
     /// <summary>Bytes that it has sent over data connections so far.</summary>
     public async Task<long> CountSentBytesAsync() => (long)await ReadMetricAsync("checkpoint_engine_serve_sent_bytes_total");
 
-    private async Task<double> ReadMetricAsync(string name)
+    /// <summary>How often metas were asked for and answered so far.</summary>
+    public async Task<int> CountMetasAnswersAsync()
+        => (int)(await ReadMetricsAsync(line => line.StartsWith("http_server_request_duration_seconds_count{", StringComparison.Ordinal) && line.Contains("\"/v1/metas\"", StringComparison.Ordinal))).Sum();
+
+    private async Task<double> ReadMetricAsync(string name) => Assert.Single(await ReadMetricsAsync(line => line.StartsWith(name, StringComparison.Ordinal)));
+
+    private async Task<double[]> ReadMetricsAsync(Func<string, bool> which)
     {
         string metrics = await _http.GetStringAsync("metrics", TestContext.Current.CancellationToken);
-        string line = metrics.Split('\n').Single(line => line.StartsWith(name, StringComparison.Ordinal));
-        return double.Parse(line[(line.LastIndexOf(' ') + 1)..], CultureInfo.InvariantCulture);
+        return [.. metrics.Split('\n').Where(which).Select(line => double.Parse(line[(line.LastIndexOf(' ') + 1)..], CultureInfo.InvariantCulture))];
     }
 
     public void Dispose() => _http.Dispose();

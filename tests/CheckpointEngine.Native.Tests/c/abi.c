@@ -132,6 +132,8 @@ int main(void) {
     FIELD(ce_server_options, max_requests);
     FIELD(ce_server_options, max_leases);
     FIELD(ce_server_options, max_in_flight_kib);
+    FIELD(ce_server_options, encrypt_data);
+    FIELD(ce_server_options, require_encryption);
     VALUE(CE_POOL_AS_SERVER);
     VALUE(CE_POOL_ON);
     VALUE(CE_POOL_OFF);

@@ -111,6 +111,9 @@ static void null_everywhere(struct pair *pair) {
     IS(CE_E_ARGUMENT, ce_server_unregister(pair->holder, NULL));
     EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_unregister_force(NULL, NULL));
     IS(CE_E_ARGUMENT, ce_server_unregister_force(pair->holder, NULL));
+    EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_set_token(NULL, NULL));
+    EITHER(CE_E_STATE, CE_E_ARGUMENT, ce_server_set_token(pair->holder, NULL));
+    IS(CE_E_HANDLE, ce_server_reload_certificates(NULL));
     IS(CE_E_HANDLE, ce_server_finish_relays(NULL, 0, NULL, NULL));
     OK(ce_server_finish_relays(pair->holder, 0, NULL, NULL));
     EITHER(CE_E_HANDLE, CE_E_ARGUMENT, ce_server_update(NULL, NULL, NULL, NULL, NULL));
@@ -254,6 +257,8 @@ static void unknown_to_all(void *handle, int cancel, int metas, int checkpoint, 
         IS(CE_E_HANDLE, ce_server_commit_update((ce_server *)handle, "m"));
         IS(CE_E_HANDLE, ce_server_unregister((ce_server *)handle, "m"));
         IS(CE_E_HANDLE, ce_server_unregister_force((ce_server *)handle, "m"));
+        IS(CE_E_HANDLE, ce_server_set_token((ce_server *)handle, "token"));
+        IS(CE_E_HANDLE, ce_server_reload_certificates((ce_server *)handle));
         IS(CE_E_HANDLE, ce_server_finish_relays((ce_server *)handle, 0, NULL, NULL));
         IS(CE_E_HANDLE, ce_server_update((ce_server *)handle, "m", NULL, NULL, NULL));
         IS(CE_E_HANDLE, ce_server_metas((ce_server *)handle, "m", (ce_metas **)&out));

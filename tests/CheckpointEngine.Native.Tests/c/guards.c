@@ -1,5 +1,6 @@
-/* TLS of the peer service, limits and the audit log, as a server of the C interface has them.
- * usage: guards DIRECTORY   with ca.pem, other-ca.pem, server.pem, server.key, client.pem, client.key; it writes audit.log and plain.log there */
+/* TLS of the peer service and of the data port, secrets that change, limits and the audit log, as a server of the C interface has them.
+ * usage: guards DIRECTORY   with ca.pem, other-ca.pem, server.pem, server.key, client.pem, client.key, and other-server.pem and .key, which are of the
+ * other authority; it writes audit.log, plain.log, turning.pem and turning.key there */
 #include "test.h"
 
 static const char *directory;
@@ -21,9 +22,12 @@ static int log_has(const char *name, const char *word) {
     return strstr(text, word) != NULL;
 }
 
+static char planes[256];     /* of the last join that succeeded */
+
 static ce_status join(ce_server_options options, const char *url) {
     ce_server *joiner;
     ce_join *started;
+    size_t size = sizeof planes;
     ce_join_report report = { .struct_size = sizeof report };
     ce_join_options join_options = { .struct_size = sizeof join_options, .metas_url = url, .destination = CE_TO_NULL, .transport = CE_TRANSPORT_TCP, .verify = CE_VERIFY_REQUIRE };
     options.flags = CE_SERVER_JOIN_ONLY;
@@ -33,6 +37,7 @@ static ce_status join(ce_server_options options, const char *url) {
     if (status == CE_OK) {
         OK(ce_join_get_report(started, &report));
         CHECK(report.verified == 1);
+        OK(ce_join_planes(started, planes, &size));
     }
     OK(ce_join_destroy(started));
     OK(ce_server_destroy(joiner));
@@ -76,6 +81,88 @@ static void tls(const struct model *model) {
     CHECK(log_has("audit.log", "how=released"));
     CHECK(log_has("audit.log", "refuse where=peers"));
     CHECK(!log_has("audit.log", "\n\n"));
+}
+
+static void encrypted(const struct model *model) {
+    char cert[512], key[512], ca[512], other[512], url[256];
+    ce_server_options guarded = { .struct_size = sizeof guarded, .token = "token", .tls_cert_file = path_of(cert, "server.pem"), .tls_key_file = path_of(key, "server.key") };
+    ce_server_options ours = { .struct_size = sizeof ours, .token = "token", .ca_file = path_of(ca, "ca.pem"), .require_encryption = 1 };
+    ce_server_options undemanding = ours, misled = ours, stranger = ours;
+    ce_server *holder = serve(&guarded, model, url, sizeof url);
+    undemanding.require_encryption = 0;
+    misled.ca_file = path_of(other, "other-ca.pem");
+    stranger.token = "another";
+
+    OK(join(undemanding, url));
+    CHECK(strstr(planes, ": tcp") != NULL && strstr(planes, "encrypted") == NULL);
+    IS(CE_E_REFUSED, join(ours, url));      /* its peer service speaks TLS, and its data port does not */
+    OK(ce_server_destroy(holder));
+
+    guarded.encrypt_data = 1;
+    holder = serve(&guarded, model, url, sizeof url);
+    OK(join(ours, url));
+    CHECK(strstr(planes, "tcp, encrypted") != NULL);
+    OK(join(undemanding, url));
+    CHECK(strstr(planes, "tcp, encrypted") != NULL);
+    IS(CE_E_REFUSED, join(misled, url));
+    IS(CE_E_REFUSED, join(stranger, url));
+    OK(ce_server_destroy(holder));
+}
+
+/* Puts a copy of a file where another one is or is not, at once. */
+static void put(const char *name, const char *from) {
+    char source[512], beside[512], target[512], bytes[16384];
+    FILE *file = fopen(path_of(source, from), "r");
+    CHECK(file != NULL);
+    size_t length = fread(bytes, 1, sizeof bytes, file);
+    fclose(file);
+    file = fopen(path_of(beside, "beside"), "w");
+    CHECK(file != NULL && fwrite(bytes, 1, length, file) == length);
+    fclose(file);
+    CHECK(rename(beside, path_of(target, name)) == 0);
+}
+
+static void secrets(const struct model *model) {
+    char cert[512], key[512], ca[512], other[512], url[256];
+    put("turning.pem", "server.pem");
+    put("turning.key", "server.key");
+    ce_server_options guarded = { .struct_size = sizeof guarded, .token = "old", .tls_cert_file = path_of(cert, "turning.pem"), .tls_key_file = path_of(key, "turning.key"), .encrypt_data = 1 };
+    ce_server_options old = { .struct_size = sizeof old, .token = "old", .ca_file = path_of(ca, "ca.pem"), .require_encryption = 1 };
+    ce_server_options renewed = old;
+    ce_server *holder = serve(&guarded, model, url, sizeof url);
+    renewed.token = "new";
+
+    OK(join(old, url));
+    IS(CE_E_REFUSED, join(renewed, url));
+    OK(ce_server_set_token(holder, "old\nnew"));
+    OK(join(old, url));
+    OK(join(renewed, url));
+    OK(ce_server_set_token(holder, "new"));
+    IS(CE_E_REFUSED, join(old, url));
+    OK(join(renewed, url));
+    IS(CE_E_ARGUMENT, ce_server_set_token(holder, " \n"));
+    OK(join(renewed, url));
+
+    put("turning.key", "other-server.key");
+    put("turning.pem", "other-server.pem");
+    OK(ce_server_reload_certificates(holder));
+    IS(CE_E_REFUSED, join(renewed, url));
+    renewed.ca_file = path_of(other, "other-ca.pem");
+    OK(join(renewed, url));
+    put("turning.pem", "server.key");       /* which is no certificate */
+    IS(CE_E_INVALID_DATA, ce_server_reload_certificates(holder));
+    OK(join(renewed, url));
+    CHECK(remove(cert) == 0);
+    IS(CE_E_IO, ce_server_reload_certificates(holder));
+    OK(join(renewed, url));
+    OK(ce_server_destroy(holder));
+    IS(CE_E_HANDLE, ce_server_reload_certificates(holder));
+
+    ce_server_options bare = { .struct_size = sizeof bare };
+    MUST(ce_server_create(&bare, &holder));
+    IS(CE_E_STATE, ce_server_set_token(holder, "new"));
+    IS(CE_E_STATE, ce_server_reload_certificates(holder));
+    OK(ce_server_destroy(holder));
 }
 
 struct follower {
@@ -135,7 +222,16 @@ static void refused(void) {
     ce_server *server = NULL;
     ce_server_options options = { .struct_size = sizeof options, .tls_key_file = path_of(key, "server.key") };
     IS(CE_E_ARGUMENT, ce_server_create(&options, &server));
-    options.tls_cert_file = path_of(nowhere, "nowhere.pem");
+    options = (ce_server_options) { .struct_size = sizeof options, .encrypt_data = 1 };
+    IS(CE_E_ARGUMENT, ce_server_create(&options, &server));
+    options.flags = CE_SERVER_JOIN_ONLY;
+    IS(CE_E_ARGUMENT, ce_server_create(&options, &server));
+    options = (ce_server_options) { .struct_size = sizeof options, .encrypt_data = 1, .tls_cert_file = path_of(cert, "server.pem"), .tls_key_file = path_of(key, "server.key"), .plain_peers = "all" };
+    IS(CE_E_ARGUMENT, ce_server_create(&options, &server));
+    options.plain_peers = NULL;
+    options.transport = CE_TRANSPORT_RDMA;
+    IS(CE_E_ARGUMENT, ce_server_create(&options, &server));
+    options = (ce_server_options) { .struct_size = sizeof options, .tls_cert_file = path_of(nowhere, "nowhere.pem"), .tls_key_file = key };
     IS(CE_E_IO, ce_server_create(&options, &server));
     options.tls_cert_file = key;        /* a key is no certificate */
     IS(CE_E_INVALID_DATA, ce_server_create(&options, &server));
@@ -163,6 +259,8 @@ int main(int argc, char **argv) {
     directory = argv[1];
     model_make(&model, 1);
     tls(&model);
+    encrypted(&model);
+    secrets(&model);
     limits(&model);
     refused();
     model_free(&model);

@@ -1,5 +1,6 @@
-"""What guards a server: TLS of its peer service, limits, the audit log."""
+"""What guards a server: TLS of its peer service and its data port, secrets that change, limits, the audit log."""
 
+import os
 import shutil
 import subprocess
 import unittest
@@ -42,6 +43,37 @@ class TlsTests(Case):
         self.assertIn("lease-taken peer=127.0.0.1", audit)
         self.assertIn("(CN=client)", audit)
 
+    def test_weights_are_encrypted_and_secrets_change_while_it_runs(self):
+        path = self.folder
+        with ce.ParameterServer(token="old", tls_cert_file=path / "server.pem", tls_key_file=path / "server.key", encrypt_data=True) as holder, \
+                ce.ParameterServer(listen=False, token="old", ca_file=path / "ca.pem", require_encryption=True) as joiner:
+            holder.register_files("m", path / "model")
+            url = holder.url("m")
+            result = ce.join(url, joiner, transport="tcp", verify="require")
+            self.assertEqual(plain(result.checkpoint), self.model)
+            self.assertIn("tcp, encrypted", "\n".join(result.planes))
+            holder.set_token("new")
+            with self.assertRaises(ce.RefusedError):
+                ce.join(url, joiner, transport="tcp", into="null")
+            joiner.set_token("new\nold")
+            ce.join(url, joiner, transport="tcp", into="null")
+            os.replace(path / "other.pem", path / "server.pem")
+            os.replace(path / "other.key", path / "server.key")
+            holder.reload_certificates()
+            with self.assertRaises(ce.RefusedError):
+                ce.join(url, joiner, transport="tcp", into="null")
+            (path / "server.pem").write_text("nothing")
+            with self.assertRaises(ce.InvalidDataError):
+                holder.reload_certificates()
+
+    def test_who_does_not_encrypt_is_not_read_where_it_is_demanded(self):
+        path = self.folder
+        with ce.ParameterServer(tls_cert_file=path / "server.pem", tls_key_file=path / "server.key") as holder:
+            holder.register_files("m", path / "model")
+            with ce.ParameterServer(listen=False, ca_file=path / "ca.pem", require_encryption=True) as joiner:
+                with self.assertRaises(ce.RefusedError):
+                    ce.join(holder.url("m"), joiner, transport="tcp")
+
     def test_nobody_without_tls_is_read_where_it_is_demanded(self):
         with self.server() as holder:
             holder.register_files("m", self.folder / "model")
@@ -61,6 +93,17 @@ class LimitTests(Case):
             ce.ParameterServer(max_in_flight_kib=(1 << 20) + 1)
         with self.assertRaises(ce.ArgumentError):
             ce.ParameterServer(tls_key_file="key.pem")
+        with self.assertRaises(ce.ArgumentError):
+            ce.ParameterServer(encrypt_data=True)
+
+    def test_a_server_without_secrets_gets_none(self):
+        with self.server() as server:
+            with self.assertRaises(ce.StateError):
+                server.set_token("new")
+            with self.assertRaises(ce.StateError):
+                server.reload_certificates()
+            with self.assertRaises(TypeError):
+                server.set_token(None)
 
     def test_more_leases_than_there_may_be_are_refused(self):
         write_model(self.folder / "model")

@@ -22,7 +22,8 @@ class ClosedTests(Case):
         for use in (lambda: server.peer_url, lambda: server.p2p_store_addr, lambda: server.url("m"), lambda: server.metas("m"),
                     lambda: server.checkpoint("m"), lambda: server.register_tensors("n", {}), lambda: server.register_files("n", "/"),
                     lambda: server.unregister("m"), lambda: server.load_metas("m", metas), lambda: ce.join(metas, server=server),
-                    lambda: server.updating("m").__enter__(), server.finish_relays):
+                    lambda: server.updating("m").__enter__(), server.finish_relays,
+                    lambda: server.set_token("t"), server.reload_certificates):
             with self.assertRaises(ce.ClosedError) as caught:
                 use()
             self.assertIsInstance(caught.exception, ValueError)

@@ -51,6 +51,8 @@ internal sealed partial class ChildProcess : IAsyncDisposable
 
     public int ProcessId => _process.Id;
 
+    public bool HasExited => _process.HasExited;
+
     /// <summary>Its stdin stays open until <see cref="CloseInput"/> or the end.</summary>
     public static ChildProcess Start(string program, params IEnumerable<string> arguments)
     {
