@@ -157,6 +157,7 @@ internal sealed class FilesUpdate(HeldCheckpoint checkpoint, InferenceUpdateOpti
 
     private SafeFileHandle Create(string path, long bytes)
     {
+        ProcessLimits.ThrowIfBeyondFileSize(bytes, path);
         SafeFileHandle file = File.OpenHandle(path, FileMode.CreateNew, FileAccess.Write, FileShare.Read, FileOptions.None, preallocationSize: bytes);
         _written.Add(path);
         return file;

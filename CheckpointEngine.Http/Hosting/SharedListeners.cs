@@ -1,6 +1,7 @@
 using System.Net;
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
+using CheckpointEngine.Access;
 using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
 
 namespace CheckpointEngine.Http.Hosting;

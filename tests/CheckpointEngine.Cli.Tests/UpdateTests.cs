@@ -58,6 +58,20 @@ public sealed class UpdateTests
         Assert.Contains("no such parameter in bucket 1", line, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public async Task Update_ByFilesBeyondTheSizeOfFiles_NamesTheLimitAndLeavesNothing()
+    {
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSingle(temp["model"], 4 << 20);
+        Directory.CreateDirectory(temp["files"]);
+        using InferenceServer server = await InferenceServer.StartAsync("--kind", "sglang");
+        // 'sh -c' counts in blocks of 512 bytes or of 1,024. What the runtime maps twice is a file, too.
+        await using Engine update = Engine.StartAs(["env", "DOTNET_EnableWriteXorExecute=0", "sh", "-c", "ulimit -f 2048 && exec \"$@\"", "sh"],
+            "update", "--checkpoint-path", temp["model"], "--endpoint", server.Endpoint, "--engine", "sglang-files", "--inference-parallel-size", "1", "--files-dir", temp["files"]);
+        Assert.Contains("'ulimit -f unlimited'", (await update.EndAsync()).FailedWithOneLine(), StringComparison.Ordinal);
+        Assert.Empty(Directory.EnumerateFileSystemEntries(temp["files"]));
+    }
+
     private sealed class InferenceServer : IDisposable
     {
         private readonly Process _process;
