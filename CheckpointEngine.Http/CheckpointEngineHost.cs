@@ -65,7 +65,7 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
         {
             foreach (ListenAddress address in addresses)
             {
-                foreach (EndPoint endPoint in address.EndPoints.SelectMany(endPoint => Enumerable.Repeat(endPoint, endPoint is IPEndPoint ? SharedListeners.Loops : 1)))
+                foreach (EndPoint endPoint in address.EndPoints)
                 {
                     kestrel.Listen(endPoint, listen =>
                     {
@@ -139,7 +139,8 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
         builder.Services.Configure<SocketTransportOptions>(sockets =>
         {
             sockets.Backlog = int.MaxValue;        // what the system allows: who finds the queue full tries again a whole second later
-            sockets.CreateBoundListenSocket = new SharedListeners().Bind;
+            sockets.CreateBoundListenSocket = static endPoint
+                => endPoint is UnixDomainSocketEndPoint unix ? UnixSocketListener.Bind(unix) : SocketTransportOptions.CreateDefaultBoundListenSocket(endPoint);
         });
         builder.WebHost.UseKestrelCore();
         builder.WebHost.ConfigureKestrel(kestrel =>
