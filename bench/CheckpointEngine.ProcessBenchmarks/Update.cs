@@ -152,17 +152,23 @@ internal static partial class Update
 
         internal int Id => _process.Id;
 
-        /// <summary>What passed in the worker between the buckets of the last update, but for what a copy took longer than the loading beside it.</summary>
+        /// <summary>
+        /// What passed in the worker between the buckets of the last update, beyond the pipeline's own pace: a bucket can be loaded once the one before is, and once
+        /// it is copied; its copy begins when the copy before it has ended, and when the bucket that was in its half is loaded.
+        /// </summary>
         internal IEnumerable<double> MillisecondsBetweenBuckets(JsonElement report)
         {
             string[] ask = [.. _before, Python, "-c", "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())", Endpoint + "/times"];
             using JsonDocument told = JsonDocument.Parse(Workbench.Run(ask[0], ask.AsSpan(1)));
             double[][] times = [.. told.RootElement.GetProperty("times").EnumerateArray().Select(bucket => bucket.EnumerateArray().Select(time => time.GetDouble()).ToArray())];
             double[] copies = [.. report.GetProperty("buckets").EnumerateArray().Select(bucket => bucket.GetProperty("copy").GetDouble())];
+            double copied = times.Length == 0 ? 0 : times[0][0];
             for (int bucket = 1; bucket < times.Length; bucket++)
             {
-                double copyAlone = Math.Max(0, copies[bucket] - (times[bucket - 1][1] - times[bucket - 1][0]));
-                yield return Math.Max(0, times[bucket][0] - times[bucket - 1][1] - copyAlone) * 1e3;
+                (double began, double before) = (times[bucket][0], times[bucket - 1][1]);
+                double copyEnds = Math.Max(copied, bucket < 2 ? copied : times[bucket - 2][1]) + copies[bucket];
+                yield return Math.Max(0, began - Math.Max(copyEnds, before)) * 1e3;
+                copied = copyEnds > before ? began : copyEnds;      // where the copy was waited for, it ended no later than that
             }
         }
 
