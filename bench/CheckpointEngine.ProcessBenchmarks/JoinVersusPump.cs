@@ -9,7 +9,7 @@ internal static class JoinVersusPump
     private const int Rounds = 5;            // the first is cold
     private const int ColdSamples = 4;
     private const double LeastOfPump = 0.9;
-    private const double LeastOfUnverified = 0.85;
+    private const double LeastOfUnverified = 0.9;
 
     // The system's default, which users' other tools get, and the one that our sender takes on a loopback: BBR paces there for nothing.
     private static readonly string[] s_congestions = ["default", "reno"];
