@@ -138,7 +138,7 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = options.DrainTimeout);
         builder.Services.Configure<SocketTransportOptions>(sockets =>
         {
-            sockets.Backlog = int.MaxValue;        // what the system allows: who finds the queue full tries again a whole second later
+            sockets.Backlog = options.Limits.Backlog;
             sockets.CreateBoundListenSocket = static endPoint
                 => endPoint is UnixDomainSocketEndPoint unix ? UnixSocketListener.Bind(unix) : SocketTransportOptions.CreateDefaultBoundListenSocket(endPoint);
         });

@@ -6,18 +6,12 @@ namespace CheckpointEngine.Internal;
 /// <summary>What all sockets of the engine have in common.</summary>
 internal static class SocketTools
 {
-    /// <summary>
-    /// Connections that may wait to be accepted: as many as the system allows, which is <c>net.core.somaxconn</c> (4,096). Who finds that queue full tries
-    /// again a whole second later, so thousands that come at once must find room in it. Source: listen(2).
-    /// </summary>
-    internal const int Backlog = int.MaxValue;
-
     private const int TcpCongestion = 13;     // TCP_CONGESTION of <netinet/tcp.h>
     private static readonly byte[] s_plain = "reno"u8.ToArray();      // always built in and always allowed
 
     /// <summary>Makes a listening socket at <paramref name="bind"/>; an IPv6 wildcard takes IPv4 too.</summary>
     /// <exception cref="CheckpointEngineException">The address or port cannot be had.</exception>
-    internal static Socket Listen(IPEndPoint bind)
+    internal static Socket Listen(IPEndPoint bind, int backlog)
     {
         var socket = new Socket(bind.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
         try
@@ -27,7 +21,7 @@ internal static class SocketTools
                 socket.DualMode = true;
             }
             socket.Bind(bind);
-            socket.Listen(Backlog);
+            socket.Listen(backlog);
             return socket;
         }
         catch (SocketException failure)

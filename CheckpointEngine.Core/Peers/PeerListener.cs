@@ -61,14 +61,14 @@ internal sealed partial class PeerListener : IAsyncDisposable
     /// <summary>Listens at a TCP address.</summary>
     /// <exception cref="CheckpointEngineException">The address or port cannot be had.</exception>
     internal PeerListener(IPEndPoint bind, IPeerResponder responder, AccessToken? token, ILogger logger, PeerListenerOptions? options = null)
-        : this(SocketTools.Listen(bind), responder, token, logger, options)
+        : this(SocketTools.Listen(bind, (options ?? new PeerListenerOptions()).Limits.Backlog), responder, token, logger, options)
     {
     }
 
     /// <summary>Listens at a Unix socket, <see cref="LocalSocketName"/>.</summary>
     /// <exception cref="CheckpointEngineException">It cannot be had.</exception>
     internal PeerListener(string localSocket, IPeerResponder responder, AccessToken? token, ILogger logger, PeerListenerOptions options)
-        : this(ListenLocally(localSocket), responder, token, logger, options)
+        : this(ListenLocally(localSocket, options.Limits.Backlog), responder, token, logger, options)
     {
     }
 
@@ -128,13 +128,13 @@ internal sealed partial class PeerListener : IAsyncDisposable
     }
 
     // Who may connect is decided by who they are, not by the mode of a file: pods that share a socket have users of their own.
-    private static Socket ListenLocally(string name)
+    private static Socket ListenLocally(string name, int backlog)
     {
         const UnixFileMode Everybody = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.GroupRead | UnixFileMode.GroupWrite | UnixFileMode.OtherRead | UnixFileMode.OtherWrite;
         Socket socket = UnixSocketListener.Bind(LocalSocketName.ToEndPoint(name), Everybody);
         try
         {
-            socket.Listen(SocketTools.Backlog);
+            socket.Listen(backlog);
             return socket;
         }
         catch (SocketException failure)

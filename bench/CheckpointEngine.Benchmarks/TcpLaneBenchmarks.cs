@@ -41,7 +41,7 @@ public unsafe class TcpLaneBenchmarks
             TimeSpan.FromSeconds(5), TimeSpan.FromSeconds(5)));
         _lane.Connect();
 
-        using Socket listener = SocketTools.Listen(new IPEndPoint(IPAddress.Loopback, 0));
+        using Socket listener = SocketTools.Listen(new IPEndPoint(IPAddress.Loopback, 0), 1);
         SocketTools.PreferPlainCongestionControl(listener);
         _pump = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
         _pump.Connect(listener.LocalEndPoint!);

@@ -58,11 +58,12 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
     {
         ArgumentNullException.ThrowIfNull(responder);
         ArgumentOutOfRangeException.ThrowIfZero(endPoints.Count, nameof(endPoints));
+        options ??= new HandshakeListenerOptions();
         for (int attempt = 1; ; attempt++)
         {
-            if (TryBind(endPoints, lastAttempt: attempt == SharedPortTries) is { } sockets)
+            if (TryBind(endPoints, options.Limits.Backlog, lastAttempt: attempt == SharedPortTries) is { } sockets)
             {
-                return new HandshakeListener(sockets, responder, options ?? new HandshakeListenerOptions());
+                return new HandshakeListener(sockets, responder, options);
             }
         }
     }
@@ -82,7 +83,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
     }
 
     // Null when the port drawn for the first address is taken at another, and another draw may help.
-    private static Socket[]? TryBind(IReadOnlyList<IPEndPoint> endPoints, bool lastAttempt)
+    private static Socket[]? TryBind(IReadOnlyList<IPEndPoint> endPoints, int backlog, bool lastAttempt)
     {
         bool dualMode = !endPoints.Any(endPoint => endPoint.AddressFamily == AddressFamily.InterNetwork);
         var sockets = new List<Socket>();
@@ -99,7 +100,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
                     socket.DualMode = dualMode && endPoint.Address.Equals(IPAddress.IPv6Any);
                 }
                 socket.Bind(wanted);
-                socket.Listen(SocketTools.Backlog);
+                socket.Listen(backlog);
                 drawnPort = endPoint.Port == 0 ? ((IPEndPoint)socket.LocalEndPoint!).Port : drawnPort;
             }
             catch (SocketException e)

@@ -78,7 +78,7 @@ internal sealed partial class TcpDataListener : IAsyncDisposable
         _logger = logger;
         _limiter = new ConnectionLimiter("data", options.Limits, logger);
         _peerTags = options.MeasurePeers ? new PeerTags() : null;
-        _listener = SocketTools.Listen(bind);
+        _listener = SocketTools.Listen(bind, options.Limits.Backlog);
         _usualCongestionControl = SocketTools.PreferPlainCongestionControl(_listener);
         LocalEndPoint = (IPEndPoint)_listener.LocalEndPoint!;
         TimeSpan tick = TimeSpan.FromMilliseconds(Math.Clamp(Math.Min(options.StallTimeout.TotalMilliseconds, options.TlsTimeout.TotalMilliseconds) / 4, 10, 5000));

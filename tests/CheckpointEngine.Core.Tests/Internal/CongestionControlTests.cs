@@ -13,9 +13,9 @@ public sealed class CongestionControlTests
     [Fact]
     public void PreferPlainCongestionControl_OfAListener_IsThatOfItsConnectionsFromTheStart()
     {
-        using Socket untouched = SocketTools.Listen(new IPEndPoint(IPAddress.Loopback, 0));
+        using Socket untouched = SocketTools.Listen(new IPEndPoint(IPAddress.Loopback, 0), 1);
         string usual = NameOf(untouched);
-        using Socket listener = SocketTools.Listen(new IPEndPoint(IPAddress.Loopback, 0));
+        using Socket listener = SocketTools.Listen(new IPEndPoint(IPAddress.Loopback, 0), 1);
         string given = Encoding.ASCII.GetString(SocketTools.PreferPlainCongestionControl(listener));
         Assert.SkipWhen(given.Length == 0 && usual != "reno", $"this system does not let {usual} be changed and set back");
         using var client = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
