@@ -63,7 +63,7 @@ internal sealed class CheckpointEndpoints(ICheckpointStore store, AllowedPaths a
         IReadOnlyList<SideFile> files = store.FindSideFiles(name)
             ?? throw new HttpProblemException(StatusCodes.Status404NotFound, $"no checkpoint '{name}' is held here");
         context.Response.ContentType = "application/x-tar";
-        if (HttpMethods.IsHead(context.Request.Method))
+        if (RequestMethods.IsHead(context))
         {
             return;
         }

@@ -1,6 +1,7 @@
 using System.Text.Json;
 using CheckpointEngine.Http.Contracts;
 using CheckpointEngine.Http.Replies;
+using CheckpointEngine.Http.Requests;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
@@ -40,6 +41,6 @@ internal sealed class HealthEndpoints(ICheckpointStore store, Func<string?>? not
         context.Response.ContentType = "application/json";
         context.Response.Headers.CacheControl = "no-store";
         context.Response.ContentLength = body.Length;
-        return HttpMethods.IsHead(context.Request.Method) ? Task.CompletedTask : context.Response.Body.WriteAsync(body, context.RequestAborted).AsTask();
+        return RequestMethods.IsHead(context) ? Task.CompletedTask : context.Response.Body.WriteAsync(body, context.RequestAborted).AsTask();
     }
 }

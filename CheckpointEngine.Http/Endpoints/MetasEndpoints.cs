@@ -105,7 +105,7 @@ internal sealed class MetasEndpoints(ICheckpointStore store, EncodedMetas encode
         }
         response.ContentType = format == MetasFormat.Json ? "application/json" : "application/octet-stream";
         response.ContentLength = body.Length;
-        if (!HttpMethods.IsHead(context.Request.Method))
+        if (!RequestMethods.IsHead(context))
         {
             await body.CopyToAsync(response.Body, context.RequestAborted).ConfigureAwait(false);
         }

@@ -1,5 +1,7 @@
 using System.IO.Compression;
 using System.Net;
+using System.Net.Sockets;
+using System.Text;
 using CheckpointEngine.Access;
 using CheckpointEngine.Http.Tests.Support;
 using CheckpointEngine.Metas;
@@ -150,6 +152,21 @@ public class MetasEndpointsTests
         Assert.Equal(get.Headers.ETag, head.Headers.ETag);
         Assert.Equal(get.Content.Headers.ContentLength, head.Content.Headers.ContentLength);
         Assert.Empty(await head.ReadBytesAsync());
+    }
+
+    // Found by fuzzing: it was 500. HttpMethod would write such letters as HEAD does.
+    [Theory]
+    [InlineData("/v1/checkpoints/m/metas")]
+    [InlineData("/v1/readyz")]
+    [InlineData("/v1/healthz")]
+    public async Task Head_InOtherLetters_IsNoErrorOfTheServer(string path)
+    {
+        await using TestServer server = await TestServer.StartAsync(new FakeStore().Publish("m", Samples.TwoRanks));
+        using var socket = new Socket(SocketType.Stream, ProtocolType.Tcp);
+        await socket.ConnectAsync(server.Uri.Host, server.Uri.Port, TestContext.Current.CancellationToken);
+        await socket.SendAsync(Encoding.ASCII.GetBytes($"HEaD {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"), TestContext.Current.CancellationToken);
+        using var reader = new StreamReader(new NetworkStream(socket));
+        Assert.StartsWith("HTTP/1.1 200 ", await reader.ReadLineAsync(TestContext.Current.CancellationToken), StringComparison.Ordinal);
     }
 
     [Theory]
