@@ -127,7 +127,6 @@ internal static partial class Update
     private sealed class Server : IDisposable
     {
         private readonly ChildProcess _process;
-
         private readonly string[] _before;
 
         /// <param name="bench">The repository.</param>

@@ -34,21 +34,23 @@ def measure(report, engine, folder, work, count=10_000, phase=3.0):
         ports = find_ports(holder["process"])
         join = subprocess.Popen([engine.command, "join", "--metas-url", holder["metas"], "--transport", "tcp", "--to", "memory", "--require-verify", "--repeat", "1000000", *include],
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=engine.environment)
+        end = multiprocessing.Event()
         try:
             begin = sent(path)
             while sent(path) < begin + GIB:
+                if join.poll() is not None:
+                    raise RuntimeError(f"the join ended with {join.returncode}")
                 time.sleep(0.05)
             started, begin = time.perf_counter(), sent(path)
             calm, _ = probe_for(ports["http"], phase)
             before = (sent(path) - begin) / (time.perf_counter() - started)
             turned_away = overflows()
-            end = multiprocessing.Event()
             pipe, theirs = multiprocessing.Pipe()
-            prober = multiprocessing.Process(target=lambda: theirs.send(probe(ports["http"], end.is_set)))
+            prober = multiprocessing.Process(target=lambda: theirs.send(probe(ports["http"], end.is_set)), daemon=True)
             prober.start()
             theirs.close()
             ready = multiprocessing.Semaphore(0)
-            flooders = [multiprocessing.Process(target=flood, args=(port, count, ready, end)) for port in ports["all"]]
+            flooders = [multiprocessing.Process(target=flood, args=(port, count, ready, end), daemon=True) for port in ports["all"]]
             started, begin = time.perf_counter(), sent(path)
             for flooder in flooders:
                 flooder.start()
@@ -70,6 +72,7 @@ def measure(report, engine, folder, work, count=10_000, phase=3.0):
             report.check("flood", "requests of health that were not answered", len(unanswered), "none", not unanswered, "; ".join(sorted(set(unanswered))))
             report.below("flood", "slowest answer of health meanwhile", max(answers)[0] * 1000, 100, " ms", f"{describe(answers)}; before: {describe(calm)}")
         finally:
+            end.set()
             join.kill()
             join.wait()
 

@@ -129,7 +129,7 @@ public sealed class RoomTests : IDisposable
     {
         Assert.SkipWhen(AvailableBytes() < BeyondLimitBytes, "this host has less memory than the file that is beyond the limit");
         WriteHoles(_temp["model"], BeyondLimitBytes);
-        await using Engine serve = Engine.StartAs(Within($"ulimit {which} {LimitKibibytes}"), Serve("--hold", hold, "--digest", "none"));
+        await using Engine serve = Engine.StartAs(ProcessLimit.Within($"ulimit {which} {LimitKibibytes}"), Serve("--hold", hold, "--digest", "none"));
         Assert.Contains($"'ulimit {which} unlimited'", (await serve.EndAsync()).FailedWithOneLine(), StringComparison.Ordinal);
         Assert.Equal(["model"], _temp.Names);
     }
@@ -138,11 +138,11 @@ public sealed class RoomTests : IDisposable
     public async Task ServeAndJoin_BeyondTheSizeOfFiles_NameTheLimitAndLeaveNothing()
     {
         SmallCheckpoint.WriteSingle(_temp["model"], BeyondFileLimitBytes);
-        await using Engine serve = Engine.StartAs(Within($"ulimit -f {FileLimitBlocks}"), Serve("--hold", "memfd"));
+        await using Engine serve = Engine.StartAs(ProcessLimit.Within($"ulimit -f {FileLimitBlocks}"), Serve("--hold", "memfd"));
         Assert.Contains("'ulimit -f unlimited'", (await serve.EndAsync()).FailedWithOneLine(), StringComparison.Ordinal);
 
         await using Holder holder = await Holder.StartAsync(Serve());
-        await using Engine join = Engine.StartAs(Within($"ulimit -f {FileLimitBlocks}"), "join", "--metas-url", holder.MetasUrl, "--to", "dir:" + _temp["copy"]);
+        await using Engine join = Engine.StartAs(ProcessLimit.Within($"ulimit -f {FileLimitBlocks}"), "join", "--metas-url", holder.MetasUrl, "--to", "dir:" + _temp["copy"]);
         string line = (await join.EndAsync()).FailedWithOneLine();
         Assert.Contains(_temp.Path, line, StringComparison.Ordinal);
         Assert.Contains("'ulimit -f unlimited'", line, StringComparison.Ordinal);
@@ -184,9 +184,6 @@ public sealed class RoomTests : IDisposable
     }
 
     private string[] Serve(params string[] more) => ["serve", "--checkpoint", "m=" + _temp["model"], "--listen", "http://127.0.0.1:0", "--json", .. more];
-
-    // A command that is compiled as it runs puts its code into a file in memory of 2 GiB, unless it is told not to.
-    private static string[] Within(string limit) => ["env", "DOTNET_EnableWriteXorExecute=0", "sh", "-c", $"{limit} && exec \"$@\"", "sh"];
 
     private static void WriteHoles(string directory, long bytes)
     {
