@@ -5,6 +5,7 @@ using CheckpointEngine.Cli.Options;
 using CheckpointEngine.Cli.Output;
 using CheckpointEngine.Http;
 using CheckpointEngine.Http.Telemetry;
+using CheckpointEngine.Internal;
 using CheckpointEngine.Metas;
 using CheckpointEngine.Peers;
 using Microsoft.Extensions.Logging;
@@ -24,6 +25,7 @@ internal sealed class HolderSession(ListenOptions listen, LimitOptions limits, P
     /// <exception cref="OperationCanceledException">A signal came before it was ready.</exception>
     public async Task RunAsync(ParameterServer server, bool json, CancellationToken stop)
     {
+        SchedulerSlice.ShortenAll();
         _notReady = listen.Gather(parsed) ? "it still gathers the metas of its peers" : null;
         await using CheckpointEngineHost host = await StartHostAsync(server, stop).ConfigureAwait(false);
         if (listen.HasCertificate(parsed))

@@ -6,6 +6,9 @@ internal static unsafe partial class Libc
 {
     internal const int PRIO_PROCESS = 0;
 
+    internal const uint SCHED_OTHER = 0;
+    internal const uint SCHED_BATCH = 3;
+
     internal const int MPOL_DEFAULT = 0;
     internal const int MPOL_INTERLEAVE = 3;
 
@@ -31,6 +34,14 @@ internal static unsafe partial class Libc
     /// <summary>The NUMA node that the page at an address lies on, get_mempolicy(2) with MPOL_F_NODE and MPOL_F_ADDR; brings the page in. 0, or -1 and errno.</summary>
     internal static int get_node_of(int* node, void* address) => (int)syscall(IsArm64 ? 236 : 239, (nint)node, 0, 0, (nint)address, 3, 0);
 
+    /// <summary>How the kernel schedules a thread, sched_getattr(2). 0, or -1 and errno.</summary>
+    internal static int sched_getattr(int thread, SchedAttributes* attributes)
+        => (int)syscall(IsArm64 ? 275 : 315, thread, (nint)attributes, sizeof(SchedAttributes), 0, 0, 0);
+
+    /// <summary>Changes it, sched_setattr(2). 0, or -1 and errno.</summary>
+    internal static int sched_setattr(int thread, SchedAttributes* attributes)
+        => (int)syscall(IsArm64 ? 274 : 314, thread, (nint)attributes, 0, 0, 0, 0);
+
     private static bool IsArm64 => RuntimeInformation.ProcessArchitecture == Architecture.Arm64;
 
     /// <summary>Sleeps, nanosleep(2); a signal ends it early. 0, or -1 and errno.</summary>
@@ -41,6 +52,19 @@ internal static unsafe partial class Libc
     [LibraryImport(Library, StringMarshalling = StringMarshalling.Utf8)]
     internal static partial int setenv(string name, string value, int overwrite);
 
+    /// <summary><c>struct sched_attr</c>, its first version; linux/sched/types.h.</summary>
+    internal struct SchedAttributes
+    {
+        internal uint size;
+        internal uint sched_policy;
+        internal ulong sched_flags;
+        internal int sched_nice;
+        internal uint sched_priority;
+        internal ulong sched_runtime;      // nanoseconds; the slice where the policy has no runtime
+        internal ulong sched_deadline;
+        internal ulong sched_period;
+    }
+
     /// <summary><c>struct timespec</c>; time.h.</summary>
     internal struct TimeSpec
     {
@@ -48,7 +72,7 @@ internal static unsafe partial class Libc
         internal nint tv_nsec;
     }
 
-    // The calls on NUMA are in libnuma and not in the C library.
+    // The C library has none of these calls (those on NUMA are in libnuma).
     [LibraryImport(Library, SetLastError = true)]
     private static partial nint syscall(nint number, nint a, nint b, nint c, nint d, nint e, nint f);
 }

@@ -1,6 +1,8 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.Text.Json;
 using CheckpointEngine.Cli.Tests.Support;
+using CheckpointEngine.Internal;
 
 namespace CheckpointEngine.Cli.Tests;
 
@@ -64,6 +66,17 @@ public sealed class ManyJoinersTests
         Assert.InRange(after.Descriptors, 1, before.Descriptors + 2);
         holder.Engine.Signal(Engine.SigTerm);
         (await holder.Engine.EndAsync()).Succeeded();
+    }
+
+    [Fact]
+    public async Task Serve_AsksTheKernelToBeHeardSoon()
+    {
+        Assert.SkipWhen(SchedulerSlice.Of(0) == 0, "this kernel does not tell the slice of a thread: Linux 6.12 does");
+        using var temp = new TempDirectory();
+        SmallCheckpoint.WriteSingle(temp["model"], 1 << 20);
+        await using Holder holder = await Holder.ServeAsync(temp["model"]);
+        Assert.All(Directory.GetDirectories($"/proc/{holder.Engine.ProcessId}/task"),
+            task => Assert.Equal(SchedulerSlice.ShortestNanoseconds, SchedulerSlice.Of(int.Parse(Path.GetFileName(task), CultureInfo.InvariantCulture))));
     }
 
     private static async Task<Figures> WatchAsync(Holder holder, string checkpoint, CancellationToken end)
