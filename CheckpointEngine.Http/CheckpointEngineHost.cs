@@ -5,9 +5,9 @@ using CheckpointEngine.Http.Hosting;
 using CheckpointEngine.Http.Replies;
 using CheckpointEngine.Http.Telemetry;
 using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
-using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
@@ -61,7 +61,8 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
 
         var limiter = new ConnectionLimiter("http", options.Limits, options.LoggerFactory.CreateLogger("CheckpointEngine.Http"));
         var bound = new List<(ListenAddress Address, ListenOptions Listen)>();
-        WebApplication application = Build(options, kestrel =>
+        var door = new DoorListenerFactory(limiter, IsTls, options.RequestHeadTimeout, options.LoggerFactory);
+        WebApplication application = Build(options, door, kestrel =>
         {
             foreach (ListenAddress address in addresses)
             {
@@ -69,7 +70,7 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
                 {
                     kestrel.Listen(endPoint, listen =>
                     {
-                        LimitedConnections.Use(listen, limiter);       // before TLS, whose handshake is work
+                        LimitedConnections.Use(listen);       // before TLS, whose handshake is work
                         if (address.IsTls)
                         {
                             listen.UseHttps(ServerTls.OfEachConnection(tls!, options));
@@ -88,6 +89,7 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
             GatherClient = options.GatherClient,
             NotReady = options.NotReady,
         };
+        LimitedConnections.Use(application);
         application.MapCheckpointEngine(store, encoded, endpoints);
         application.MapStatus(store, options.Telemetry ?? application.Services.GetRequiredService<TelemetryExport>(), options.MetricsOpen, endpoints);
         try
@@ -106,6 +108,9 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
         }
         WarnOfPlainToken(addresses, options);
         return new CheckpointEngineHost(application, tls, [.. addresses.Select(address => address.ToText(FindPort(bound, address)))]);
+
+        // The very end point: two addresses may both say port 0.
+        bool IsTls(EndPoint endPoint) => Array.Exists(addresses, address => address.IsTls && address.EndPoints.Any(own => ReferenceEquals(own, endPoint)));
     }
 
     /// <summary>Stops listening and waits for the requests under way (<see cref="CheckpointEngineHostOptions.DrainTimeout"/>).</summary>
@@ -123,7 +128,7 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
         await _application.DisposeAsync().ConfigureAwait(false);
     }
 
-    private static WebApplication Build(CheckpointEngineHostOptions options, Action<KestrelServerOptions> listen)
+    private static WebApplication Build(CheckpointEngineHostOptions options, DoorListenerFactory door, Action<KestrelServerOptions> listen)
     {
         // The empty builder has no configuration files, environment variables or log providers to read and make: a start takes milliseconds.
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions
@@ -136,13 +141,8 @@ public sealed partial class CheckpointEngineHost : IAsyncDisposable
         builder.Services.AddSingleton(static _ => TelemetryExport.Start());     // disposed of with the application; not made where there is one already
         builder.Services.AddSingleton<IHostLifetime, SilentLifetime>();
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = options.DrainTimeout);
-        builder.Services.Configure<SocketTransportOptions>(sockets =>
-        {
-            sockets.Backlog = options.Limits.Backlog;
-            sockets.CreateBoundListenSocket = static endPoint
-                => endPoint is UnixDomainSocketEndPoint unix ? UnixSocketListener.Bind(unix) : SocketTransportOptions.CreateDefaultBoundListenSocket(endPoint);
-        });
         builder.WebHost.UseKestrelCore();
+        builder.Services.AddSingleton<IConnectionListenerFactory>(door);     // the last one is asked first
         builder.WebHost.ConfigureKestrel(kestrel =>
         {
             kestrel.AddServerHeader = false;

@@ -1,0 +1,41 @@
+using System.Net;
+using System.Net.Sockets;
+using CheckpointEngine.Access;
+using CheckpointEngine.Peers;
+using Microsoft.AspNetCore.Connections;
+using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
+using Microsoft.Extensions.Logging;
+
+namespace CheckpointEngine.Http.Hosting;
+
+/// <summary>Gives Kestrel the listeners of one server (<see cref="DoorListener"/>), in the place of its own.</summary>
+/// <param name="limiter">The places of the server's connections.</param>
+/// <param name="isTls">Whether TLS is spoken at an address.</param>
+/// <param name="headTimeout">How long a request's first line may take.</param>
+/// <param name="loggers">For what Kestrel says of connections.</param>
+internal sealed class DoorListenerFactory(ConnectionLimiter limiter, Predicate<EndPoint> isTls, TimeSpan headTimeout, ILoggerFactory loggers) : IConnectionListenerFactory
+{
+    /// <inheritdoc/>
+    public ValueTask<IConnectionListener> BindAsync(EndPoint endpoint, CancellationToken cancellationToken = default)
+    {
+        bool isSecured = isTls(endpoint);
+        Socket? listen = null;
+        try
+        {
+            listen = endpoint is UnixDomainSocketEndPoint unix ? UnixSocketListener.Bind(unix) : SocketTransportOptions.CreateDefaultBoundListenSocket(endpoint);
+            listen.Listen(limiter.Limits.Backlog);
+        }
+        catch (SocketException taken) when (taken.SocketErrorCode == SocketError.AddressAlreadyInUse)
+        {
+            listen?.Dispose();
+            throw new AddressInUseException(taken.Message, taken);
+        }
+        catch
+        {
+            listen?.Dispose();
+            throw;
+        }
+        var contexts = new SocketConnectionContextFactory(new SocketConnectionFactoryOptions(), loggers.CreateLogger("Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets"));
+        return ValueTask.FromResult<IConnectionListener>(new DoorListener(listen, limiter, isSecured, headTimeout, contexts));
+    }
+}
