@@ -24,6 +24,9 @@ namespace CheckpointEngine;
 /// </remarks>
 public sealed partial class ParameterServer : IAsyncDisposable
 {
+    // Of an HTTP server beside this one, and of what is held.
+    private const int DescriptorsBeside = 2048;
+
     private readonly Lock _lock = new();
     private readonly Dictionary<string, CheckpointRecord> _records = new(StringComparer.Ordinal);
     private readonly ILogger _logger;
@@ -138,6 +141,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             return;
         }
+        _ = DescriptorTable.ReserveAsync(Options.Limits.Handshake.Connections + Options.Limits.Data.Connections + Options.Limits.Peers.Connections + DescriptorsBeside);
         var responder = new PeerResponder(this);
         ILogger peerLogger = Options.LoggerFactory.CreateLogger("CheckpointEngine.Peers");
         IConnectionSecurity? security = OpenSecurity();

@@ -39,6 +39,7 @@ internal static unsafe partial class Libc
     internal const uint MFD_CLOEXEC = 1;
     internal const uint MFD_ALLOW_SEALING = 2;
 
+    internal const int F_DUPFD_CLOEXEC = 1030;
     internal const int F_ADD_SEALS = 1033;
     internal const int F_GET_SEALS = 1034;
     internal const int F_SEAL_SEAL = 0x01;
@@ -60,6 +61,7 @@ internal static unsafe partial class Libc
 
     internal const int RLIMIT_FSIZE = 1;
     internal const int RLIMIT_DATA = 2;
+    internal const int RLIMIT_NOFILE = 7;
     internal const int RLIMIT_MEMLOCK = 8;
     internal const int RLIMIT_AS = 9;
     internal const ulong RLIM_INFINITY = ulong.MaxValue;
@@ -96,7 +98,7 @@ internal static unsafe partial class Libc
     [LibraryImport(Library, SetLastError = true)]
     internal static partial int ftruncate(int fd, long length);
 
-    /// <summary>Commands on a descriptor, here the seals of a memfd, fcntl(2). The command's result, or -1 and errno.</summary>
+    /// <summary>Commands on a descriptor, here the seals of a memfd and a copy of it, fcntl(2). The command's result, or -1 and errno.</summary>
     [LibraryImport(Library, SetLastError = true)]
     internal static partial int fcntl(int fd, int command, int argument);
 

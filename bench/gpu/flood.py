@@ -46,17 +46,17 @@ def measure(report, engine, folder, work, count=10_000, phase=3.0):
             before = (sent(path) - begin) / (time.perf_counter() - started)
             turned_away = overflows()
             pipe, theirs = multiprocessing.Pipe()
-            prober = multiprocessing.Process(target=lambda: theirs.send(probe(ports["http"], end.is_set)), daemon=True)
-            prober.start()
+            go, ready = multiprocessing.Event(), multiprocessing.Semaphore(0)
+            # All processes are there before anything is measured: a fork stops whoever shares memory with the parent for as long as its pages are copied.
+            flooders = [multiprocessing.Process(target=flood, args=(port, count, go, ready, end), daemon=True) for port in ports["all"]]
+            prober = multiprocessing.Process(target=lambda: theirs.send(probe(ports["http"], end.is_set, ready)), daemon=True)
+            for process in [*flooders, prober]:
+                process.start()
             theirs.close()
-            ready = multiprocessing.Semaphore(0)
-            flooders = [multiprocessing.Process(target=flood, args=(port, count, ready, end), daemon=True) for port in ports["all"]]
+            wait_for(ready, len(flooders) + 1, "the processes that flood and ask")
             started, begin = time.perf_counter(), sent(path)
-            for flooder in flooders:
-                flooder.start()
-            for _ in flooders:
-                if not ready.acquire(timeout=120):
-                    raise TimeoutError("the connections were not made within 120 s")
+            go.set()
+            wait_for(ready, len(flooders), "the connections")
             opened, opened_bytes = time.perf_counter(), sent(path)
             time.sleep(phase)
             ended, ended_bytes = time.perf_counter(), sent(path)
@@ -75,6 +75,12 @@ def measure(report, engine, folder, work, count=10_000, phase=3.0):
             end.set()
             join.kill()
             join.wait()
+
+
+def wait_for(semaphore, count, what):
+    for _ in range(count):
+        if not semaphore.acquire(timeout=120):
+            raise TimeoutError(f"{what} were not there within 120 s")
 
 
 def raise_limit(descriptors):
@@ -130,9 +136,11 @@ def probe_for(port, seconds):
     return probe(port, lambda: time.perf_counter() > end)
 
 
-def probe(port, is_over):
+def probe(port, is_over, ready=None):
     """Seconds to an answer, each over a connection of its own, and when it was asked for; and what came instead of one."""
     answers, unanswered, begin = [], [], time.perf_counter()
+    if ready:
+        ready.release()
     while not is_over():
         started = time.perf_counter()
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -151,9 +159,11 @@ def probe(port, is_over):
     return answers, unanswered
 
 
-def flood(port, count, ready, end):
+def flood(port, count, go, ready, end):
     """Opens them, every other with three bytes; lets go of what the listener closes, holds the rest."""
     held = []
+    ready.release()
+    go.wait()
     for i in range(count):
         connection = socket.create_connection(("127.0.0.1", port), timeout=30)
         connection.setblocking(False)
