@@ -13,7 +13,8 @@ namespace CheckpointEngine.Checkpoints;
 /// <remarks>
 /// <para>Gives the digests of <see cref="System.IO.Hashing.XxHash128"/>, which is used for short inputs. That class hashes in steps as well, but 256
 /// bytes at a time through memory, and not while it copies: what has left the cache between its arrival and its hash is read from memory once more,
-/// which costs more than the hash. In one go it takes half as long again as this, or twice where vectors are 64 bytes wide.</para>
+/// which costs more than the hash. In one go it takes half as long again as this, or twice where vectors are 64 bytes wide: that is for code that is compiled as it
+/// runs, for what ships ahead of time is built for x86-64-v3, which has none.</para>
 /// <para>One thread at a time. Allocates nothing. Source: xxhash 0.8, doc/xxhash_spec.md, "XXH3 algorithm: large inputs".</para>
 /// </remarks>
 internal unsafe struct Xxh3State

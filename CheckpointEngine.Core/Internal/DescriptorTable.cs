@@ -14,7 +14,8 @@ internal static unsafe class DescriptorTable
 {
     /// <summary>Lets the table grow now, on a thread that nobody waits for.</summary>
     /// <param name="descriptors">Descriptors that may be wanted at a time, beside those that are open; fewer where the process may not have as many.</param>
-    internal static Task ReserveAsync(int descriptors) => BackgroundThread.RunAsync("checkpoint-engine descriptors", () => Reserve(descriptors));
+    /// <returns>Whether it grew.</returns>
+    internal static Task<bool> ReserveAsync(int descriptors) => BackgroundThread.RunAsync("checkpoint-engine descriptors", () => Reserve(descriptors));
 
     // A refusal is no error: the table grows as it is needed.
     private static bool Reserve(int descriptors)
