@@ -60,7 +60,7 @@ internal sealed class Caller : SocketAsyncEventArgs
     {
         lock (_lock)
         {
-            if (_isGone)
+            if (_isGone || _context is not null)
             {
                 return Word.Gone;
             }
@@ -111,7 +111,7 @@ internal sealed class Caller : SocketAsyncEventArgs
         {
             try
             {
-                return _isGone || SocketError != SocketError.Success || _socket.Available == 0;
+                return _isGone || _context is not null || SocketError != SocketError.Success || _socket.Available == 0;
             }
             catch (SocketException)
             {

@@ -28,7 +28,7 @@ internal sealed class DoorListener : IConnectionListener
     private readonly bool _isTls;
     private readonly TimeSpan _headTimeout;
     private readonly SocketConnectionContextFactory _contexts;
-    private readonly Channel<Caller> _heard = Channel.CreateUnbounded<Caller>(new UnboundedChannelOptions { SingleReader = true });     // as many as the limiter lets in
+    private readonly Channel<Caller> _heard = Channel.CreateUnbounded<Caller>();     // as many as the limiter lets in
     private readonly Lock _lock = new();
     private readonly LinkedList<Caller> _atDoor = new();
     private readonly LinkedList<Caller> _begun = new();       // the rest of those who wait: they have said a part
@@ -131,21 +131,29 @@ internal sealed class DoorListener : IConnectionListener
             caller.Leave();
             return;
         }
+        bool isLate;
         lock (_lock)
         {
-            if (!_isClosed)
+            isLate = _isClosed;
+            if (!isLate)
             {
                 _atDoor.AddLast(caller.Node);
             }
         }
+        if (isLate)
+        {
+            caller.Leave();
+            return;
+        }
         Hear(caller);
     }
 
+    // Whoever takes a caller out of its list goes on with it; two may hear the same.
     private void Hear(Caller caller)
     {
         while (true)
         {
-            switch (_isClosed ? Caller.Word.Gone : caller.Hear(_isTls))
+            switch (caller.Hear(_isTls))
             {
                 case Caller.Word.None when caller.BeginWait():
                     return;
@@ -165,8 +173,7 @@ internal sealed class DoorListener : IConnectionListener
                     }
                     return;
                 default:
-                    Move(caller, null);
-                    caller.Leave();
+                    LeaveFromDoor(caller);
                     return;
             }
         }
@@ -177,11 +184,18 @@ internal sealed class DoorListener : IConnectionListener
         var caller = (Caller)arguments;
         if (caller.HasEnded())
         {
-            Move(caller, null);
-            caller.Leave();
+            LeaveFromDoor(caller);
             return;
         }
         Hear(caller);
+    }
+
+    private void LeaveFromDoor(Caller caller)
+    {
+        if (Move(caller, null))
+        {
+            caller.Leave();
+        }
     }
 
     // False when it is in no list any more: somebody else has it, or the door is closed.
@@ -232,13 +246,7 @@ internal sealed class DoorListener : IConnectionListener
         {
             Hear(caller);
         }
-        foreach (Caller caller in late)
-        {
-            if (Move(caller, null))
-            {
-                caller.Leave();
-            }
-        }
+        Array.ForEach(late, LeaveFromDoor);
         lock (_lock)
         {
             if (!_isClosed)

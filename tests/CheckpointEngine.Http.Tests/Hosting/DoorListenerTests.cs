@@ -60,6 +60,29 @@ public sealed class DoorListenerTests
         Assert.Equal(silent.LocalEndPoint, third!.RemoteEndPoint);
     }
 
+    [Fact]
+    public async Task Accept_ManyInParts_LetsEachInOnce()
+    {
+        const int Count = 200;
+        await using Door door = await Door.OpenAsync(places: Count);
+        var accepted = new HashSet<EndPoint>();
+        Task accepting = Task.Run(async () =>
+        {
+            while (accepted.Count < Count)
+            {
+                ConnectionContext? context = await door.AcceptAsync();
+                Assert.True(accepted.Add(context!.RemoteEndPoint!));
+                await context.DisposeAsync();       // its socket is closed while the door may still look at who has begun
+                context.Features.Get<ConnectionSlot>()!.Dispose();
+            }
+        }, TestServer.Cancellation);
+        Socket[] clients = await Task.WhenAll(Enumerable.Range(0, Count).Select(i => door.ConnectAsync(i % 3 == 0 ? "" : "GE")));
+        await Task.WhenAll(clients.Select((client, i) => client.SendAsync(Encoding.ASCII.GetBytes(i % 3 == 0 ? Request : Request["GE".Length..]))));
+        await accepting;
+        Assert.Equal(0, door.Limiter.Count);
+        Array.ForEach(clients, client => client.Dispose());
+    }
+
     [Theory]
     [InlineData("")]
     [InlineData("GET")]
