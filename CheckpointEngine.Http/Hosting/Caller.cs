@@ -13,6 +13,10 @@ internal sealed class Caller : SocketAsyncEventArgs
 {
     private const int MostPeekedBytes = 4096;
 
+    // linux/tcp.h: the option, and the state that tcp_info begins with once the peer has ended its side.
+    private const int TcpInfo = 11;
+    private const byte CloseWait = 8;
+
     private readonly Lock _lock = new();
     private readonly Socket _socket;
     private ConnectionSlot? _slot;
@@ -71,13 +75,13 @@ internal sealed class Caller : SocketAsyncEventArgs
                 {
                     return Word.None;
                 }
-                if (isTls || available >= MostPeekedBytes)
+                if (isTls || available >= MostPeekedBytes || _socket.ProtocolType != ProtocolType.Tcp)
                 {
                     return Word.Whole;
                 }
                 if (available == _heardBytes)
                 {
-                    return Word.Part;
+                    return HasPeerEnded() ? Word.Whole : Word.Part;       // the web server has an answer to half a request as well
                 }
                 Span<byte> heard = stackalloc byte[MostPeekedBytes];
                 heard = heard[.._socket.Receive(heard[..available], SocketFlags.Peek)];
@@ -187,6 +191,13 @@ internal sealed class Caller : SocketAsyncEventArgs
         {
             _slot?.Dispose();
         }
+    }
+
+    // Behind bytes that are not read the end cannot be seen by reading.
+    private bool HasPeerEnded()
+    {
+        byte state = 0;
+        return _socket.GetRawSocketOption((int)SocketOptionLevel.Tcp, TcpInfo, new Span<byte>(ref state)) == 1 && state == CloseWait;
     }
 
     private EndPoint? RemoteAddress()

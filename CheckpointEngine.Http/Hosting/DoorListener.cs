@@ -8,14 +8,16 @@ using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
 namespace CheckpointEngine.Http.Hosting;
 
 /// <summary>
-/// Accepts connections for Kestrel and hands each over when it has said a whole line (over TLS: a byte). Whoever connects and says nothing costs a
+/// Accepts connections for Kestrel and hands each over when it has said a whole line (over TLS and Unix sockets: a byte), or ends its side. Whoever connects and says nothing costs a
 /// socket and a few microseconds, not a connection of a web server: a queue of thousands of them is gone before one who asks has waited long.
 /// </summary>
 /// <remarks>The connections that wait here have their places among those of the server (<see cref="ConnectionLimiter"/>), and give way first.</remarks>
 internal sealed class DoorListener : IConnectionListener
 {
-    // Of what has begun and is not whole is looked again; there is no way to be told of more bytes behind those that are there.
-    private static readonly TimeSpan s_again = TimeSpan.FromMilliseconds(20);
+    // At who has begun is looked again: there is no way to be told of more bytes behind those that are there.
+    private const int Many = 16;
+    private static readonly TimeSpan s_again = TimeSpan.FromMilliseconds(2);
+    private static readonly TimeSpan s_againOfMany = TimeSpan.FromMilliseconds(20);
 
     private static readonly TimeSpan s_sweep = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan s_noDescriptor = TimeSpan.FromMilliseconds(20);
@@ -251,7 +253,7 @@ internal sealed class DoorListener : IConnectionListener
         {
             if (!_isClosed)
             {
-                _timer.Change(_begun.Count == 0 ? s_sweep : s_again, Timeout.InfiniteTimeSpan);
+                _timer.Change(_begun.Count == 0 ? s_sweep : _begun.Count < Many ? s_again : s_againOfMany, Timeout.InfiniteTimeSpan);
             }
         }
     }
