@@ -141,7 +141,7 @@ public sealed partial class ParameterServer : IAsyncDisposable
         {
             return;
         }
-        _ = DescriptorTable.ReserveAsync(Options.Limits.Handshake.Connections + Options.Limits.Data.Connections + Options.Limits.Peers.Connections + DescriptorsBeside);
+        _ = DescriptorTable.ReserveAsync((long)Options.Limits.Handshake.Connections + Options.Limits.Data.Connections + Options.Limits.Peers.Connections + DescriptorsBeside);
         var responder = new PeerResponder(this);
         ILogger peerLogger = Options.LoggerFactory.CreateLogger("CheckpointEngine.Peers");
         IConnectionSecurity? security = OpenSecurity();

@@ -12,13 +12,16 @@ namespace CheckpointEngine.Internal;
 /// </remarks>
 internal static unsafe class DescriptorTable
 {
+    /// <summary>The most that is reserved: half a megabyte of the kernel's memory, whatever limits somebody sets.</summary>
+    internal const int Most = 65_536;
+
     /// <summary>Lets the table grow now, on a thread that nobody waits for.</summary>
-    /// <param name="descriptors">Descriptors that may be wanted at a time, beside those that are open; fewer where the process may not have as many.</param>
+    /// <param name="descriptors">Descriptors that may be wanted at a time, beside those that are open; at most <see cref="Most"/>, fewer where the process may not have as many.</param>
     /// <returns>Whether it grew.</returns>
-    internal static Task<bool> ReserveAsync(int descriptors) => BackgroundThread.RunAsync("checkpoint-engine descriptors", () => Reserve(descriptors));
+    internal static Task<bool> ReserveAsync(long descriptors) => BackgroundThread.RunAsync("checkpoint-engine descriptors", () => Reserve(descriptors));
 
     // A refusal is no error: the table grows as it is needed.
-    private static bool Reserve(int descriptors)
+    private static bool Reserve(long descriptors)
     {
         Libc.RLimit limit;
         if (Libc.getrlimit(Libc.RLIMIT_NOFILE, &limit) != 0)
@@ -29,7 +32,7 @@ internal static unsafe class DescriptorTable
         {
             using SafeHandle any = File.OpenHandle("/dev/null");
             int low = (int)any.DangerousGetHandle();
-            int high = Libc.fcntl(low, Libc.F_DUPFD_CLOEXEC, (int)Math.Min((ulong)low + (ulong)descriptors, limit.rlim_cur - 1));
+            int high = Libc.fcntl(low, Libc.F_DUPFD_CLOEXEC, (int)Math.Min((ulong)(low + Math.Min(descriptors, Most)), limit.rlim_cur - 1));
             new SafeFileHandle(high, ownsHandle: true).Dispose();
             return high >= 0;
         }

@@ -5,8 +5,8 @@ namespace CheckpointEngine.Internal;
 
 /// <summary>How long the kernel lets a thread run before another's turn, which also is how soon it comes to its own after it has slept.</summary>
 /// <remarks>
-/// A holder's threads mostly wait, and who asks it wants to hear soon; beside 64 joiners on two cores, of 99 answers in a hundred the slowest came
-/// after 11 ms with the shortest slice and after 24 ms with the usual one, and what it sends did not change. A share of the cores is not asked for: that
+/// A holder's threads mostly wait, and who asks it wants to hear soon; beside 64 joiners on two cores 99 of a hundred answers
+/// came within 8 to 13 ms with the shortest slice and within 12 to 16 with the usual one, and what it sends did not change. A share of the cores is not asked for: that
 /// is the nice value, which stays. Source: sched(7), sched_setattr(2), "Complete EEVDF" in Linux 6.12; kernels before ignore the wish.
 /// </remarks>
 internal static class SchedulerSlice
@@ -19,6 +19,18 @@ internal static class SchedulerSlice
     /// <summary>Asks for the shortest slice for all threads of this process; those made later have it of the thread that makes them.</summary>
     /// <remarks>A refusal is no error: all goes on as before. Threads under a policy of their own (real-time, deadline, idle) are left alone.</remarks>
     internal static void ShortenAll()
+    {
+        try
+        {
+            ShortenEach();
+        }
+        catch (Exception hidden) when (hidden is IOException or UnauthorizedAccessException)
+        {
+            // No /proc to find them in.
+        }
+    }
+
+    private static void ShortenEach()
     {
         var done = new HashSet<int>();
         bool more = true;

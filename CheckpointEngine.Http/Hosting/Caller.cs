@@ -25,7 +25,7 @@ internal sealed class Caller : SocketAsyncEventArgs
     private bool _hasAsked;
     private int _heardBytes;
 
-    internal Caller(Socket socket) : base(true)
+    internal Caller(Socket socket) : base(true)       // no execution context goes with it
     {
         _socket = socket;
         Node = new LinkedListNode<Caller>(this);

@@ -8,23 +8,13 @@ public class DescriptorTableTests
     [Fact]
     public async Task Reserve_TheTableHasRoomAndNothingStaysOpen()
     {
-        int wanted = Size() + 1;        // of more than there is room for
-        Assert.SkipWhen(wanted >= Limit(), $"this process may have {Limit()} descriptors, and has room for as many");
-        Assert.True(await DescriptorTable.ReserveAsync(wanted));
-        Assert.InRange(Size(), wanted, int.MaxValue);
-        Assert.DoesNotContain(Directory.GetFileSystemEntries("/proc/self/fd"), path => int.Parse(Path.GetFileName(path), CultureInfo.InvariantCulture) >= wanted);
+        int limit = Read("limits", "Max open files", 3);
+        int room = Math.Min(limit, DescriptorTable.Most);
+        Assert.True(await DescriptorTable.ReserveAsync(long.MaxValue));
+        Assert.InRange(Read("status", "FDSize:", 1), room, int.MaxValue);
+        Assert.DoesNotContain(Directory.GetFileSystemEntries("/proc/self/fd"), path => int.Parse(Path.GetFileName(path), CultureInfo.InvariantCulture) >= room - 1);
     }
 
-    [Fact]
-    public async Task Reserve_MoreThanTheProcessMayHave_IsAsMuchAsItMay()
-    {
-        Assert.SkipWhen(Limit() > 1 << 20, "a table for as many descriptors as this process may have would be large");
-        Assert.True(await DescriptorTable.ReserveAsync(int.MaxValue));
-        Assert.InRange(Size(), Limit(), int.MaxValue);
-    }
-
-    private static int Limit()
-        => int.Parse(File.ReadLines("/proc/self/limits").Single(line => line.StartsWith("Max open files", StringComparison.Ordinal)).Split(' ', StringSplitOptions.RemoveEmptyEntries)[3], CultureInfo.InvariantCulture);
-
-    private static int Size() => int.Parse(File.ReadLines("/proc/self/status").Single(line => line.StartsWith("FDSize:", StringComparison.Ordinal))["FDSize:".Length..], CultureInfo.InvariantCulture);
+    private static int Read(string file, string line, int word)
+        => int.Parse(File.ReadLines("/proc/self/" + file).Single(text => text.StartsWith(line, StringComparison.Ordinal)).Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries)[word], CultureInfo.InvariantCulture);
 }
