@@ -29,6 +29,7 @@ version=$(sed -n 's:.*<Version>\(.*\)</Version>.*:\1:p' Directory.Build.props)
 readonly version
 built=''
 passed=0 failed=0 skipped=0 broken=()   # by run_tests, until tell_counts
+failures=()   # what the programs said of each test that failed, in pieces
 took=()                                 # "seconds, tab, what" of each step and test program
 beside=''                               # the process group of what runs in the background
 through=() where=''                     # words before a test program's, and what they mean
@@ -287,8 +288,12 @@ run_interop_over_rdma() {
     printf '%s\t%s\t%s\t%s\n' "$1" 'our holder and joiner (rdma) <-> Mooncake, Soft-RoCE in the lab' "$outcome" "$remark"
 }
 
-# Prints the sum of what run_tests counted; its status says whether all is well.
+# Prints what failed, once more, and the sum of what run_tests counted; its status says whether all is well.
 tell_counts() {
+    if [[ ${#failures[@]} -ne 0 ]]; then
+        say "what failed"
+        printf '%s\n' "${failures[@]}"
+    fi
     if [[ ${#broken[@]} -ne 0 ]]; then
         printf '\n'
         printf 'broken: %s\n' "${broken[@]}"
@@ -296,7 +301,7 @@ tell_counts() {
     failed=$((failed + ${#broken[@]}))
     printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
     local well=$((failed == 0 && passed != 0))
-    passed=0 failed=0 skipped=0 broken=()
+    passed=0 failed=0 skipped=0 broken=() failures=()
     ((well))
 }
 
@@ -312,12 +317,13 @@ beside() {
 
 # Runs a command with counts that begin at zero, and leaves them as take_in reads them.
 count_apart() {
-    passed=0 failed=0 skipped=0 broken=() took=()
+    passed=0 failed=0 skipped=0 broken=() failures=() took=()
     "$@"
     {
         # shellcheck disable=SC2016 # for take_in to expand
         printf 'passed=$((passed + %d)) failed=$((failed + %d)) skipped=$((skipped + %d))\n' "$passed" "$failed" "$skipped"
         ((${#broken[@]} == 0)) || printf 'broken+=(%q)\n' "${broken[@]}"
+        ((${#failures[@]} == 0)) || printf 'failures+=(%q)\n' "${failures[@]}"
         printf 'took+=(%q)\n' "${took[@]/%/, beside others}"
     } >"$beside_counts"
 }
@@ -374,6 +380,9 @@ run_tests() {
     else
         counts=$(sed -nE 's/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$log" | tail -1)
     fi
+    local said
+    said=$(said_of_failures "$log")
+    [[ -z $said ]] || failures+=("$label"$'\n'"$said")
     rm -f "$log"
     if [[ -z $counts ]]; then
         broken+=("$name: ended with status $status and no summary")
@@ -385,6 +394,11 @@ run_tests() {
     if [[ $status -ne 0 && $f -eq 0 ]]; then
         broken+=("$name: no test failed, but it ended with status $status")
     fi
+}
+
+# The lines of a log that tell of failed tests ("failed NAME", or "FAIL NAME" of our own), each with what stands below it.
+said_of_failures() {
+    awk '/^(failed|FAIL) / { lines = 30 } /^(passed|skipped|ok|Test run summary|[0-9]+ passed)/ || /^$/ && lines < 25 { lines = 0 } lines-- > 0' "$1"
 }
 
 # A number of the summary that Microsoft.Testing.Platform prints at its end; empty when there is none.
