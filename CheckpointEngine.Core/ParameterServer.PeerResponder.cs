@@ -109,6 +109,8 @@ public sealed partial class ParameterServer
                 ? new SwarmPlace(swarms, layout, seat)
                 : null;
 
+        public int Leases => Volatile.Read(ref server._leases);
+
         public ReadLease? TryLease(ulong address, string peer)
         {
             if (!server._registry.TryFind(address, 1, out RegisteredRange? range) || range.Owner is not HeldBufferReference { Entry: HeldEntry entry })

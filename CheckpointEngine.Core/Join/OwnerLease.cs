@@ -19,6 +19,7 @@ internal sealed class OwnerLease : IDisposable
     private readonly CancellationTokenSource _stop = new();
     private readonly Task _renewing;
     private Exception? _lost;
+    private uint _readers;
     private Action<Exception>? _whenLost;
 
     private OwnerLease(PeerClient peer, string owner, ulong address, in LeaseAnswer taken)
@@ -28,11 +29,15 @@ internal sealed class OwnerLease : IDisposable
         _address = address;
         Generation = taken.Generation;
         LaneKey = taken.LaneKey;
+        _readers = taken.Readers;
         _renewing = RenewAsync(TimeSpan.FromMilliseconds(Math.Max(1, taken.LifetimeMs / RenewalsInLifetime)));
     }
 
     /// <summary>The generation that it is for.</summary>
     internal long Generation { get; }
+
+    /// <summary>How many leases the owner had out, this one among them, when it was last asked.</summary>
+    internal int Readers => (int)Math.Min(Volatile.Read(ref _readers), int.MaxValue);
 
     /// <summary>What data connections prove instead of the token; null when the owner does not ask for it.</summary>
     internal byte[]? LaneKey { get; }
@@ -120,7 +125,9 @@ internal sealed class OwnerLease : IDisposable
             while (await timer.WaitForNextTickAsync(_stop.Token).ConfigureAwait(false))
             {
                 // Not cancelled on the way: the conversation would be of no more use.
-                ThrowIfRevoked(await _peer.LeaseAsync(_address, CancellationToken.None).ConfigureAwait(false));
+                LeaseAnswer renewed = await _peer.LeaseAsync(_address, CancellationToken.None).ConfigureAwait(false);
+                ThrowIfRevoked(renewed);
+                Volatile.Write(ref _readers, renewed.Readers);
             }
         }
         catch (OperationCanceledException)

@@ -137,7 +137,7 @@ internal sealed partial class TransferRun
                     progress?.Report(new JoinProgress(Math.Min(_presentBytes + done, _plan.DataBytes), _plan.DataBytes, _targetLanes, "transfer"));
                     if (!_done.Task.IsCompleted)
                     {
-                        SetTarget(_followsDevices ? LanesOfDevices() : Math.Min(MaxLanes, lanes.Next(done, Stopwatch.GetElapsedTime(start)) + LiveRelays));
+                        SetTarget(_followsDevices ? LanesOfDevices() : Math.Min(MaxLanes, lanes.Next(done, Stopwatch.GetElapsedTime(start), LaneCountController.Readers(_links)) + LiveRelays));
                     }
                 }
                 await _done.Task.ConfigureAwait(false);

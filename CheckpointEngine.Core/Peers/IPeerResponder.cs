@@ -47,6 +47,9 @@ internal interface IPeerResponder
     /// <exception cref="CheckpointEngineException"><see cref="CheckpointError.Busy"/>: as many leases as are allowed are out.</exception>
     ReadLease? TryLease(ulong address, string peer);
 
+    /// <summary>How many leases are out now, on all that is held.</summary>
+    int Leases => 1;
+
     /// <summary>Lets the holder of a lease connect queue pairs while it has it, and tells it what it needs for that.</summary>
     /// <param name="lease">The lease.</param>
     /// <param name="conversationKey">What both sides of the conversation have.</param>

@@ -28,7 +28,7 @@ internal sealed partial class PeerSession
                 _leases.Add(address, lease = taken);
             }
         }
-        LeaseAnswer told = lease?.Answer(_options.LeaseLifetime) ?? default;
+        LeaseAnswer told = lease?.Answer(_options.LeaseLifetime, _responder.Leases) ?? default;
         byte[] answer = (told.Generation == 0 ? told : told with { LaneKey = _responder.LaneKey }).ToBytes();
         if (lease is not null && type == PeerMessage.Release)
         {

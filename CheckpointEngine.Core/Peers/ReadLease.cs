@@ -31,9 +31,11 @@ internal sealed class ReadLease : IDisposable
     internal long Generation { get; }
 
     /// <summary>What the peer is told of it now.</summary>
-    internal LeaseAnswer Answer(TimeSpan lifetime) => Volatile.Read(ref _ended)
-        ? new LeaseAnswer(0, _current(), 0)
-        : new LeaseAnswer(Generation, 0, (uint)lifetime.TotalMilliseconds);
+    /// <param name="lifetime">How long it lives without a word.</param>
+    /// <param name="readers">How many leases there are.</param>
+    internal LeaseAnswer Answer(TimeSpan lifetime, int readers) => Volatile.Read(ref _ended)
+        ? new LeaseAnswer(0, _current(), 0, 0)
+        : new LeaseAnswer(Generation, 0, (uint)lifetime.TotalMilliseconds, (uint)Math.Max(1, readers));
 
     /// <summary>What lets the peer connect queue pairs; null before it has asked for it.</summary>
     internal RdmaGrant? Rdma

@@ -60,10 +60,10 @@ internal static class Encrypt
 
         internal void Join()
         {
-            TimeSpan before = ProcessorTime();
+            TimeSpan before = holder.ProcessorTime;
             using JsonDocument report = JsonDocument.Parse(Workbench.Run(holder.Command,
                 ["join", "--metas-url", holder.MetasUrl, "--to", "memory", "--transport", "tcp", "--repeat", $"{RoundsOfAJoin}", "--require-verify", "--json", .. more]));
-            TimeSpan spent = ProcessorTime() - before;
+            TimeSpan spent = holder.ProcessorTime - before;
             double gib = report.RootElement.GetProperty("bytes").GetInt64() / (double)(1L << 30);
             Rates.Add(Statistics.Median(report.RootElement.GetProperty("rounds").EnumerateArray().Skip(1).Select(round => gib / round.GetProperty("seconds").GetDouble())));
             Processor.Add(spent.TotalSeconds / (RoundsOfAJoin * gib));
@@ -71,12 +71,6 @@ internal static class Encrypt
             {
                 throw new BenchmarkFailedException($"the join that should be {name} was not");
             }
-        }
-
-        private TimeSpan ProcessorTime()
-        {
-            using var process = System.Diagnostics.Process.GetProcessById(holder.Id);
-            return process.TotalProcessorTime;
         }
     }
 }

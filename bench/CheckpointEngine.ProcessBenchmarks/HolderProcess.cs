@@ -43,7 +43,8 @@ internal sealed class HolderProcess : IDisposable
 
     internal string MetasUrl { get; }
 
-    internal int ProcessId => _process.Id;
+    /// <summary>The processor's time that it took so far, user and system.</summary>
+    internal TimeSpan ProcessorTime => ProcessorClock.Of(_process.Id);
 
     /// <summary>Joins into memory, in a process of its own.</summary>
     /// <param name="rounds">How many.</param>

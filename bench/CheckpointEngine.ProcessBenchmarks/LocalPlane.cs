@@ -42,7 +42,7 @@ internal static class LocalPlane
         using ChildProcess joiner = ChildProcess.Start(bench.Command,
             ["join", "--metas-url", digests.MetasUrl, "--transport", "local", "--require-verify", "--serve", "--listen", "http://127.0.0.1:0", "--pin", "none", "--json"], Workbench.LongestServer);
         joiner.WaitForLine("\"ready\"", TimeSpan.FromMinutes(2));
-        double share = (ProportionalBytes(digests.ProcessId) + ProportionalBytes(joiner.Id)) / bytes;
+        double share = (ProportionalBytes(digests.Id) + ProportionalBytes(joiner.Id)) / bytes;
         joiner.Terminate();
         scoreboard.Note("attached and read through once, with its digests checked", $"{full * 1e3:0} ms", "page tables are made on the way");
         Directory.Delete(bench.GetCheckpoint(AttachGib), recursive: true);      // makes room

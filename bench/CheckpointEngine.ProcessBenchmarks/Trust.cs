@@ -97,7 +97,7 @@ internal static class Trust
             if (!_killed && _rounds >= 2 && value.Phase == "transfer" && value.BytesDone > value.BytesTotal / 10)
             {
                 _killed = true;
-                using var process = Process.GetProcessById(victim.ProcessId);
+                using var process = Process.GetProcessById(victim.Id);
                 process.Kill();
             }
         }

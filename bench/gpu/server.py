@@ -179,6 +179,9 @@ def main():
     else:
         import checkpoint_engine            # what the pickle of a host buffer names
         checkpoint_engine.map_host_buffer = lambda path, size, map=checkpoint_engine.map_host_buffer: torch.frombuffer(map(path, size), dtype=torch.uint8)
+    # vLLM does so at the end of its start (vllm/utils/gc_utils.py, freeze_gc_heap): else each collection looks at all that torch brought.
+    gc.collect()
+    gc.freeze()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.workers, server.devices, server.turn = [Worker(arguments.generation, on_gpu, index) for index in range(len(devices))], devices, threading.Lock()
     threading.Thread(target=server.serve_forever, daemon=True).start()

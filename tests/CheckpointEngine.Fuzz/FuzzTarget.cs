@@ -27,6 +27,9 @@ internal abstract class FuzzTarget : IDisposable
     /// <summary>Whether it works on other threads too: the process's allocations are counted then.</summary>
     internal virtual bool UsesOtherThreads => false;
 
+    /// <summary>What processes of its own have taken of the processor's time.</summary>
+    internal virtual TimeSpan ProcessorTime => TimeSpan.Zero;
+
     /// <summary>Makes a new input of one from the pool; a target overrides it to keep length fields right most of the time.</summary>
     internal virtual byte[] Mutate(Mutator mutator, byte[] input) => mutator.Mutate(input);
 

@@ -21,9 +21,9 @@ internal static class Program
         var names = new List<string>();
         for (int i = 0; i < arguments.Length; i++)
         {
-            if (arguments[i] is not ("--seconds" or "--target" or "--seed" or "--corpora" or "--artifacts" or "--replay" or "--libfuzzer" or "--afl") || i + 1 == arguments.Length)
+            if (arguments[i] is not ("--seconds" or "--target" or "--seed" or "--corpora" or "--artifacts" or "--totals" or "--replay" or "--libfuzzer" or "--afl") || i + 1 == arguments.Length)
             {
-                Console.Error.WriteLine("usage: CheckpointEngine.Fuzz [--seconds N] [--target NAME]... [--seed N] [--corpora DIR] [--artifacts DIR]\n"
+                Console.Error.WriteLine("usage: CheckpointEngine.Fuzz [--seconds N] [--target NAME]... [--seed N] [--corpora DIR] [--artifacts DIR] [--totals FILE]\n"
                     + "       CheckpointEngine.Fuzz --replay FILE --target NAME\n       CheckpointEngine.Fuzz --libfuzzer NAME | --afl NAME");
                 return 2;
             }
@@ -77,6 +77,7 @@ internal static class Program
         var time = TimeSpan.FromSeconds(double.Parse(options.GetValueOrDefault("--seconds") ?? "5", CultureInfo.InvariantCulture));
         int seed = int.Parse(options.GetValueOrDefault("--seed") ?? Random.Shared.Next(1_000_000).ToString(CultureInfo.InvariantCulture), CultureInfo.InvariantCulture);
         string corpora = options.GetValueOrDefault("--corpora") ?? Path.Combine(AppContext.BaseDirectory, "corpora");
+        RunningTotals? totals = options.GetValueOrDefault("--totals") is { } table ? new RunningTotals(table) : null;
         int passed = 0, failed = 0, skipped = 0;
         foreach (FuzzTarget target in names.Count == 0 ? targets : names.Select(name => Find(targets, name)))
         {
@@ -86,7 +87,7 @@ internal static class Program
                 skipped++;
                 continue;
             }
-            using var run = new TargetRun(target, corpora, artifacts, seed);
+            using var run = new TargetRun(target, corpora, artifacts, seed, totals);
             _ = run.Run(time) ? passed++ : failed++;
         }
         Console.WriteLine($"{passed} passed, {failed} failed, {skipped} skipped");

@@ -16,16 +16,18 @@ internal sealed class TargetRun : IDisposable
     private readonly string _corpora;
     private readonly string _artifacts;
     private readonly int _seed;
+    private readonly RunningTotals? _totals;
     private readonly HashSet<string> _signatures = [];
     private readonly List<byte[]> _pool = [];
     private long _executions;
 
-    internal TargetRun(FuzzTarget target, string corpora, string artifacts, int seed)
+    internal TargetRun(FuzzTarget target, string corpora, string artifacts, int seed, RunningTotals? totals = null)
     {
         _target = target;
         _corpora = corpora;
         _artifacts = artifacts;
         _seed = seed;
+        _totals = totals;
         _executor = new Executor(target, artifacts);
     }
 
@@ -33,6 +35,7 @@ internal sealed class TargetRun : IDisposable
     internal bool Run(TimeSpan time)
     {
         long start = Stopwatch.GetTimestamp();
+        TimeSpan processor = ProcessorTime();
         int seeds = 0;
         foreach (string file in SeedFiles())
         {
@@ -63,11 +66,14 @@ internal sealed class TargetRun : IDisposable
             }
         }
         double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        _totals?.Add(_target.Name, ProcessorTime() - processor, _executions);
         Console.WriteLine($"ok   {_target.Name,-20} seed {_seed}  {_executions,10:N0} executions  {_executions / seconds,8:N0} exec/s  {seeds} seeds, {_signatures.Count} outcomes");
         return true;
     }
 
     public void Dispose() => _executor.Dispose();
+
+    private TimeSpan ProcessorTime() => Environment.CpuUsage.TotalTime + _target.ProcessorTime;
 
     private IEnumerable<string> SeedFiles()
     {

@@ -57,13 +57,39 @@ public sealed class LaneCountControllerTests
 
     [Theory]
     [InlineData(1, true, 2, 2)]
-    [InlineData(1, true, 16, 4)]
+    [InlineData(1, true, 16, 8)]
+    [InlineData(1, true, 64, 8)]
     [InlineData(100, true, 2, 2)]
     [InlineData(3, false, 16, 4)]
     [InlineData(100, false, 16, 8)]
     [InlineData(0, true, 1, 1)]
     public void Initial_IsAFewLanesHereAndOnePerOwnerOverANetwork(int owners, bool allHere, int cores, int expected)
         => Assert.Equal(expected, new LaneCountController(owners, allHere, cores, 0, 64).Initial);
+
+    [Theory]
+    [InlineData(true, 2, 2, 2)]
+    [InlineData(true, 2, 3, 1)]
+    [InlineData(true, 16, 8, 4)]
+    [InlineData(true, 16, 16, 2)]
+    [InlineData(true, 16, int.MaxValue, 1)]
+    [InlineData(false, 2, 64, 4)]
+    public void Initial_ManyReadersOfOneHost_ShareItsCores(bool allHere, int cores, int readers, int expected)
+        => Assert.Equal(expected, new LaneCountController(1, allHere, cores, 0, 64, readers).Initial);
+
+    [Fact]
+    public void Next_ReadersComeAndGo_FollowsThem()
+    {
+        var controller = new LaneCountController(1, allHere: true, cores: 16, fixedLanes: 0, limit: 64);
+        Assert.Equal(8, controller.Initial);
+        Assert.Equal(1, controller.Next(1 << 20, TimeSpan.FromMilliseconds(10), readers: 64));
+        Assert.Equal(1, controller.Next(1 << 21, TimeSpan.FromMilliseconds(20), readers: 64));
+        Assert.Equal(8, controller.Next(1 << 22, TimeSpan.FromMilliseconds(30), readers: 1));
+        Assert.Equal(12, controller.Next(1 << 30, TimeSpan.FromMilliseconds(300), readers: 1));
+    }
+
+    [Fact]
+    public void Next_FixedByTheUser_StaysAmongManyReaders()
+        => Assert.Equal(3, new LaneCountController(1, allHere: true, cores: 2, fixedLanes: 3, limit: 64, readers: 64).Next(1, TimeSpan.FromSeconds(1), readers: 64));
 
     [Fact]
     public void Next_AnyRates_StaysBetweenOneAndTheLimit()

@@ -127,6 +127,27 @@ public sealed class LeaseTests
     }
 
     [Fact]
+    public async Task Lease_OfEachReader_TellsHowManyThereAre()
+    {
+        using MemoryBuffer memory = MemoryBuffer.AllocateAnonymous(4096);
+        await using ParameterServer holder = await StartAsync(TimeSpan.FromSeconds(30));
+        using var tensors = new CallerTensors();
+        tensors.Add("a", TensorDtype.U8, [4096], memory.Address);
+        holder.RegisterTensors("live", tensors);
+        EndpointName service = EndpointName.Parse(holder.PeerUrl.AsSpan("ce://".Length));
+        ulong address = (ulong)memory.Address;
+        using PeerClient first = await PeerClient.ConnectAsync(service, null, TimeSpan.FromSeconds(30), Cancel);
+        using PeerClient second = await PeerClient.ConnectAsync(service, null, TimeSpan.FromSeconds(30), Cancel);
+
+        Assert.Equal(1u, (await first.LeaseAsync(address, Cancel)).Readers);
+        Assert.Equal(2u, (await second.LeaseAsync(address, Cancel)).Readers);
+        Assert.Equal(2u, (await first.LeaseAsync(address, Cancel)).Readers);
+        await second.ReleaseAsync(address, Cancel);
+        Assert.Equal(1u, (await first.LeaseAsync(address, Cancel)).Readers);
+        Assert.Equal(0u, (await second.ReleaseAsync(address, Cancel)).Readers);
+    }
+
+    [Fact]
     public async Task Lease_HolderThatNeverRenews_LosesItWithTheConversation()
     {
         var released = new TaskCompletionSource();
@@ -137,7 +158,7 @@ public sealed class LeaseTests
 
         LeaseAnswer answer = await client.LeaseAsync(4096, Cancel);
 
-        Assert.Equal(new LeaseAnswer(3, 0, 100), answer);
+        Assert.Equal(new LeaseAnswer(3, 0, 100, 1), answer);
         await released.Task.WaitAsync(TimeSpan.FromMinutes(1), Cancel);
         Assert.Equal(CheckpointError.Unreachable, (await Assert.ThrowsAsync<CheckpointEngineException>(() => client.ReleaseAsync(4096, Cancel))).Error);
     }
@@ -201,8 +222,8 @@ public sealed class LeaseTests
 
         given!.Revoke();
 
-        Assert.Equal(new LeaseAnswer(0, 8, 0), await client.LeaseAsync(4096, Cancel));
-        Assert.Equal(new LeaseAnswer(0, 8, 0), await client.ReleaseAsync(4096, Cancel));
+        Assert.Equal(new LeaseAnswer(0, 8, 0, 0), await client.LeaseAsync(4096, Cancel));
+        Assert.Equal(new LeaseAnswer(0, 8, 0, 0), await client.ReleaseAsync(4096, Cancel));
         Assert.Equal(default, await client.ReleaseAsync(4096, Cancel));
     }
 

@@ -70,6 +70,15 @@ internal sealed class HolderProcess : IDisposable
     /// <summary>Where its 64 KiB are.</summary>
     internal ulong Address { get; }
 
+    internal TimeSpan ProcessorTime
+    {
+        get
+        {
+            _process.Refresh();
+            return _process.TotalProcessorTime;
+        }
+    }
+
     private string Errors
     {
         get

@@ -18,6 +18,8 @@ internal abstract class HolderProcessTarget : FuzzTarget
 
     internal override string? WhyNot => HolderProcess.Command is null ? "there is no artifacts/bin/checkpoint-engine; ./build.sh build makes it" : null;
 
+    internal override TimeSpan ProcessorTime => _holder?.ProcessorTime ?? TimeSpan.Zero;
+
     internal override string Run(byte[] input)
     {
         _holder ??= new HolderProcess();
