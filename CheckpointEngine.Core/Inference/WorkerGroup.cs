@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Security.Cryptography;
 using System.Text;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Interop;
@@ -26,7 +25,7 @@ internal sealed unsafe class WorkerGroup : IDisposable
     private const int MaxAnswerBytes = 64 << 10;
     private const int PollItemsOfWorker = 2;
 
-    private static ulong s_updates = BitConverter.ToUInt32(RandomNumberGenerator.GetBytes(4));
+    private static ulong s_updates = BitConverter.ToUInt32(KernelRandom.GetBytes(4));
 
     private readonly WorkerSocket[] _workers;
     private readonly LibZmq.PollItem[] _items;

@@ -66,6 +66,10 @@ internal static unsafe partial class Libc
     internal const int RLIMIT_AS = 9;
     internal const ulong RLIM_INFINITY = ulong.MaxValue;
 
+    /// <summary>Random bytes, getrandom(2); glibc 2.25. How many, or -1 and errno.</summary>
+    [LibraryImport(Library, SetLastError = true)]
+    internal static partial nint getrandom(void* buffer, nuint length, uint flags);
+
     /// <summary>Maps memory, mmap(2). The address, or <see cref="MAP_FAILED"/> and errno.</summary>
     [LibraryImport(Library, SetLastError = true)]
     internal static partial void* mmap(void* address, nuint length, int protection, int flags, int fd, long offset);

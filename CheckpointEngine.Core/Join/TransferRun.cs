@@ -20,8 +20,8 @@ internal sealed partial class TransferRun
 
     private static readonly TimeSpan s_tick = TimeSpan.FromMilliseconds(50);
 
-    // When there is nobody to tell and nothing to decide, and only a lane that was lost to be made up for.
-    private static readonly TimeSpan s_idleTick = TimeSpan.FromSeconds(1);
+    // When there is nobody to tell and no count to find out: a lane that was lost is made up for, and readers of the same host that came or went are heeded.
+    private static readonly TimeSpan s_idleTick = TimeSpan.FromMilliseconds(250);
 
     private readonly TransferPlan _plan;
     private readonly OwnerLink?[] _links;               // as the works

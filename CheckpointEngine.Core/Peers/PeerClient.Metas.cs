@@ -89,7 +89,7 @@ internal sealed partial class PeerClient
         }
         try
         {
-            RdmaKey key = RdmaKey.Make(_key, BinaryPrimitives.ReadUInt128LittleEndian(payload), payload.AsSpan(RdmaKey.NumberBytes, RdmaKey.SaltBytes));
+            RdmaKey key = RdmaKey.Make(_key.Value, BinaryPrimitives.ReadUInt128LittleEndian(payload), payload.AsSpan(RdmaKey.NumberBytes, RdmaKey.SaltBytes));
             return (key, SegmentDescriptorReader.Read(payload.AsSpan(HeadBytes)));
         }
         catch (CheckpointEngineException malformed) when (malformed.Error == CheckpointError.InvalidData)

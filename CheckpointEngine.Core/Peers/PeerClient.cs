@@ -2,7 +2,6 @@ using System.Buffers;
 using System.Buffers.Binary;
 using System.Diagnostics.CodeAnalysis;
 using System.Net.Sockets;
-using System.Security.Cryptography;
 using System.Text;
 using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
@@ -32,7 +31,7 @@ internal sealed partial class PeerClient : IDisposable
     private readonly string _peer;
     private readonly TimeSpan _timeout;
     private readonly SemaphoreSlim _turn = new(1, 1);
-    private byte[] _key = [];               // of this conversation; the server has it too
+    private Lazy<byte[]> _key = new([]);     // of this conversation; the server has it too. Made for the first who wants queue pairs: it needs OpenSSL
 
     private PeerClient(Socket socket, string peer, TimeSpan timeout, SecuredConnection? secured = null)
     {
@@ -294,7 +293,7 @@ internal sealed partial class PeerClient : IDisposable
 
     private async Task IntroduceAsync(AccessToken? token, CancellationToken cancellationToken)
     {
-        byte[] clientNonce = RandomNumberGenerator.GetBytes(TokenChallenge.NonceBytes);
+        byte[] clientNonce = KernelRandom.GetBytes(TokenChallenge.NonceBytes);
         var hello = new PeerHello { Protocol = PeerHello.CurrentProtocol, Version = EngineVersion.Text, HostId = HostIdentity.BootId, Nonce = Convert.ToHexStringLower(clientNonce) };
         byte[] answer = await AskAsync(PeerMessage.Hello, hello.ToJson(), PeerFrame.MaxSmallBytes, "say hello", cancellationToken).ConfigureAwait(false);
         byte[] serverNonce = new byte[TokenChallenge.NonceBytes];
@@ -309,7 +308,7 @@ internal sealed partial class PeerClient : IDisposable
         }
         if (!Server.TokenRequired)
         {
-            _key = TokenChallenge.MakeKey([], clientNonce, serverNonce, _binding);
+            _key = new(() => TokenChallenge.MakeKey([], clientNonce, serverNonce, _binding));
             return;
         }
         if (token is null)
@@ -325,7 +324,7 @@ internal sealed partial class PeerClient : IDisposable
             ThrowHelper.Throw(CheckpointError.Refused, $"{_peer} has not proved the token: it is not the holder it should be");
             return;
         }
-        _key = TokenChallenge.MakeKey(secret, clientNonce, serverNonce, _binding);
+        _key = new(() => TokenChallenge.MakeKey(secret, clientNonce, serverNonce, _binding));
     }
 
     private async Task<byte[]> AskAsync(PeerMessage type, byte[] request, int maxBytes, string what, CancellationToken cancellationToken, int timeouts = 1)

@@ -51,7 +51,7 @@ internal sealed partial class PeerSession
             return ValueTask.CompletedTask;
         }
         var answer = new ArrayBufferWriter<byte>(4096);
-        _responder.OfferRdma(lease, _key, answer);
+        _responder.OfferRdma(lease, _key.Value, answer);
         return WriteAsync(PeerMessage.Rdma, answer.WrittenMemory, cancellationToken);
     }
 

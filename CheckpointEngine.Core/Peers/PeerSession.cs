@@ -2,7 +2,6 @@ using System.Buffers;
 using System.Buffers.Binary;
 using System.IO.Pipelines;
 using System.Net.Sockets;
-using System.Security.Cryptography;
 using System.Text;
 using CheckpointEngine.Access;
 using CheckpointEngine.Checkpoints;
@@ -46,7 +45,7 @@ internal sealed partial class PeerSession : IDisposable
     private readonly HashSet<long> _given = [];         // generations of which the peer has had memory, for the audit log
     private readonly Dictionary<ulong, ReadLease> _leases = [];
     private readonly byte[] _binding;
-    private byte[] _key = [];                           // of this conversation; the peer has it too
+    private Lazy<byte[]> _key = new([]);                // of this conversation; the peer has it too. As in PeerClient made when it is wanted
 
     /// <param name="socket">The connection; the caller's to dispose.</param>
     /// <param name="responder">What is answered from.</param>
@@ -164,7 +163,7 @@ internal sealed partial class PeerSession : IDisposable
         {
             ThrowHelper.Throw(CheckpointError.ProtocolViolation, "its first frame is no hello");
         }
-        byte[] serverNonce = RandomNumberGenerator.GetBytes(TokenChallenge.NonceBytes);
+        byte[] serverNonce = KernelRandom.GetBytes(TokenChallenge.NonceBytes);
         var answer = new PeerHello
         {
             Protocol = PeerHello.CurrentProtocol,
@@ -179,7 +178,7 @@ internal sealed partial class PeerSession : IDisposable
         await WriteAsync(PeerMessage.Hello, answer.ToJson(), cancellationToken).ConfigureAwait(false);
         if (_token is null)
         {
-            _key = TokenChallenge.MakeKey([], clientNonce, serverNonce, _binding);
+            _key = new(() => TokenChallenge.MakeKey([], clientNonce, serverNonce, _binding));
             return true;
         }
 
@@ -196,7 +195,7 @@ internal sealed partial class PeerSession : IDisposable
         }
         byte[] proof = new byte[TokenChallenge.ProofBytes];
         TokenChallenge.Prove(secret, TokenChallenge.Purpose.PeerService, asServer: true, clientNonce, serverNonce, _binding, proof);
-        _key = TokenChallenge.MakeKey(secret, clientNonce, serverNonce, _binding);
+        _key = new(() => TokenChallenge.MakeKey(secret, clientNonce, serverNonce, _binding));
         await WriteAsync(PeerMessage.Proof, proof, cancellationToken).ConfigureAwait(false);
         return true;
     }

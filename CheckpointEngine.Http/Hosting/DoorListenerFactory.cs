@@ -40,7 +40,8 @@ internal sealed class DoorListenerFactory(ConnectionLimiter limiter, Predicate<E
             listen?.Dispose();
             throw;
         }
-        var contexts = new SocketConnectionContextFactory(new SocketConnectionFactoryOptions(), loggers.CreateLogger("Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets"));
+        // No handler of ours blocks: what a socket completes on a thread of the pool may go on there. Each queue between costs a wait for a core, where 64 joiners want two.
+        var contexts = new SocketConnectionContextFactory(new SocketConnectionFactoryOptions { UnsafePreferInlineScheduling = true }, loggers.CreateLogger("Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets"));
         return ValueTask.FromResult<IConnectionListener>(new DoorListener(listen, limiter, isSecured, headTimeout, contexts));
     }
 }

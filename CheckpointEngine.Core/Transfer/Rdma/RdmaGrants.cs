@@ -1,5 +1,4 @@
 using System.Buffers.Binary;
-using System.Security.Cryptography;
 using CheckpointEngine.Internal;
 
 namespace CheckpointEngine.Transfer.Rdma;
@@ -15,8 +14,8 @@ internal sealed class RdmaGrants(Action<RdmaGrant, bool> ended)
     /// <summary>Gives one, of which the peer is told its number and salt.</summary>
     internal RdmaGrant Give(ReadOnlySpan<byte> conversationKey)
     {
-        UInt128 number = BinaryPrimitives.ReadUInt128LittleEndian(RandomNumberGenerator.GetBytes(RdmaKey.NumberBytes));
-        byte[] salt = RandomNumberGenerator.GetBytes(RdmaKey.SaltBytes);
+        UInt128 number = BinaryPrimitives.ReadUInt128LittleEndian(KernelRandom.GetBytes(RdmaKey.NumberBytes));
+        byte[] salt = KernelRandom.GetBytes(RdmaKey.SaltBytes);
         var grant = new RdmaGrant(this, RdmaKey.Make(conversationKey, number, salt), salt);
         lock (_lock)
         {

@@ -1,5 +1,5 @@
 using System.Buffers.Binary;
-using System.Security.Cryptography;
+using CheckpointEngine.Internal;
 using CheckpointEngine.Access;
 
 namespace CheckpointEngine.Transfer.Tcp;
@@ -12,7 +12,7 @@ internal sealed partial class TcpDataConnection
     {
         ulong hint = DataHeader.DecodeHint(_received.AsSpan(_receivedStart - DataHeader.Size));
         byte[] clientNonce = new byte[TokenChallenge.NonceBytes];
-        byte[] serverNonce = RandomNumberGenerator.GetBytes(TokenChallenge.NonceBytes);
+        byte[] serverNonce = KernelRandom.GetBytes(TokenChallenge.NonceBytes);
         if (!await ReceiveAsync(clientNonce.Length).ConfigureAwait(false))
         {
             return false;

@@ -2,7 +2,6 @@ using System.Buffers.Binary;
 using System.Net;
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
-using System.Security.Cryptography;
 using CheckpointEngine.Access;
 using CheckpointEngine.Internal;
 using CheckpointEngine.Interop;
@@ -398,7 +397,7 @@ internal sealed unsafe partial class TcpReadLane : IReadLane
     {
         Span<byte> hello = stackalloc byte[DataHeader.Size + TokenChallenge.NonceBytes];
         Span<byte> clientNonce = hello[DataHeader.Size..];
-        RandomNumberGenerator.Fill(clientNonce);
+        KernelRandom.Fill(clientNonce);
         byte[] secret = token.Secrets[0];
         new DataHeader(TokenChallenge.NonceBytes, 0, DataHeader.Challenge | DataHeader.Acknowledged).Encode(hello);
         DataHeader.EncodeHint(hello, TokenChallenge.Hint(secret, clientNonce));
