@@ -51,7 +51,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
     private readonly AccessToken? _token;
     private readonly PeerListenerOptions _options;
     private readonly ILogger _logger;
-    private readonly ConnectionLimiter _limiter;
+    private readonly WaitingRoom _silent;
     private readonly CancellationTokenSource _stop = new();
     private readonly Lock _lock = new();
     private readonly HashSet<Task> _sessions = [];
@@ -78,7 +78,8 @@ internal sealed partial class PeerListener : IAsyncDisposable
         _token = token;
         _options = options ?? new PeerListenerOptions();
         _logger = logger;
-        _limiter = new ConnectionLimiter(listener.LocalEndPoint is IPEndPoint ? "peers" : "local", _options.Limits, logger);
+        var limiter = new ConnectionLimiter(listener.LocalEndPoint is IPEndPoint ? "peers" : "local", _options.Limits, logger);
+        _silent = new WaitingRoom(limiter, _options.IntroductionTimeout, TimeProvider.System, Serve);
         _listener = listener;
         LocalEndPoint = listener.LocalEndPoint as IPEndPoint ?? new IPEndPoint(IPAddress.None, 0);
         _acceptLoop = AcceptAsync();
@@ -87,14 +88,15 @@ internal sealed partial class PeerListener : IAsyncDisposable
     /// <summary>Where it listens; nowhere for a Unix socket.</summary>
     internal IPEndPoint LocalEndPoint { get; }
 
-    /// <summary>Conversations open now.</summary>
+    /// <summary>Conversations open now, those that have not begun among them.</summary>
     internal int SessionCount
     {
         get
         {
+            int silent = _silent.Count;
             lock (_lock)
             {
-                return _sessions.Count;
+                return silent + _sessions.Count;
             }
         }
     }
@@ -118,6 +120,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         await _stop.CancelAsync().ConfigureAwait(false);
         _listener.Dispose();
         await _acceptLoop.ConfigureAwait(false);
+        _silent.Dispose();
         Task[] sessions;
         lock (_lock)
         {
@@ -162,18 +165,21 @@ internal sealed partial class PeerListener : IAsyncDisposable
                 }
                 continue;
             }
-            if (_limiter.TryEnter((socket.RemoteEndPoint as IPEndPoint)?.Address, socket.Dispose) is not { } slot)
+            if (!_silent.TryEnter(socket))
             {
                 EngineMetrics.Refused(Refusal.Peer, Refusal.Limit);
                 Refuse(socket, isPlain: _options.Security is null || socket.AddressFamily == AddressFamily.Unix);
-                continue;
             }
-            lock (_lock)
-            {
-                Task session = Task.Run(() => ServeAsync(socket, slot));
-                _sessions.Add(session);
-                _ = session.ContinueWith(Remove, TaskScheduler.Default);
-            }
+        }
+    }
+
+    private void Serve(Socket socket, ConnectionSlot slot)
+    {
+        lock (_lock)
+        {
+            Task session = Task.Run(() => ServeAsync(socket, slot));
+            _sessions.Add(session);
+            _ = session.ContinueWith(Remove, TaskScheduler.Default);
         }
     }
 

@@ -23,7 +23,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
     private readonly HandshakeListenerOptions _options;
     private readonly Socket[] _sockets;
     private readonly Task _accepting;
-    private readonly ConnectionLimiter _limiter;
+    private readonly WaitingRoom _silent;
     private readonly CancellationTokenSource _stop = new();
     private readonly TaskCompletionSource _allClosed = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private int _holders = 1;   // open connections, and one for the listener itself
@@ -34,7 +34,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
         _sockets = sockets;
         _responder = responder;
         _options = options;
-        _limiter = new ConnectionLimiter("handshake", options.Limits, options.Logger);
+        _silent = new WaitingRoom(new ConnectionLimiter("handshake", options.Limits, options.Logger), options.ReadTimeout, options.TimeProvider, Serve);
         EndPoints = Array.ConvertAll(sockets, socket => (IPEndPoint)socket.LocalEndPoint!);
         _accepting = Task.WhenAll(Array.ConvertAll(sockets, AcceptAsync));
     }
@@ -43,7 +43,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
     internal IReadOnlyList<IPEndPoint> EndPoints { get; }
 
     /// <summary>Connections open now.</summary>
-    internal int ConnectionCount => Math.Max(0, Volatile.Read(ref _holders) - 1);
+    internal int ConnectionCount => Math.Max(0, Volatile.Read(ref _holders) - 1) + _silent.Count;
 
     /// <summary>Starts listening.</summary>
     /// <param name="endPoints">
@@ -76,6 +76,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
             await _stop.CancelAsync().ConfigureAwait(false);
             Array.ForEach(_sockets, socket => socket.Dispose());
             await _accepting.ConfigureAwait(false);
+            _silent.Dispose();
             Release();
         }
         await _allClosed.Task.ConfigureAwait(false);
@@ -125,12 +126,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
             try
             {
                 Socket socket = await listening.AcceptAsync(_stop.Token).ConfigureAwait(false);
-                if (_limiter.TryEnter((socket.RemoteEndPoint as IPEndPoint)?.Address, socket.Dispose) is { } slot)
-                {
-                    Interlocked.Increment(ref _holders);
-                    _ = ServeAsync(socket, slot);   // never throws; counted until it has ended
-                }
-                else
+                if (!_silent.TryEnter(socket))
                 {
                     socket.Dispose();
                 }
@@ -149,6 +145,12 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
                 await Task.Delay(s_acceptRetryDelay, _options.TimeProvider, _stop.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             }
         }
+    }
+
+    private void Serve(Socket socket, ConnectionSlot slot)
+    {
+        Interlocked.Increment(ref _holders);
+        _ = ServeAsync(socket, slot);       // never throws; counted until it has ended
     }
 
     private void Release()
