@@ -1,35 +1,47 @@
 using System.Net;
 using System.Net.Sockets;
+using CheckpointEngine.Internal;
 
 namespace CheckpointEngine.Access;
 
 /// <summary>
-/// The connections of a listener that have said nothing yet. Each costs a socket and a wait of the kernel's: no task, no timer of its own, and no exception at its end, whether it
-/// goes, gives way to a newcomer or stays silent for too long. Whoever says a byte is handed over.
+/// The connections of a listener that have said nothing yet, or less than a word. Each costs a socket and a wait of the kernel's: no task, no timer of its own, and no exception at
+/// its end, whether it goes, gives way to a newcomer or stays silent for too long. Whoever says a word, or ends its side behind a part of one, is handed over.
 /// </summary>
 /// <remarks>Any number of threads. The sockets inside are its own.</remarks>
 internal sealed class WaitingRoom : IDisposable
 {
+    // At who has begun is looked again: there is no way to be told of more bytes behind those that are there.
+    private const int Many = 16;
+    private static readonly TimeSpan s_again = TimeSpan.FromMilliseconds(2);
+    private static readonly TimeSpan s_againOfMany = TimeSpan.FromMilliseconds(20);
+
     private readonly ConnectionLimiter _limiter;
+    private readonly int _wordBytes;
     private readonly TimeSpan _patience;
     private readonly TimeProvider _clock;
     private readonly Action<Socket, ConnectionSlot> _heard;
     private readonly ITimer _timer;
     private readonly Lock _lock = new();
     private readonly LinkedList<Guest> _silent = new();       // the longest first
+    private readonly LinkedList<Guest> _begun = new();        // who has said a part
+    private readonly ITimer _timerOfBegun;
     private bool _isClosed;
 
     /// <param name="limiter">The places of the listener's connections.</param>
-    /// <param name="patience">How long a first byte may take.</param>
+    /// <param name="wordBytes">How many bytes are enough to go on with; over a Unix socket one is.</param>
+    /// <param name="patience">How long they may take.</param>
     /// <param name="clock">What that is measured by.</param>
     /// <param name="heard">Gets a connection that has said something, and its place; called under a lock, so it returns at once. Not called any more after Dispose.</param>
-    internal WaitingRoom(ConnectionLimiter limiter, TimeSpan patience, TimeProvider clock, Action<Socket, ConnectionSlot> heard)
+    internal WaitingRoom(ConnectionLimiter limiter, int wordBytes, TimeSpan patience, TimeProvider clock, Action<Socket, ConnectionSlot> heard)
     {
         _limiter = limiter;
+        _wordBytes = wordBytes;
         _patience = patience;
         _clock = clock;
         _heard = heard;
         _timer = clock.CreateTimer(static state => ((WaitingRoom)state!).CloseLate(), this, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
+        _timerOfBegun = clock.CreateTimer(static state => ((WaitingRoom)state!).LookAgain(), this, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
     }
 
     /// <summary>Those that wait in it.</summary>
@@ -39,7 +51,7 @@ internal sealed class WaitingRoom : IDisposable
         {
             lock (_lock)
             {
-                return _silent.Count;
+                return _silent.Count + _begun.Count;
             }
         }
     }
@@ -86,38 +98,78 @@ internal sealed class WaitingRoom : IDisposable
                 return;
             }
             _isClosed = true;
-            left = [.. _silent];
+            left = [.. _silent, .. _begun];
             Array.ForEach(left, Take);
         }
         _timer.Dispose();
+        _timerOfBegun.Dispose();
         Array.ForEach(left, static guest => guest.Close());
     }
 
-    // The wait of a guest is over: by a byte, by the peer's end, or because the socket was closed.
+    // The wait of a guest is over (by a byte, by the peer's end, or because the socket was closed), or it is its turn among those who have begun.
     private void Hear(Guest guest)
     {
-        bool hasSaid;
+        bool isHeard = false;
         lock (_lock)
         {
-            hasSaid = guest.State == GuestState.Silent && guest.Node.List is not null && guest.HasSaid();
-            if (hasSaid)
+            switch (guest.State == GuestState.Silent && guest.Node.List is not null ? guest.Hear(_wordBytes) : Word.None)
             {
-                _silent.Remove(guest.Node);
-                guest.State = GuestState.Heard;
-                _heard(guest.Socket, guest.Slot!);
-            }
-            else
-            {
-                Take(guest);
+                case Word.Whole:
+                    guest.Node.List!.Remove(guest.Node);
+                    guest.State = GuestState.Heard;
+                    _heard(guest.Socket, guest.Slot!);
+                    isHeard = true;
+                    break;
+                case Word.Part:
+                    if (guest.Node.List == _silent)
+                    {
+                        _silent.Remove(guest.Node);
+                        _begun.AddLast(guest.Node);
+                        if (_begun.Count == 1)
+                        {
+                            _timerOfBegun.Change(s_again, Timeout.InfiniteTimeSpan);
+                        }
+                    }
+                    return;
+                default:
+                    Take(guest);
+                    break;
             }
         }
-        if (hasSaid)
+        if (isHeard)
         {
             guest.Dispose();
         }
         else
         {
             guest.Close();
+        }
+    }
+
+    private void LookAgain()
+    {
+        Guest[] begun;
+        lock (_lock)
+        {
+            begun = [.. _begun];
+        }
+        foreach (Guest guest in begun)
+        {
+            if (_clock.GetElapsedTime(guest.Came) < _patience)
+            {
+                Hear(guest);
+            }
+            else
+            {
+                GiveWay(guest);
+            }
+        }
+        lock (_lock)
+        {
+            if (!_isClosed && _begun.Count != 0)
+            {
+                _timerOfBegun.Change(_begun.Count < Many ? s_again : s_againOfMany, Timeout.InfiniteTimeSpan);
+            }
         }
     }
 
@@ -169,10 +221,7 @@ internal sealed class WaitingRoom : IDisposable
     private void Take(Guest guest)
     {
         guest.State = GuestState.Gone;
-        if (guest.Node.List is not null)
-        {
-            _silent.Remove(guest.Node);
-        }
+        guest.Node.List?.Remove(guest.Node);
     }
 
     private static IPAddress? AddressOf(Socket socket)
@@ -185,6 +234,13 @@ internal sealed class WaitingRoom : IDisposable
         {
             return null;        // gone already, which is heard next
         }
+    }
+
+    private enum Word
+    {
+        None,
+        Part,
+        Whole,
     }
 
     private enum GuestState
@@ -220,15 +276,16 @@ internal sealed class WaitingRoom : IDisposable
 
         internal void GiveWay() => _room.GiveWay(this);
 
-        internal bool HasSaid()
+        internal Word Hear(int wordBytes)
         {
             try
             {
-                return SocketError == SocketError.Success && Socket.Available != 0;
+                return SocketError != SocketError.Success || Socket.Available is not (> 0 and int available) ? Word.None
+                    : available >= wordBytes || Socket.ProtocolType != ProtocolType.Tcp || SocketTools.HasPeerEnded(Socket) ? Word.Whole : Word.Part;
             }
             catch (SocketException)
             {
-                return false;
+                return Word.None;
             }
         }
 

@@ -6,6 +6,10 @@ namespace CheckpointEngine.Internal;
 /// <summary>What all sockets of the engine have in common.</summary>
 internal static class SocketTools
 {
+    // linux/tcp.h: the option, and the state of a connection whose peer has ended its side.
+    private const int TcpInfo = 11;
+    private const byte CloseWait = 8;
+
     private const int TcpCongestion = 13;     // TCP_CONGESTION of <netinet/tcp.h>
     private static readonly byte[] s_plain = "reno"u8.ToArray();      // always built in and always allowed
 
@@ -94,4 +98,11 @@ internal static class SocketTools
     }
 
     private static bool IsLoopback(IPAddress address) => IPAddress.IsLoopback(address.IsIPv4MappedToIPv6 ? address.MapToIPv4() : address);
+
+    /// <summary>Whether the peer of a TCP connection has ended its side: behind bytes that are not read yet that cannot be seen by reading.</summary>
+    internal static bool HasPeerEnded(Socket socket)
+    {
+        byte state = 0;     // tcp_info begins with it
+        return socket.GetRawSocketOption((int)SocketOptionLevel.Tcp, TcpInfo, new Span<byte>(ref state)) == 1 && state == CloseWait;
+    }
 }

@@ -79,7 +79,7 @@ internal sealed partial class PeerListener : IAsyncDisposable
         _options = options ?? new PeerListenerOptions();
         _logger = logger;
         var limiter = new ConnectionLimiter(listener.LocalEndPoint is IPEndPoint ? "peers" : "local", _options.Limits, logger);
-        _silent = new WaitingRoom(limiter, _options.IntroductionTimeout, TimeProvider.System, Serve);
+        _silent = new WaitingRoom(limiter, PeerFrame.HeaderBytes, _options.IntroductionTimeout, TimeProvider.System, Serve);
         _listener = listener;
         LocalEndPoint = listener.LocalEndPoint as IPEndPoint ?? new IPEndPoint(IPAddress.None, 0);
         _acceptLoop = AcceptAsync();

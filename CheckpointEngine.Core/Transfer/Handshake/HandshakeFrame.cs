@@ -20,7 +20,8 @@ internal static class HandshakeFrame
     /// <summary>The longest that Mooncake's MC_HANDSHAKE_MAX_LENGTH allows, in bytes.</summary>
     internal const int LargestMaxLength = 128 * 1024 * 1024;
 
-    private const int LengthBytes = sizeof(ulong);
+    /// <summary>Of the length, which comes first.</summary>
+    internal const int LengthBytes = sizeof(ulong);
 
     /// <summary>Takes one frame off the front of <paramref name="buffer"/>.</summary>
     /// <param name="buffer">What has arrived; moved past the frame when there is one, else left alone.</param>

@@ -34,7 +34,7 @@ internal sealed partial class HandshakeListener : IAsyncDisposable
         _sockets = sockets;
         _responder = responder;
         _options = options;
-        _silent = new WaitingRoom(new ConnectionLimiter("handshake", options.Limits, options.Logger), options.ReadTimeout, options.TimeProvider, Serve);
+        _silent = new WaitingRoom(new ConnectionLimiter("handshake", options.Limits, options.Logger), HandshakeFrame.LengthBytes, options.ReadTimeout, options.TimeProvider, Serve);
         EndPoints = Array.ConvertAll(sockets, socket => (IPEndPoint)socket.LocalEndPoint!);
         _accepting = Task.WhenAll(Array.ConvertAll(sockets, AcceptAsync));
     }

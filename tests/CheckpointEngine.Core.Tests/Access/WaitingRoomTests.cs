@@ -110,6 +110,47 @@ public sealed class WaitingRoomTests : IDisposable
     }
 
     [Fact]
+    public async Task PartOfAWord_WaitsForTheRest()
+    {
+        using WaitingRoom room = Room(Limiter(2));
+        using RawClient client = await EnterAsync(room);
+        await client.SendAsync("wo"u8.ToArray());
+        await HandshakeListenerTests.UntilAsync(() => _clock.PendingTimers == 2);
+        _clock.Advance(TimeSpan.FromMilliseconds(2));
+        Assert.Equal((1, 0), (room.Count, _heard.Count));
+
+        await client.SendAsync("rd"u8.ToArray());
+        (Socket socket, _) = await HeardAsync(tick: true);
+        Assert.Equal((0, 4), (room.Count, socket.Available));
+    }
+
+    [Fact]
+    public async Task PartOfAWord_AndTheEnd_IsHandedOver()
+    {
+        using WaitingRoom room = Room(Limiter(2));
+        using RawClient client = await EnterAsync(room);
+        await client.SendAsync("wo"u8.ToArray());
+        client.HalfClose();
+
+        Assert.Equal(2, (await HeardAsync(tick: true)).Socket.Available);
+    }
+
+    [Fact]
+    public async Task PartOfAWord_LongerThanThePatience_IsClosed()
+    {
+        ConnectionLimiter limiter = Limiter(2);
+        using WaitingRoom room = Room(limiter);
+        using RawClient client = await EnterAsync(room);
+        await client.SendAsync("wo"u8.ToArray());
+        await HandshakeListenerTests.UntilAsync(() => _clock.PendingTimers == 2);
+        _clock.Advance(s_patience);
+
+        Assert.Empty(await client.ReadToEndAsync());
+        Assert.Equal((0, 0), (room.Count, limiter.Count));
+        Assert.Empty(_heard);
+    }
+
+    [Fact]
     public async Task Displaced_AfterItsFirstWord_IsClosedUnderItsNewOwner()
     {
         ConnectionLimiter limiter = Limiter(1);
@@ -171,7 +212,7 @@ public sealed class WaitingRoomTests : IDisposable
             clients.Add(client);
             if (i % 3 == 0)
             {
-                await client.SendAsync(new byte[] { 1 });
+                await client.SendAsync(new byte[i % 2 == 0 ? 4 : 1]);
             }
             else if (i % 3 == 1)
             {
@@ -179,7 +220,11 @@ public sealed class WaitingRoomTests : IDisposable
             }
         }
         clients.ForEach(client => client.Dispose());
-        await HandshakeListenerTests.UntilAsync(() => room.Count == 0);
+        await HandshakeListenerTests.UntilAsync(() =>
+        {
+            _clock.Advance(TimeSpan.FromMilliseconds(20));
+            return room.Count == 0;
+        });
         while (_heard.TryDequeue(out (Socket Socket, ConnectionSlot Slot) heard))
         {
             heard.Socket.Dispose();
@@ -190,7 +235,7 @@ public sealed class WaitingRoomTests : IDisposable
 
     private ConnectionLimiter Limiter(int places) => new("test", new ConnectionLimits(places, places, 0), _log.CreateLogger("limits"), _clock);
 
-    private WaitingRoom Room(ConnectionLimiter limiter) => new(limiter, s_patience, _clock, (socket, slot) => _heard.Enqueue((socket, slot)));
+    private WaitingRoom Room(ConnectionLimiter limiter) => new(limiter, wordBytes: 4, s_patience, _clock, (socket, slot) => _heard.Enqueue((socket, slot)));
 
     private async Task<RawClient> EnterAsync(WaitingRoom room)
     {
@@ -199,9 +244,13 @@ public sealed class WaitingRoomTests : IDisposable
         return client;
     }
 
-    private async Task<(Socket Socket, ConnectionSlot Slot)> HeardAsync()
+    private async Task<(Socket Socket, ConnectionSlot Slot)> HeardAsync(bool tick = false)
     {
-        await HandshakeListenerTests.UntilAsync(() => !_heard.IsEmpty);
+        await HandshakeListenerTests.UntilAsync(() =>
+        {
+            _clock.Advance(TimeSpan.FromMilliseconds(tick ? 2 : 0));
+            return !_heard.IsEmpty;
+        });
         return _heard.First();
     }
 }
