@@ -75,8 +75,11 @@ public sealed class ManyJoinersTests
         using var temp = new TempDirectory();
         SmallCheckpoint.WriteSingle(temp["model"], 1 << 20);
         await using Holder holder = await Holder.ServeAsync(temp["model"]);
-        Assert.All(Directory.GetDirectories($"/proc/{holder.Engine.ProcessId}/task"),
-            task => Assert.Equal(SchedulerSlice.ShortestNanoseconds, SchedulerSlice.Of(int.Parse(Path.GetFileName(task), CultureInfo.InvariantCulture))));
+        (string Task, ulong Slice)[] threads = [.. Directory.GetDirectories($"/proc/{holder.Engine.ProcessId}/task")
+            .Select(task => (task, SchedulerSlice.Of(int.Parse(Path.GetFileName(task), CultureInfo.InvariantCulture))))
+            .Where(thread => Directory.Exists(thread.task))];       // one that ends meanwhile has none
+        Assert.True(threads.Length > 1);
+        Assert.All(threads, thread => Assert.Equal(SchedulerSlice.ShortestNanoseconds, thread.Slice));
     }
 
     private static async Task<Figures> WatchAsync(Holder holder, string checkpoint, CancellationToken end)

@@ -143,8 +143,11 @@ internal sealed partial class TcpDataConnection
 
     private unsafe int SendAnswer(int start, int lengthBytes)
     {
-        var part = new Libc.IoVec { iov_base = (void*)Marshal.UnsafeAddrOfPinnedArrayElement(_answer, start), iov_len = (nuint)lengthBytes };
-        return Send(&part, 1, 0);
+        fixed (byte* answer = _answer)
+        {
+            var part = new Libc.IoVec { iov_base = answer + start, iov_len = (nuint)lengthBytes };
+            return Send(&part, 1, 0);
+        }
     }
 
     private async ValueTask<bool> RefuseAsync(DataHeader header)

@@ -43,9 +43,10 @@ internal sealed partial class TcpDataConnection : IDisposable
     private readonly MemoryRegistry _registry;
     private readonly TcpDataListenerOptions _options;
     private readonly SocketReadiness _readiness;
-    private readonly byte[] _received = GC.AllocateUninitializedArray<byte>(ReceiveBytes, pinned: true);
-    private readonly byte[] _answer = GC.AllocateUninitializedArray<byte>(
-        DataHeader.StatusSize + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes, pinned: true);
+
+    // Not pinned for good: the heap of what is has a budget of a few MB, behind which every generation is collected, while thousands connect.
+    private readonly byte[] _received = new byte[ReceiveBytes];
+    private readonly byte[] _answer = new byte[DataHeader.StatusSize + TokenChallenge.NonceBytes + TokenChallenge.ProofBytes];
     private readonly AnswerBatch _batch = new();
     private readonly IPAddress _remoteAddress;
     private readonly ZeroCopySends? _zeroCopy;      // null: switched off from the start
