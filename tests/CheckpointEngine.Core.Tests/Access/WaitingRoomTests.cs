@@ -222,7 +222,7 @@ public sealed class WaitingRoomTests : IDisposable
         clients.ForEach(client => client.Dispose());
         await HandshakeListenerTests.UntilAsync(() =>
         {
-            _clock.Advance(TimeSpan.FromMilliseconds(20));
+            _clock.Advance(TimeSpan.FromMilliseconds(2));
             return room.Count == 0;
         });
         while (_heard.TryDequeue(out (Socket Socket, ConnectionSlot Slot) heard))
